@@ -7,37 +7,37 @@ use rotad_core::{
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A world in which everything works at once; counts the facts.
+/// A world in which everything works immediately. Counts the inputs.
 struct World {
     engine: Engine,
     now: u64,
-    facts: VecDeque<Input>,
+    inputs: VecDeque<Input>,
     steps: u64,
-    left: bool,
+    exited: bool,
 }
 
 impl World {
-    fn tell(&mut self, event: Input) {
-        self.facts.push_back(event);
-        while let Some(fact) = self.facts.pop_front() {
+    fn handle(&mut self, input: Input) {
+        self.inputs.push_back(input);
+        while let Some(input) = self.inputs.pop_front() {
             self.now += 1;
             self.steps += 1;
-            let (commands, _) = self.engine.handle(Time(self.now), fact).split();
+            let (commands, _) = self.engine.handle(Time(self.now), input).split();
             for command in commands {
                 match command {
                     Command::Spawn { worker, .. } => {
-                        self.facts.push_back(Input::Started(worker));
-                        self.facts.push_back(Input::Ready(worker));
+                        self.inputs.push_back(Input::Started(worker));
+                        self.inputs.push_back(Input::Ready(worker));
                     }
                     Command::Signal(worker, _)
                     | Command::SignalTree(worker, _)
                     | Command::Kill(worker) => {
-                        self.facts.push_back(Input::Exited(worker, Exit::Code(0)));
+                        self.inputs.push_back(Input::Exited(worker, Exit::Code(0)));
                     }
                     Command::KillTree(worker) | Command::SignalRemaining(worker, _) => {
-                        self.facts.push_back(Input::TreeGone(worker))
+                        self.inputs.push_back(Input::TreeGone(worker))
                     }
-                    Command::Exit { .. } => self.left = true,
+                    Command::Exit { .. } => self.exited = true,
                     Command::Reply(..)
                     | Command::BeginGeneration { .. }
                     | Command::RevertConfig(_)
@@ -51,8 +51,8 @@ impl World {
     }
 }
 
-/// Start, roll, the death of every worker, roll, stop.
-fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
+/// Start, roll, exit of every worker, roll, stop. Returns how long that took.
+fn run(count: u32, surge: u32, max_draining: u32) -> Duration {
     let began = Instant::now();
     let policy = Policy {
         count,
@@ -85,16 +85,16 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
     let mut world = World {
         engine: Engine::new(),
         now: 0,
-        facts: VecDeque::new(),
+        inputs: VecDeque::new(),
         steps: 0,
-        left: false,
+        exited: false,
     };
     let pool = PoolId(1);
-    world.tell(Input::Requested(
+    world.handle(Input::Requested(
         Some(Ticket::new(1)),
         Request::EnsurePool(pool, policy),
     ));
-    world.tell(Input::Requested(Some(Ticket::new(2)), Request::Roll(pool)));
+    world.handle(Input::Requested(Some(Ticket::new(2)), Request::Roll(pool)));
     let workers: Vec<WorkerId> = world
         .engine
         .view()
@@ -103,26 +103,26 @@ fn life(count: u32, surge: u32, max_draining: u32) -> Duration {
         .collect();
     world.now += 1000;
     for worker in workers {
-        world.tell(Input::Exited(worker, Exit::Code(0)));
+        world.handle(Input::Exited(worker, Exit::Code(0)));
     }
-    world.tell(Input::Requested(Some(Ticket::new(3)), Request::Roll(pool)));
+    world.handle(Input::Requested(Some(Ticket::new(3)), Request::Roll(pool)));
     assert_eq!(
         world.engine.view().pool(pool).map(|pool| pool.last_good.0),
         Some(3)
     );
-    world.tell(Input::Requested(
+    world.handle(Input::Requested(
         Some(Ticket::new(4)),
         Request::Stop { cap: None },
     ));
-    assert!(world.left);
+    assert!(world.exited);
     assert!(world.steps < u64::from(count) * 30, "{} steps", world.steps);
     began.elapsed()
 }
 
 #[test]
-fn ten_thousand_workers() {
+fn the_cost_grows_in_proportion_to_the_number_of_workers() {
     for (surge, max_draining) in [(2500, 10_000), (1, 1), (2500, 1), (0, 1), (10_000, 10_000)] {
-        let took = life(10_000, surge, max_draining);
+        let took = run(10_000, surge, max_draining);
         assert!(
             took < Duration::from_secs(5),
             "surge {surge}, max_draining {max_draining}: {took:?}"

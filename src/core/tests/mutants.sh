@@ -1,8 +1,8 @@
 #!/bin/sh
-# Plants the defects of mutants.txt in a copy of the core, one at a time, and expects the simulator to find each: in its
-# first lives, or in those that failed once.
+# Plants the defects of mutants.txt in a copy of the engine, one at a time, and expects the simulator to find each: in
+# its first seeds, or in the runs that failed once.
 # usage: src/core/tests/mutants.sh [SEEDS [NAME-PART]]     (default 20000 seeds; about five seconds a defect)
-# Bounded: each defect has two minutes, and five for its build. Exit code 1 names those that nobody found.
+# Bounded: each defect has two minutes, and five for its build. Exit code 1: some were not found; they are named.
 set -eu
 seeds=${1:-20000}
 only=${2:-}
@@ -31,10 +31,10 @@ while IFS= read -r line; do
         }
         s/$pattern/$to/ or die "text not found: $from\n";' \
         "$work/core/$file"
-    # The build has a time of its own: a busy machine must not pass for a defect that was found.
+    # The build has a time limit of its own: a slow build must not look like a defect that was found.
     out=$(cd "$work/core" && CARGO_TARGET_DIR="$work/target" timeout 300 cargo test -q --no-run --test sim 2>&1 &&
         RUST_BACKTRACE=0 ROTAD_SIM_TAIL=0 ROTAD_SIM_SEEDS=$seeds CARGO_TARGET_DIR="$work/target" \
-            timeout 120 cargo test -q --test sim -- --exact lives lives_that_failed_once 2>&1) && found=no || found=yes
+            timeout 120 cargo test -q --test sim -- --exact promises_hold_in_seeded_runs promises_hold_in_runs_that_failed_once 2>&1) && found=no || found=yes
     cp "$here/../$file" "$work/core/$file"
     seed=$(printf '%s\n' "$out" | sed -n 's/^seed \([0-9]*\), oracle "\([^"]*\)".*/seed \1 (\2)/p' | head -1)
     if [ "$found" = yes ] && [ -n "$seed" ]; then

@@ -1,7 +1,7 @@
-//! All short histories of a small pool, each brought to a good end: the promises hold on the way, and the pool is
-//! well afterwards.
+//! All short histories of inputs to a small pool. The promises hold after each input; then everything works, and the
+//! pool must reach its desired run.
 //!
-//! `ROTAD_DEPTH=n` goes deeper than the five inputs of a normal run.
+//! `ROTAD_DEPTH=n` plays longer histories than the five inputs of a normal run.
 
 #[path = "../sim/checks.rs"]
 mod checks;
@@ -16,7 +16,7 @@ mod oracle;
 #[path = "../sim/requests.rs"]
 mod requests;
 
-use oracle::{Oracle, Verdict};
+use oracle::{Checked, Oracle};
 use rotad_core::{
     Engine, Exit, Generation, Input, OnFailure, Policy, PoolId, PoolKind, Readiness, Reload,
     Request, Restart, RestartPolicy, Signal, Slot, Span, StopStep, Ticket, Time, To, WorkerId,
@@ -25,68 +25,71 @@ use rotad_core::{
 const POOL: PoolId = PoolId(1);
 
 #[derive(Clone, Copy, Debug)]
-enum Fact {
+enum Action {
     Roll,
     Cancel,
     Scale(u32),
-    Drop,
-    Keep,
-    Change,
-    /// Back to the first generation.
-    Return,
-    Renew(u32),
+    StopPool,
+    Ensure,
+    Reconfigure,
+    /// Roll back to the first generation.
+    RollBack,
+    ReplaceWorker(u32),
     Stop,
     StopNow,
-    /// The oldest worker that is starting becomes ready; the youngest one does.
+    /// The oldest starting worker becomes ready.
     ReadyOldest,
+    /// The youngest starting worker becomes ready.
     ReadyYoungest,
-    /// The oldest worker that nobody has asked dies; the youngest one does.
-    DiesOldest,
-    DiesYoungest,
-    /// The oldest worker that serves is sick; the youngest one is.
-    SickOldest,
-    SickYoungest,
-    /// The listening socket of everybody was replaced.
-    Replace,
-    /// The oldest one that was asked to leave is gone.
+    /// The oldest worker that was not asked to stop exits.
+    FailsOldest,
+    /// The youngest worker that was not asked to stop exits.
+    FailsYoungest,
+    /// The oldest worker that serves fails its health check.
+    UnhealthyOldest,
+    /// The youngest worker that serves fails its health check.
+    UnhealthyYoungest,
+    /// The listening socket of all workers was replaced.
+    ReplaceListener,
+    /// The oldest worker that was asked to stop is gone with its tree.
     Gone,
-    /// The first process of the oldest one that was asked to leave has ended, and its tree finishes.
-    Leaves,
-    /// The next deadline comes.
-    Time,
+    /// The first process of the oldest worker that was asked to stop exits; its tree does not.
+    ExitsInStop,
+    /// The engine's next deadline is reached.
+    Deadline,
 }
 
-const FACTS: [Fact; 14] = [
-    Fact::Roll,
-    Fact::Cancel,
-    Fact::Scale(0),
-    Fact::Scale(1),
-    Fact::Scale(3),
-    Fact::Drop,
-    Fact::Keep,
-    Fact::Stop,
-    Fact::StopNow,
-    Fact::ReadyOldest,
-    Fact::ReadyYoungest,
-    Fact::DiesOldest,
-    Fact::DiesYoungest,
-    Fact::Gone,
+const ACTIONS: [Action; 14] = [
+    Action::Roll,
+    Action::Cancel,
+    Action::Scale(0),
+    Action::Scale(1),
+    Action::Scale(3),
+    Action::StopPool,
+    Action::Ensure,
+    Action::Stop,
+    Action::StopNow,
+    Action::ReadyOldest,
+    Action::ReadyYoungest,
+    Action::FailsOldest,
+    Action::FailsYoungest,
+    Action::Gone,
 ];
 
-/// Facts of which shorter histories are played, together with the others.
-const MORE: [Fact; 8] = [
-    Fact::Leaves,
-    Fact::Change,
-    Fact::Return,
-    Fact::Renew(0),
-    Fact::Renew(1),
-    Fact::SickOldest,
-    Fact::SickYoungest,
-    Fact::Replace,
+/// Further actions; histories with these are shorter by one.
+const MORE: [Action; 8] = [
+    Action::ExitsInStop,
+    Action::Reconfigure,
+    Action::RollBack,
+    Action::ReplaceWorker(0),
+    Action::ReplaceWorker(1),
+    Action::UnhealthyOldest,
+    Action::UnhealthyYoungest,
+    Action::ReplaceListener,
 ];
 
 #[derive(Clone)]
-struct Life {
+struct Run {
     engine: Engine,
     oracle: Oracle,
     policy: Policy,
@@ -94,90 +97,95 @@ struct Life {
     tickets: u64,
 }
 
-impl Life {
-    fn step(&mut self, event: Input) -> Verdict {
+impl Run {
+    fn step(&mut self, input: Input) -> Checked {
         let now = Time(self.now);
-        self.oracle.before(now, &event);
-        for entry in self.engine.handle(now, event.clone()) {
+        self.oracle.before(now, &input);
+        for entry in self.engine.handle(now, input.clone()) {
             self.oracle.entry(now, &entry)?;
         }
-        self.oracle.after(now, &event, &self.engine)
+        self.oracle.after(now, &input, &self.engine)
     }
 
-    fn ask(&mut self, request: Request) -> Verdict {
+    fn request(&mut self, request: Request) -> Checked {
         self.tickets += 1;
         let is_stop = matches!(request, Request::Stop { .. } | Request::StopNow);
         let ticket = (!is_stop).then(|| Ticket::new(self.tickets));
         self.step(Input::Requested(ticket, request))
     }
 
-    fn find(&self, youngest: bool, which: impl Fn(&model::Worker) -> bool) -> Option<WorkerId> {
-        let mut fits = self
+    fn find(&self, youngest: bool, fits: impl Fn(&model::Worker) -> bool) -> Option<WorkerId> {
+        let mut found = self
             .oracle
             .model
             .workers
             .iter()
-            .filter(|(_, w)| which(w))
+            .filter(|(_, w)| fits(w))
             .map(|(id, _)| WorkerId(*id));
         if youngest {
-            fits.next_back()
+            found.next_back()
         } else {
-            fits.next()
+            found.next()
         }
     }
 
-    /// `None`: there is nobody of whom this could be said, or it would be said twice.
-    fn happen(&mut self, fact: Fact) -> Option<Verdict> {
-        // Time passes, but never over a deadline: that is a fact of its own.
+    /// Plays one action. `None`: it does not apply, because there is no such worker.
+    fn play(&mut self, action: Action) -> Option<Checked> {
+        // Time passes, but not beyond a deadline: that is an action of its own.
         self.now = (self.now + 1).min(
             self.engine
                 .deadline()
                 .map_or(u64::MAX, |at| at.0.max(self.now)),
         );
-        let policy = |life: &Self| {
-            life.oracle
+        let policy = |run: &Self| {
+            run.oracle
                 .policy(POOL.0)
-                .unwrap_or_else(|| life.policy.clone())
+                .unwrap_or_else(|| run.policy.clone())
         };
-        Some(match fact {
-            Fact::Roll => self.ask(Request::Roll(POOL)),
-            Fact::Cancel => self.ask(Request::Cancel(POOL)),
-            Fact::Scale(count) => self.ask(Request::Scale(POOL, count)),
-            Fact::Drop => self.ask(Request::StopPool(POOL)),
-            Fact::Keep => {
+        Some(match action {
+            Action::Roll => self.request(Request::Roll(POOL)),
+            Action::Cancel => self.request(Request::Cancel(POOL)),
+            Action::Scale(count) => self.request(Request::Scale(POOL, count)),
+            Action::StopPool => self.request(Request::StopPool(POOL)),
+            Action::Ensure => {
                 let policy = policy(self);
-                self.ask(Request::EnsurePool(POOL, policy))
+                self.request(Request::EnsurePool(POOL, policy))
             }
-            Fact::Change => {
+            Action::Reconfigure => {
                 let policy = policy(self);
-                self.ask(Request::Reconfigure { pool: POOL, policy })
+                self.request(Request::Reconfigure { pool: POOL, policy })
             }
-            Fact::Return => {
+            Action::RollBack => {
                 let policy = policy(self);
-                self.ask(Request::RollBack {
+                self.request(Request::RollBack {
                     pool: POOL,
                     to: Generation(1),
                     policy,
                 })
             }
-            Fact::Renew(slot) => self.ask(Request::Replace(POOL, Slot(slot))),
-            Fact::Stop => self.ask(Request::Stop { cap: None }),
-            Fact::StopNow => self.ask(Request::StopNow),
-            Fact::ReadyOldest | Fact::ReadyYoungest => {
-                let youngest = matches!(fact, Fact::ReadyYoungest);
+            Action::ReplaceWorker(slot) => self.request(Request::Replace(POOL, Slot(slot))),
+            Action::Stop => self.request(Request::Stop { cap: None }),
+            Action::StopNow => self.request(Request::StopNow),
+            Action::ReadyOldest | Action::ReadyYoungest => {
+                let youngest = matches!(action, Action::ReadyYoungest);
                 let worker = self.find(youngest, |w| w.stays() && w.ready.is_none())?;
                 self.step(Input::Ready(worker))
             }
-            Fact::DiesOldest | Fact::DiesYoungest => {
-                let worker = self.find(matches!(fact, Fact::DiesYoungest), model::Worker::stays)?;
+            Action::FailsOldest | Action::FailsYoungest => {
+                let worker = self.find(
+                    matches!(action, Action::FailsYoungest),
+                    model::Worker::stays,
+                )?;
                 self.end(worker, Exit::Code(1))
             }
-            Fact::SickOldest | Fact::SickYoungest => {
-                let worker =
-                    self.find(matches!(fact, Fact::SickYoungest), model::Worker::serves)?;
+            Action::UnhealthyOldest | Action::UnhealthyYoungest => {
+                let worker = self.find(
+                    matches!(action, Action::UnhealthyYoungest),
+                    model::Worker::serves,
+                )?;
                 self.step(Input::Unhealthy(worker))
             }
-            Fact::Replace => {
+            Action::ReplaceListener => {
                 let known = self.oracle.model.workers.iter().filter(|(_, w)| w.stays());
                 let known: Vec<WorkerId> = known.map(|(id, _)| WorkerId(*id)).collect();
                 if known.is_empty() {
@@ -185,65 +193,65 @@ impl Life {
                 }
                 self.step(Input::Unreachable(known))
             }
-            Fact::Gone => {
-                let worker = self.find(false, |w| w.asked.is_some() && !w.gone)?;
+            Action::Gone => {
+                let worker = self.find(false, |w| w.stop_began.is_some() && !w.gone)?;
                 self.end(worker, Exit::Code(0))
             }
-            Fact::Leaves => {
-                let worker = self.find(false, |w| w.asked.is_some() && w.exited.is_none())?;
+            Action::ExitsInStop => {
+                let worker = self.find(false, |w| w.stop_began.is_some() && w.exited.is_none())?;
                 self.step(Input::Exited(worker, Exit::Code(0)))
             }
-            Fact::Time => {
+            Action::Deadline => {
                 self.now = self.engine.deadline()?.0.max(self.now);
                 self.step(Input::TimerFired)
             }
         })
     }
 
-    fn end(&mut self, worker: WorkerId, exit: Exit) -> Verdict {
+    fn end(&mut self, worker: WorkerId, exit: Exit) -> Checked {
         self.step(Input::Exited(worker, exit))?;
         self.step(Input::TreeGone(worker))
     }
 
-    /// From here on everything works.
-    fn be_kind(&mut self) -> Verdict {
+    /// From here on everything works: stops succeed, workers become ready, deadlines are met.
+    fn settle(&mut self) -> Checked {
         for _ in 0..300 {
-            let verdict = [Fact::Gone, Fact::ReadyOldest, Fact::Time]
+            let verdict = [Action::Gone, Action::ReadyOldest, Action::Deadline]
                 .into_iter()
-                .find_map(|fact| self.happen(fact));
+                .find_map(|action| self.play(action));
             match verdict {
                 Some(verdict) => verdict?,
                 None => return Ok(()),
             }
         }
-        oracle::fail("spin", "no end after 300 kind facts")
+        oracle::fail("spin", "not settled after 300 actions")
     }
 
-    fn end_well(mut self) -> Verdict {
-        self.be_kind()?;
+    fn finish(mut self) -> Checked {
+        self.settle()?;
         if self.oracle.model.stop_at.is_none() {
-            self.oracle.judge(Time(self.now), &self.engine)?;
-            self.ask(Request::Stop { cap: None })?;
-            self.be_kind()?;
+            self.oracle.check_converged(Time(self.now), &self.engine)?;
+            self.request(Request::Stop { cap: None })?;
+            self.settle()?;
         }
-        self.oracle.finish(self.oracle.model.left)
+        self.oracle.finish(self.oracle.model.master_exited)
     }
 }
 
-fn explore(life: &Life, more: bool, depth: usize, history: &mut Vec<Fact>, lives: &mut u64) {
-    *lives += 1;
-    if let Err(violation) = life.clone().end_well() {
-        panic!("{history:?} and a kind end: {violation:?}");
+fn explore(run: &Run, more: bool, depth: usize, history: &mut Vec<Action>, histories: &mut u64) {
+    *histories += 1;
+    if let Err(violation) = run.clone().finish() {
+        panic!("{history:?} then everything works: {violation:?}");
     }
-    if depth == 0 || life.oracle.model.left {
+    if depth == 0 || run.oracle.model.master_exited {
         return;
     }
     let others = MORE.into_iter().filter(|_| more);
-    for fact in FACTS.into_iter().chain(others).chain([Fact::Time]) {
-        let mut next = life.clone();
-        history.push(fact);
-        match next.happen(fact) {
-            Some(Ok(())) => explore(&next, more, depth - 1, history, lives),
+    for action in ACTIONS.into_iter().chain(others).chain([Action::Deadline]) {
+        let mut next = run.clone();
+        history.push(action);
+        match next.play(action) {
+            Some(Ok(())) => explore(&next, more, depth - 1, history, histories),
             Some(Err(violation)) => panic!("{history:?}: {violation:?}"),
             None => {}
         }
@@ -280,27 +288,27 @@ fn all(count: u32, surge: u32, on_failure: OnFailure, restart: RestartPolicy) {
         max_starting: None,
         essential: None,
     };
-    let mut life = Life {
+    let mut run = Run {
         engine: Engine::new(),
         oracle: Oracle::new(0, 1),
         policy: policy.clone(),
         now: 0,
         tickets: 0,
     };
-    life.ask(Request::EnsurePool(POOL, policy))
+    run.request(Request::EnsurePool(POOL, policy))
         .expect("a pool starts");
     let depth = std::env::var("ROTAD_DEPTH")
         .ok()
         .and_then(|depth| depth.parse().ok())
         .unwrap_or(4);
-    let mut lives = 0;
-    explore(&life, true, depth - 1, &mut Vec::new(), &mut lives);
-    explore(&life, false, depth, &mut Vec::new(), &mut lives);
-    // And from a pool that serves.
-    life.be_kind().expect("a pool comes up");
-    explore(&life, true, depth, &mut Vec::new(), &mut lives);
-    explore(&life, false, depth + 1, &mut Vec::new(), &mut lives);
-    assert!(lives > 1000);
+    let mut histories = 0;
+    explore(&run, true, depth - 1, &mut Vec::new(), &mut histories);
+    explore(&run, false, depth, &mut Vec::new(), &mut histories);
+    // Then from a pool that serves.
+    run.settle().expect("a pool comes up");
+    explore(&run, true, depth, &mut Vec::new(), &mut histories);
+    explore(&run, false, depth + 1, &mut Vec::new(), &mut histories);
+    assert!(histories > 1000);
 }
 
 #[test]

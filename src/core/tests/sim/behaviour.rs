@@ -3,7 +3,7 @@
 use crate::oracle::Violation;
 use crate::plan::Fault;
 use crate::rng::Rng;
-use crate::world::{End, Happening, World};
+use crate::world::{End, Event, World};
 use rotad_core::{Input, PoolKind, Readiness, WorkerId};
 
 /// A defect of all workers of a generation.
@@ -27,13 +27,13 @@ enum ReadyBy {
 
 pub(crate) struct Process {
     pub(crate) pool: usize,
-    pub(crate) born: bool,
-    pub(crate) dead: bool,
+    pub(crate) started: bool,
+    pub(crate) exited: bool,
     pub(crate) got_term: bool,
     pub(crate) killed: bool,
-    /// Whether a part of its tree is left after its first process has exited in its stop.
-    pub(crate) rest: bool,
-    /// From this moment on SIGKILL ends it.
+    /// Its first process has exited in its stop, and others of its tree have not.
+    pub(crate) tree_left: bool,
+    /// SIGKILL has no effect before this time.
     pub(crate) killable_at: u64,
     pub(crate) rng: Rng,
 }
@@ -52,8 +52,9 @@ impl World<'_> {
             self.plan.seed,
             (1 << 56) + ((pool as u64) << 32) + u64::from(generation),
         );
-        let defect =
-            generation > 1 && !self.calm() && rng.chance(2 * self.plan.rate(Fault::BadGeneration));
+        let defect = generation > 1
+            && !self.faults_over()
+            && rng.chance(2 * self.plan.rate(Fault::BadGeneration));
         defect.then(|| {
             rng.pick(&[
                 Defect::ExitsEarly,
@@ -65,12 +66,18 @@ impl World<'_> {
     }
 
     pub(crate) fn on_start(&mut self, id: u64) -> Result<(), Violation> {
-        let (now, rates, calm) = (self.now, self.plan.rates, self.calm());
-        let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
+        let (now, rates, faults_over) = (self.now, self.plan.rates, self.faults_over());
+        let rate = |fault: Fault| {
+            if faults_over {
+                0
+            } else {
+                rates[fault as usize]
+            }
+        };
         let Some(process) = self.processes.get_mut(&id) else {
             return Ok(());
         };
-        process.born = true;
+        process.started = true;
         let (pool, got_term, killed) = (process.pool, process.got_term, process.killed);
         let generation = self.oracle.generation(WorkerId(id)).0;
         let defect = self.draw_defect(pool, generation);
@@ -106,7 +113,7 @@ impl World<'_> {
             Readiness::Reported if age < 5 => (ready_in, ReadyBy::ByAgeReported),
             _ => (ready_in, ReadyBy::Ready),
         };
-        let mut plans: Vec<(u64, Happening)> = Vec::new();
+        let mut events: Vec<(u64, Event)> = Vec::new();
         let hangs = rng.chance(rate(Fault::NeverReady)) || defect == Some(Defect::NeverReady);
         if !hangs {
             // Sometimes exactly at the deadline.
@@ -116,33 +123,33 @@ impl World<'_> {
                 ready_in
             };
             match ready_by {
-                ReadyBy::Ready => plans.push((ready_in, Happening::Ready(id))),
-                ReadyBy::ByAgeReported => plans.push((ready_in, Happening::ByAgeReported(id))),
+                ReadyBy::Ready => events.push((ready_in, Event::Ready(id))),
+                ReadyBy::ByAgeReported => events.push((ready_in, Event::ByAgeReported(id))),
                 ReadyBy::ByAge => {}
             }
             if rng.chance(rate(Fault::ReadyTwice)) {
-                plans.push((ready_in + rng.range(0, 3000), Happening::Ready(id)));
+                events.push((ready_in + rng.range(0, 3000), Event::Ready(id)));
             }
         }
         if rng.chance(rate(Fault::Extends)) {
-            plans.push((rng.range(0, timeout), Happening::Asks(id)));
+            events.push((rng.range(0, timeout), Event::AsksForTime(id)));
         }
         if is_oneshot && !hangs {
-            plans.push((
+            events.push((
                 rng.range(0, timeout * 9 / 10),
-                Happening::Exit(id, End::Code(0)),
+                Event::Exit(id, End::Code(0)),
             ));
         }
         if rng.chance(rate(Fault::Unhealthy)) {
-            plans.push((rng.range(0, 15_000), Happening::Unhealthy(id)));
+            events.push((rng.range(0, 15_000), Event::Unhealthy(id)));
         }
         let end = |rng: &mut Rng| {
             rng.pick(&[End::Code(1), End::Code(0), End::Signal(11), End::Signal(9)])
         };
         if rng.chance(rate(Fault::DiesEarly)) || defect == Some(Defect::ExitsEarly) {
-            plans.push((
+            events.push((
                 rng.range(0, ready_in),
-                Happening::Exit(
+                Event::Exit(
                     id,
                     if defect.is_some() {
                         End::Code(7)
@@ -153,32 +160,26 @@ impl World<'_> {
             ));
         }
         if rng.chance(rate(Fault::DiesReady)) {
-            plans.push((
-                ready_in + rng.range(0, 15_000),
-                Happening::Exit(id, end(rng)),
-            ));
+            events.push((ready_in + rng.range(0, 15_000), Event::Exit(id, end(rng))));
         }
-        if rng.chance(rate(Fault::Ends)) {
-            plans.push((
-                ready_in + rng.range(0, 5000),
-                Happening::Exit(id, End::Code(0)),
-            ));
+        if rng.chance(rate(Fault::EndsWell)) {
+            events.push((ready_in + rng.range(0, 5000), Event::Exit(id, End::Code(0))));
         }
         let soak = self.plan.pools[pool].soak(ready_by != ReadyBy::Ready).0;
         if defect == Some(Defect::ExitsInSoak) && soak > 0 {
-            plans.push((ready_in + soak / 2, Happening::Exit(id, End::Code(8))));
+            events.push((ready_in + soak / 2, Event::Exit(id, End::Code(8))));
         }
         if defect == Some(Defect::ExitsLater) {
-            plans.push((
+            events.push((
                 ready_in + soak + rng.range(0, 3000),
-                Happening::Exit(id, End::Code(9)),
+                Event::Exit(id, End::Code(9)),
             ));
         }
-        for (within, happening) in plans {
-            self.at(now + within, happening);
+        for (within, event) in events {
+            self.at(now + within, event);
         }
         self.step(Input::Started(WorkerId(id)))?;
-        // The signals that waited for the start.
+        // Signals that were sent before it was spawned.
         if killed {
             self.on_kill(id);
         } else if got_term {
@@ -188,8 +189,14 @@ impl World<'_> {
     }
 
     pub(crate) fn on_term(&mut self, id: u64) {
-        let (now, rates, calm) = (self.now, self.plan.rates, self.calm());
-        let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
+        let (now, rates, faults_over) = (self.now, self.plan.rates, self.faults_over());
+        let rate = |fault: Fault| {
+            if faults_over {
+                0
+            } else {
+                rates[fault as usize]
+            }
+        };
         let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
@@ -203,35 +210,41 @@ impl World<'_> {
             rng.range(0, 200)
         };
         if asks {
-            self.at(now + ask_in, Happening::Asks(id));
+            self.at(now + ask_in, Event::AsksForTime(id));
         }
         if !ignores_term {
-            self.at(now + exit_in, Happening::Exit(id, End::Code(0)));
+            self.at(now + exit_in, Event::Exit(id, End::Code(0)));
         }
     }
 
-    /// The first process has exited in its stop: usually nothing is left of the tree; else the rest finishes in its time, or
-    /// ignores the stop.
+    /// The first process has exited in its stop. Usually nothing is left of its tree; otherwise the rest finishes some
+    /// time later, or ignores the stop.
     pub(crate) fn on_exit_in_stop(&mut self, id: u64) {
-        let (now, rates, calm) = (self.now, self.plan.rates, self.calm());
-        let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
+        let (now, rates, faults_over) = (self.now, self.plan.rates, self.faults_over());
+        let rate = |fault: Fault| {
+            if faults_over {
+                0
+            } else {
+                rates[fault as usize]
+            }
+        };
         let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
         let rng = &mut process.rng;
-        process.rest = rng.chance(rate(Fault::TreeOutlives));
+        process.tree_left = rng.chance(rate(Fault::TreeOutlives));
         let (asks, ask_in) = (rng.chance(rate(Fault::Extends)), rng.range(0, 1500));
         let ignores_term = rng.chance(rate(Fault::IgnoresTerm));
-        let within = if process.rest {
+        let within = if process.tree_left {
             rng.range(0, 6000)
         } else {
             rng.range(0, 3)
         };
-        if process.rest && asks {
-            self.at(now + ask_in, Happening::Asks(id));
+        if process.tree_left && asks {
+            self.at(now + ask_in, Event::AsksForTime(id));
         }
-        if !self.processes[&id].rest || !ignores_term {
-            self.at(now + within, Happening::TreeGone(id));
+        if !self.processes[&id].tree_left || !ignores_term {
+            self.at(now + within, Event::TreeGone(id));
         }
     }
 
@@ -240,13 +253,19 @@ impl World<'_> {
             return;
         };
         let at = self.now.max(process.killable_at) + process.rng.range(0, 5);
-        self.at(at, Happening::Exit(id, End::Signal(9)));
+        self.at(at, Event::Exit(id, End::Signal(9)));
     }
 
     pub(crate) fn on_spawn(&mut self, id: u64, pool: usize, generation: u32) {
-        let (now, calm) = (self.now, self.calm());
+        let (now, faults_over) = (self.now, self.faults_over());
         let rates = self.plan.rates;
-        let rate = |fault: Fault| if calm { 0 } else { rates[fault as usize] };
+        let rate = |fault: Fault| {
+            if faults_over {
+                0
+            } else {
+                rates[fault as usize]
+            }
+        };
         let mut rng = Rng::of(self.plan.seed, id);
         let late = rng.chance(rate(Fault::StartsLate));
         let start_at = now
@@ -264,11 +283,11 @@ impl World<'_> {
         };
         let process = Process {
             pool,
-            born: false,
-            dead: false,
+            started: false,
+            exited: false,
             got_term: false,
             killed: false,
-            rest: false,
+            tree_left: false,
             killable_at,
             rng,
         };
@@ -276,13 +295,13 @@ impl World<'_> {
         self.at(
             start_at,
             if fails {
-                Happening::SpawnFails(id)
+                Event::SpawnFails(id)
             } else {
-                Happening::Start(id)
+                Event::Start(id)
             },
         );
         if generation > 1 {
-            self.at(now, Happening::Pinned(pool, generation));
+            self.at(now, Event::Pinned(pool, generation));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Simulated starts that share the processors of a machine: computing workers slow each other down, waiting ones do
-//! not.
+//! Simulates starts on a machine with a few processors: workers that compute slow each other down, workers that wait
+//! do not. Checks that the engine's start limit lets every pool come up in time.
 
 use crate::rng::Rng;
 use rotad_core::{
@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 /// What all workers of a pool do before they are ready.
 #[derive(Clone, Copy, Debug)]
 struct Boot {
-    /// Milliseconds of nothing, then of a processor.
+    /// Milliseconds of waiting, before it computes.
     waits: u64,
-    burns: u64,
+    /// Milliseconds of processor time.
+    computes: u64,
     ends: Ends,
 }
 
@@ -22,14 +23,14 @@ enum Ends {
     Ready,
     /// It is never ready.
     Hangs,
-    /// It ends with a failure instead.
+    /// It exits with a failure.
     Dies,
 }
 
 struct Process {
     pool: usize,
-    waits_until: f64,
-    left: f64,
+    computes_from: f64,
+    work_left: f64,
     done: bool,
 }
 
@@ -41,11 +42,11 @@ struct Machine {
     processes: BTreeMap<u64, Process>,
     pending: Vec<(f64, Input)>,
     ready: Vec<u32>,
-    look_at: Option<f64>,
+    measure_at: Option<f64>,
     replies: u32,
     /// Healthy workers that were not ready in time.
     late: u32,
-    most: usize,
+    most_computing: usize,
 }
 
 fn policy(count: u32, timeout: u64, max_starting: Option<u32>) -> Policy {
@@ -85,66 +86,66 @@ impl Machine {
             now: 0.0,
             processes: BTreeMap::new(),
             pending: Vec::new(),
-            look_at: None,
+            measure_at: None,
             replies: 0,
             late: 0,
-            most: 0,
+            most_computing: 0,
         }
     }
 
-    fn burning(&self) -> impl Iterator<Item = (&u64, &Process)> {
+    fn computing(&self) -> impl Iterator<Item = (&u64, &Process)> {
         self.processes.iter().filter(|(_, process)| {
-            !process.done && process.waits_until <= self.now && process.left > 0.0
+            !process.done && process.computes_from <= self.now && process.work_left > 0.0
         })
     }
 
-    /// Each computing one has its share until the next thing happens.
-    fn pass(&mut self, until: f64) {
+    /// Lets time pass until something happens, or until `until`. Workers that compute share the processors equally.
+    fn advance(&mut self, until: f64) {
         while self.now < until {
-            let burning: Vec<u64> = self.burning().map(|(id, _)| *id).collect();
-            let speed = (f64::from(self.processors) / burning.len() as f64).min(1.0);
+            let computing: Vec<u64> = self.computing().map(|(id, _)| *id).collect();
+            let speed = (f64::from(self.processors) / computing.len() as f64).min(1.0);
             let ends = self
-                .burning()
-                .map(|(_, process)| self.now + process.left / speed);
+                .computing()
+                .map(|(_, process)| self.now + process.work_left / speed);
             let wakes = self
                 .processes
                 .values()
-                .filter(|b| !b.done && b.waits_until > self.now)
-                .map(|b| b.waits_until);
+                .filter(|process| !process.done && process.computes_from > self.now)
+                .map(|process| process.computes_from);
             let next = ends.chain(wakes).fold(until, f64::min);
             let passed = next - self.now;
             self.now = next;
-            for id in burning {
+            for id in computing {
                 if let Some(process) = self.processes.get_mut(&id) {
-                    process.left -= passed * speed;
-                    if process.left < 1e-6 {
-                        process.left = 0.0;
+                    process.work_left -= passed * speed;
+                    if process.work_left < 1e-6 {
+                        process.work_left = 0.0;
                     }
                 }
             }
             let done = |process: &&mut Process| {
-                !process.done && process.waits_until <= next && process.left <= 0.0
+                !process.done && process.computes_from <= next && process.work_left <= 0.0
             };
-            let mut events = Vec::new();
+            let mut inputs = Vec::new();
             for (id, process) in &mut self.processes {
                 if done(&process) {
                     process.done = true;
                     match self.boots[process.pool].ends {
-                        Ends::Ready => events.push(Input::Ready(WorkerId(*id))),
+                        Ends::Ready => inputs.push(Input::Ready(WorkerId(*id))),
                         Ends::Hangs => {}
-                        Ends::Dies => events.push(Input::Exited(WorkerId(*id), Exit::Code(1))),
+                        Ends::Dies => inputs.push(Input::Exited(WorkerId(*id), Exit::Code(1))),
                     }
                 }
             }
-            if !events.is_empty() {
+            if !inputs.is_empty() {
                 self.pending
-                    .extend(events.into_iter().map(|event| (next, event)));
+                    .extend(inputs.into_iter().map(|input| (next, input)));
                 return;
             }
         }
     }
 
-    fn note(&mut self, notice: &Notice) {
+    fn count(&mut self, notice: &Notice) {
         if let Notice::Ready { worker, .. } = notice {
             self.ready[self.processes[&worker.0].pool] += 1;
         } else if let Notice::Died {
@@ -158,11 +159,11 @@ impl Machine {
         }
     }
 
-    fn step(&mut self, event: Input) {
-        let output = self.engine.handle(Time(self.now.ceil() as u64), event);
+    fn step(&mut self, input: Input) {
+        let output = self.engine.handle(Time(self.now.ceil() as u64), input);
         let (commands, notices) = output.split();
         for notice in &notices {
-            self.note(notice);
+            self.count(notice);
         }
         for command in commands {
             match command {
@@ -170,8 +171,8 @@ impl Machine {
                     let boot = self.boots[pool.0 as usize];
                     let process = Process {
                         pool: pool.0 as usize,
-                        waits_until: self.now + boot.waits as f64,
-                        left: boot.burns as f64,
+                        computes_from: self.now + boot.waits as f64,
+                        work_left: boot.computes as f64,
                         done: false,
                     };
                     self.processes.insert(worker.0, process);
@@ -204,34 +205,34 @@ impl Machine {
                 | Command::GiveUp { .. } => {}
             }
         }
-        self.most = self.most.max(self.burning().count());
+        self.most_computing = self.most_computing.max(self.computing().count());
         if self.engine.view().limits_starts() {
-            self.look_at.get_or_insert(self.now + 10.0);
+            self.measure_at.get_or_insert(self.now + 10.0);
         }
     }
 
-    /// Lives on until that is so; false: it was not so by then.
+    /// Runs until `is` holds, or until `end`. Returns whether it holds.
     fn until(&mut self, end: f64, is: impl Fn(&Self) -> bool) -> bool {
         while !is(self) {
             let deadline = self.engine.deadline().map(|at| at.0 as f64);
             let pending = self.pending.iter().map(|(at, _)| *at).reduce(f64::min);
-            let next = [deadline, pending, self.look_at]
+            let next = [deadline, pending, self.measure_at]
                 .into_iter()
                 .flatten()
                 .fold(end, f64::min)
                 .max(self.now);
-            self.pass(next);
+            self.advance(next);
             if self.now >= end {
                 return false;
             }
             let at = self.pending.iter().position(|(at, _)| *at <= self.now);
             if let Some(at) = at {
-                let (_, event) = self.pending.remove(at);
-                self.step(event);
-            } else if self.look_at.is_some_and(|at| at <= self.now) {
-                self.look_at = None;
-                let burning: Vec<u64> = self.burning().map(|(id, _)| *id).collect();
-                let demand = |id: &WorkerId| (*id, if burning.contains(&id.0) { 100 } else { 0 });
+                let (_, input) = self.pending.remove(at);
+                self.step(input);
+            } else if self.measure_at.is_some_and(|at| at <= self.now) {
+                self.measure_at = None;
+                let computing: Vec<u64> = self.computing().map(|(id, _)| *id).collect();
+                let demand = |id: &WorkerId| (*id, if computing.contains(&id.0) { 100 } else { 0 });
                 let found = self
                     .engine
                     .view()
@@ -256,7 +257,7 @@ impl Machine {
     }
 }
 
-/// What the healthy ones cost when nothing is in their way: the processors' time, or the longest boot.
+/// The least time in which the healthy workers can all start: their processor time, or the longest boot.
 fn work(processors: u32, boots: &[Boot], counts: &[u32]) -> f64 {
     let healthy = || {
         boots
@@ -265,22 +266,22 @@ fn work(processors: u32, boots: &[Boot], counts: &[u32]) -> f64 {
             .filter(|(boot, _)| boot.ends != Ends::Hangs)
     };
     let all: u64 = healthy()
-        .map(|(boot, count)| boot.burns * u64::from(*count))
+        .map(|(boot, count)| boot.computes * u64::from(*count))
         .sum();
     let longest = healthy()
-        .map(|(boot, _)| boot.waits + boot.burns)
+        .map(|(boot, _)| boot.waits + boot.computes)
         .max()
         .unwrap_or(0);
     (all as f64 / f64::from(processors)).max(longest as f64)
 }
 
-fn live(seed: u64) {
+fn run(seed: u64) {
     let mut rng = Rng::of(seed, 5 << 56);
     let processors = rng.pick(&[1, 2, 2, 4, 16]);
     let mut boots: Vec<Boot> = Vec::new();
     let mut counts = Vec::new();
     for _ in 0..rng.pick(&[1, 1, 2, 4]) {
-        let (waits, burns) = match rng.range(0, 3) {
+        let (waits, computes) = match rng.range(0, 3) {
             0 => (0, rng.pick(&[1, 5, 20, 40])),
             1 => (0, rng.pick(&[60, 200, 800, 3000])),
             2 => (rng.pick(&[2, 30, 500, 2000]), 0),
@@ -288,7 +289,7 @@ fn live(seed: u64) {
         };
         boots.push(Boot {
             waits,
-            burns,
+            computes,
             ends: Ends::Ready,
         });
         counts.push(rng.pick(&[1, 3, 8, 16, 40, 100]) as u32);
@@ -296,7 +297,7 @@ fn live(seed: u64) {
     if rng.chance(30) {
         boots.push(Boot {
             waits: 5,
-            burns: 3,
+            computes: 3,
             ends: rng.pick(&[Ends::Hangs, Ends::Dies]),
         });
         counts.push(rng.pick(&[1, 8, 40]) as u32);
@@ -304,8 +305,8 @@ fn live(seed: u64) {
     let mut machine = Machine::new(processors, boots.clone());
     let about = format!("seed {seed}: {processors} processors, {boots:?}, {counts:?}");
     for (id, (boot, count)) in boots.iter().zip(&counts).enumerate() {
-        // A boot that has the machine to itself, four times over, and a moment.
-        let timeout = boot.waits + 4 * boot.burns + 700;
+        // Four times what a boot alone on the machine takes, and a little more.
+        let timeout = boot.waits + 4 * boot.computes + 700;
         let keep = Request::EnsurePool(PoolId(id as u32), policy(*count, timeout, None));
         machine.step(Input::Requested(Some(Ticket::new(0)), keep));
     }
@@ -342,7 +343,7 @@ fn live(seed: u64) {
     );
     assert_eq!(
         machine.late, 0,
-        "{about}: they starved each other after a mass death"
+        "{about}: they starved each other after all had exited"
     );
 
     // Then all are replaced, a quarter at a time.
@@ -362,7 +363,7 @@ fn live(seed: u64) {
     );
     assert!(
         machine.until(machine.now + bound, |m| m.replies >= wanted),
-        "{about}: rolls for ever"
+        "{about}: the rolling restarts do not end"
     );
     assert_eq!(
         machine.late, 0,
@@ -373,18 +374,18 @@ fn live(seed: u64) {
 #[test]
 fn every_healthy_pool_comes_up_within_twice_the_work() {
     for seed in 0..200 {
-        live(seed);
+        run(seed);
     }
 }
 
-/// Sixteen workers with 0.8 s of work each, two processors, 4 s of patience.
+/// Sixteen workers with 0.8 s of work each, two processors, and a `ready_timeout` of 4 s.
 #[test]
 fn heavy_boots_do_not_starve_each_other() {
     let mut machine = Machine::new(
         2,
         vec![Boot {
             waits: 0,
-            burns: 800,
+            computes: 800,
             ends: Ends::Ready,
         }],
     );
@@ -398,7 +399,11 @@ fn heavy_boots_do_not_starve_each_other() {
         machine.ready
     );
     assert_eq!(machine.late, 0);
-    assert!(machine.most <= 4, "{} at once", machine.most);
+    assert!(
+        machine.most_computing <= 4,
+        "{} computed at the same time",
+        machine.most_computing
+    );
 }
 
 #[test]
@@ -407,7 +412,7 @@ fn waiting_boots_are_not_held_up() {
         2,
         vec![Boot {
             waits: 2000,
-            burns: 0,
+            computes: 0,
             ends: Ends::Ready,
         }],
     );
@@ -424,15 +429,15 @@ fn waiting_boots_are_not_held_up() {
 
 /// Beside a pool that keeps every processor busy for half a minute.
 #[test]
-fn neither_are_they_beside_heavy_ones() {
+fn waiting_boots_are_not_held_up_by_heavy_ones() {
     let heavy = Boot {
         waits: 0,
-        burns: 1000,
+        computes: 1000,
         ends: Ends::Ready,
     };
     let light = Boot {
         waits: 500,
-        burns: 0,
+        computes: 0,
         ends: Ends::Ready,
     };
     let mut machine = Machine::new(2, vec![heavy, light]);
@@ -452,14 +457,14 @@ fn neither_are_they_beside_heavy_ones() {
     );
 }
 
-/// A number in the configuration is a bound, whatever the workers do.
+/// `max_starting` is kept, whatever the workers do.
 #[test]
 fn a_fixed_number_is_kept() {
     let mut machine = Machine::new(
         8,
         vec![Boot {
             waits: 300,
-            burns: 10,
+            computes: 10,
             ends: Ends::Ready,
         }],
     );

@@ -1,11 +1,11 @@
-//! Checks of the world after each input, and at the end of a run. Called by `world.rs`.
+//! Promises that hold after a whole input, and at the end of a run. Called by `world.rs`.
 
 use crate::model::{Model, Pool};
-use crate::oracle::{Oracle, Verdict, fail, hold};
+use crate::oracle::{Checked, Oracle, fail, hold};
 use rotad_core::{EmptyState, Engine, Essential, Input, PoolId, PoolState, Time};
 
 impl Model {
-    /// A worker of the rolling generation has served for as long as the first one must.
+    /// A worker of the generation that is rolled out has served for as long as the canary must.
     pub(crate) fn has_soaked(&self, id: u32, now: u64) -> bool {
         let pool = &self.pools[&id];
         let Some(roll) = &pool.roll else { return false };
@@ -13,7 +13,7 @@ impl Model {
             return true;
         }
         self.of(id)
-            .filter(|(id, _)| *id > roll.after || roll.generation == pool.wanted)
+            .filter(|(id, _)| *id > roll.newest_before || roll.generation == pool.base)
             .any(|(_, w)| {
                 w.generation == roll.generation
                     && w.serves()
@@ -21,8 +21,8 @@ impl Model {
             })
     }
 
-    /// A rolling restart may stop this worker: its successor serves, and so does every other worker that can.
-    pub(crate) fn enough_others(&self, id: u64, now: u64) -> Verdict {
+    /// Whether a rolling restart may stop this worker: its successor serves, and so does every other worker that can.
+    pub(crate) fn enough_others(&self, id: u64, now: u64) -> Checked {
         let worker = &self.workers[&id];
         let pool_id = worker.pool as u32;
         let pool = &self.pools[&pool_id];
@@ -39,12 +39,12 @@ impl Model {
                 "floor",
                 "{id} is retired without a successor that serves"
             );
-            let back = pool.roll.as_ref().is_some_and(|roll| roll.back);
-            let renewal = pool.roll.is_none();
+            let back = pool.roll.as_ref().is_some_and(|roll| roll.rolling_back);
+            let replaces = pool.roll.is_none();
             hold!(
-                renewal || back || self.has_soaked(pool_id, now),
+                replaces || back || self.has_soaked(pool_id, now),
                 "soak",
-                "{id} is retired before the first new one has soaked"
+                "{id} is retired before the canary has soaked"
             );
         }
         let others = self.serving(pool_id) - 1;
@@ -61,7 +61,7 @@ impl Model {
                 && w.slot != worker.slot
                 && w.stays()
                 && w.ready.is_none()
-                && pool.slots[w.slot as usize].died_ever <= 1
+                && pool.slots[w.slot as usize].all_deaths <= 1
                 && !self
                     .of(pool_id)
                     .any(|(_, o)| o.slot == w.slot && o.serves())
@@ -77,11 +77,11 @@ impl Model {
 }
 
 impl Oracle {
-    /// The workers that serve are checked, and those that leave are not.
-    fn health_checks(&self) -> Verdict {
+    /// Workers that serve have health checks, and workers that leave have none.
+    fn health_checks(&self) -> Checked {
         for (id, worker) in &self.model.workers {
             let checked = self.model.checked.contains(id);
-            let leaves = worker.asked.is_some() || worker.exited.is_some();
+            let leaves = worker.stop_began.is_some() || worker.exited.is_some();
             hold!(
                 checked || !worker.serves(),
                 "health",
@@ -92,9 +92,9 @@ impl Oracle {
         Ok(())
     }
 
-    pub(crate) fn after(&mut self, now: Time, event: &Input, engine: &Engine) -> Verdict {
+    pub(crate) fn after(&mut self, now: Time, input: &Input, engine: &Engine) -> Checked {
         self.model.workers.retain(|_, worker| !worker.gone);
-        if *event == Input::TimerFired {
+        if *input == Input::TimerFired {
             hold!(
                 engine.deadline().is_none_or(|at| at > now),
                 "no spin",
@@ -116,7 +116,7 @@ impl Oracle {
                 "pool {id}: its roll has failed"
             );
         }
-        if let Input::Unhealthy(id) = event {
+        if let Input::Unhealthy(id) = input {
             let ignored = self.model.workers.get(&id.0).is_some_and(|w| w.serves());
             hold!(!ignored, "unhealthy", "{id} serves on");
         }
@@ -142,7 +142,7 @@ impl Oracle {
             self.rolls_in_order(id, engine)?;
             let pool = &self.model.pools[&id];
             hold!(
-                !pool.owes_notice || pool.crash_loop.is_some(),
+                !pool.crash_loop_due || pool.crash_loop.is_some(),
                 "crash loop",
                 "not noticed in pool {id}"
             );
@@ -154,7 +154,7 @@ impl Oracle {
                 .stop_by
                 .saturating_add(self.slack * 4 + 3 * extra);
         hold!(
-            !late || self.model.left,
+            !late || self.model.master_exited,
             "stop ends",
             "at {now}, bound {}",
             self.model.stop_by
@@ -162,42 +162,44 @@ impl Oracle {
         Ok(())
     }
 
-    /// A worker with a replaced socket is stopped once another one serves in its slot; immediately if it did not serve.
-    fn unreachable(&self, id: u32) -> Verdict {
+    /// A worker whose listening socket was replaced is stopped once another one serves in its slot, or immediately if it
+    /// did not serve.
+    fn unreachable(&self, id: u32) -> Checked {
         let pool = &self.model.pools[&id];
         for (worker, w) in self.model.of(id) {
             let Some(was_ready) = w
                 .unreachable
-                .filter(|_| w.lives() && w.asked.is_none() && w.killed.is_none())
+                .filter(|_| w.lives() && w.stop_began.is_none() && w.killed.is_none())
             else {
                 continue;
             };
             hold!(
                 was_ready,
                 "unreachable",
-                "{worker} lingers, though it was starting"
+                "{worker} was not stopped, though it was starting"
             );
             hold!(
-                !pool.dropped && w.slot < pool.policy.count,
+                !pool.stopped_alone && w.slot < pool.policy.count,
                 "unreachable",
-                "{worker} of slot {} lingers",
+                "{worker} of slot {} was not stopped",
                 w.slot
             );
-            let heir = pool.roll.is_none()
+            let successor_serves = pool.roll.is_none()
                 && self
                     .model
                     .of(id)
                     .any(|(_, o)| o.slot == w.slot && o.serves());
             hold!(
-                !heir,
+                !successor_serves,
                 "unreachable",
-                "{worker} lingers, though another one serves"
+                "{worker} was not stopped, though another one serves"
             );
         }
         Ok(())
     }
 
-    /// Every wanted worker serves, in the midst of a step: one that replaces another may be retired later in it.
+    /// Records that every desired worker serves. Called between two notices of one input, since a later notice may retire
+    /// one of them.
     pub(crate) fn notice_up(&mut self, id: u32) {
         if self.model.pools.get(&id).is_some_and(|pool| pool.running)
             && self.model.is_full(id)
@@ -207,15 +209,15 @@ impl Oracle {
         }
     }
 
-    fn workers_in_time(&self, now: u64) -> Verdict {
+    fn workers_in_time(&self, now: u64) -> Checked {
         let slack = self.slack;
         for (id, w) in &self.model.workers {
-            if let Some(asked) = w.asked
+            if let Some(stop_began) = w.stop_began
                 && w.lives()
                 && w.killed.is_none()
                 && !w.extended
             {
-                let by = asked + w.waits + slack;
+                let by = stop_began + w.stop_time + slack;
                 hold!(
                     now <= by,
                     "stop late",
@@ -226,31 +228,31 @@ impl Oracle {
                 let by = w.spawned + w.timeout + slack;
                 hold!(
                     now <= by,
-                    "too patient",
+                    "ready timeout late",
                     "{id} is not ready at {now}, it had until {by}"
                 );
             }
-            let told = w.exited.is_none() || w.outlived || w.swept.is_some();
+            let handled = w.exited.is_none() || w.tree_stopping || w.tree_killed.is_some();
             hold!(
-                told,
-                "swept",
-                "{id} has ended, and what is left of it is nobody's affair"
+                handled,
+                "tree killed",
+                "{id} has ended, and the rest of its tree is neither stopped nor killed"
             );
-            if let Some(since) = w.killed.or(w.swept)
+            if let Some(since) = w.killed.or(w.tree_killed)
                 && !w.lost
             {
                 hold!(
                     now <= since + 900 + slack,
-                    "lost",
-                    "{id} should be named as lost by now"
+                    "unkillable",
+                    "{id} should be reported as unkillable by now"
                 );
             }
         }
         Ok(())
     }
 
-    /// A pool that is not wanted any more is forgotten in the step in which the last of it is gone.
-    fn forget_removed(&mut self, engine: &Engine) -> Verdict {
+    /// A removed pool is forgotten with the input that ends its last worker.
+    fn forget_removed(&mut self, engine: &Engine) -> Checked {
         let model = &self.model;
         let gone: Vec<u32> = model
             .pools
@@ -269,9 +271,10 @@ impl Oracle {
         Ok(())
     }
 
-    /// Whether a pool still has to wait, whether it is up, and since when an essential one has had nobody ready.
-    fn begun_and_up(&mut self, id: u32, now: u64) -> Verdict {
-        let free = self.model.is_free(id);
+    /// Updates whether a pool has begun, whether it is up, and since when an essential one has had no ready worker. Checks
+    /// that the loss of an essential pool is reported in time.
+    fn begun_and_up(&mut self, id: u32, now: u64) -> Checked {
+        let free = self.model.may_begin(id);
         if let Some(pool) = self.model.pools.get_mut(&id) {
             pool.begun |= pool.running && free;
         }
@@ -292,8 +295,8 @@ impl Oracle {
         } else {
             pool.may_be_unready_since.get_or_insert(now);
         }
-        let dark = empty && pool.begun;
-        if !dark {
+        let unready = empty && pool.begun;
+        if !unready {
             pool.unready_since = None;
             pool.unready_reported = false;
             return Ok(());
@@ -302,32 +305,32 @@ impl Oracle {
         hold!(
             pool.unready_reported || now <= since + span.0 + slack,
             "essential",
-            "pool {id} is dark since {since}"
+            "pool {id} has had no ready worker since {since}"
         );
         Ok(())
     }
 
-    /// No roll continues with a generation of which a new worker has failed, however late.
-    fn failed_roll_ends(&self, id: u32) -> Verdict {
+    /// A rolling restart does not continue once a new worker has failed, however late.
+    fn failed_roll_ends(&self, id: u32) -> Checked {
         let Some(roll) = &self.model.pools[&id].roll else {
             return Ok(());
         };
         hold!(
-            roll.back || !roll.has_to_end,
+            roll.rolling_back || !roll.must_end,
             "failed roll",
-            "{:?} failed, and it goes on",
+            "{:?} failed, and it continues",
             roll.failed
         );
         Ok(())
     }
 
-    /// Every slot has its new worker, and each has been watched for long enough: the roll is over.
-    fn done_in_time(&self, id: u32, now: u64) -> Verdict {
+    /// A rolling restart ends once every slot has its new worker and each has been watched for long enough.
+    fn done_in_time(&self, id: u32, now: u64) -> Checked {
         let pool = &self.model.pools[&id];
         let Some(roll) = pool
             .roll
             .as_ref()
-            .filter(|roll| !roll.back && !pool.is_oneshot())
+            .filter(|roll| !roll.rolling_back && !pool.is_oneshot())
         else {
             return Ok(());
         };
@@ -337,30 +340,31 @@ impl Oracle {
         let mut seen = [0; 8];
         let mut until = 0;
         for (worker, w) in self.model.of(id).filter(|(_, w)| w.stays()) {
-            let fresh = worker > roll.after && w.generation == roll.generation;
+            let fresh = worker > roll.newest_before && w.generation == roll.generation;
             if !fresh || !w.serves() || w.slot >= pool.policy.count {
                 return Ok(());
             }
             seen[w.slot as usize] += 1;
-            // A good end says more than an age.
+            // An exit with success is better evidence than age.
             if !roll.ended_well.contains(&w.slot) {
                 until = until.max(w.soaked_at).max(w.watched_until);
             }
         }
-        // Surge 0: the slot that was emptied is given up only when its old worker is gone.
-        let parts = pool.policy.reload.surge == 0 && self.model.of(id).any(|(_, w)| w.parts());
+        // With surge 0 a slot is given up only when its old worker is gone.
+        let leaving =
+            pool.policy.reload.surge == 0 && self.model.of(id).any(|(_, w)| w.is_leaving());
         let all = (0..pool.policy.count).all(|slot| seen[slot as usize] == 1);
-        let late = all && !parts && now > until + self.slack;
+        let late = all && !leaving && now > until + self.slack;
         hold!(
             !late,
             "done late",
-            "at {now}, everybody had lived long enough at {until}"
+            "at {now}, every worker had lived long enough at {until}"
         );
         Ok(())
     }
 
-    /// A roll that waits says for whom; one whose turn will not come is over.
-    fn rolls_in_order(&self, id: u32, engine: &Engine) -> Verdict {
+    /// A rolling restart that waits for others names them; it ends if one of them was not completed.
+    fn rolls_in_order(&self, id: u32, engine: &Engine) -> Checked {
         let model = &self.model;
         if model.pools[&id]
             .roll
@@ -370,22 +374,22 @@ impl Oracle {
             return Ok(());
         }
         let known = model.rolls_before(id);
-        let told = engine
+        let shown = engine
             .view()
             .pool(PoolId(id))
             .map(|view| view.roll.after)
             .unwrap_or_default();
         hold!(
-            told.iter().map(|pool| pool.0).eq(known.iter().copied()),
+            shown.iter().map(|pool| pool.0).eq(known.iter().copied()),
             "roll order",
-            "{told:?}, known {known:?}"
+            "{shown:?}, known {known:?}"
         );
         let pool = &model.pools[&id];
         let is_new = !pool.is_oneshot()
             && pool
                 .roll
                 .as_ref()
-                .is_some_and(|roll| !roll.begun && !roll.back);
+                .is_some_and(|roll| !roll.begun && !roll.rolling_back);
         let over = |other: &u32| {
             model.rolls_failed.contains(other)
                 && model
@@ -397,12 +401,12 @@ impl Oracle {
         hold!(
             failed.is_none(),
             "roll order",
-            "pool {id} is to be rolled, though {failed:?} was not"
+            "pool {id} is still to be rolled, though {failed:?} was not"
         );
         Ok(())
     }
 
-    fn counters(&self, id: u32, engine: &Engine) -> Verdict {
+    fn counters(&self, id: u32, engine: &Engine) -> Checked {
         let Some(view) = engine.view().pool(PoolId(id)) else {
             return fail("view", "a pool is missing");
         };
@@ -421,7 +425,10 @@ impl Oracle {
             "alive {} but {alive} live",
             view.alive
         );
-        let draining = model.of(id).filter(|(_, w)| w.lives() && w.parts()).count() as u32;
+        let draining = model
+            .of(id)
+            .filter(|(_, w)| w.lives() && w.is_leaving())
+            .count() as u32;
         hold!(
             view.draining == draining,
             "view",
@@ -470,11 +477,11 @@ impl Oracle {
             "pool {id} is {:?}, and nothing is wrong",
             view.state
         );
-        let (proven, before) = (view.last_good.0, view.previous_good.0);
+        let (last_good, before) = (view.last_good.0, view.previous_good.0);
         hold!(
-            proven == pool.proven && before == pool.way_back(),
+            last_good == pool.last_good && before == pool.previous_good(),
             "history",
-            "{proven} proven, {before} before"
+            "last good {last_good}, before that {before}"
         );
         let known: Vec<u32> = engine
             .view()
@@ -497,7 +504,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn floor_and_ceiling(&mut self, id: u32) -> Verdict {
+    fn floor_and_ceiling(&mut self, id: u32) -> Checked {
         let serving = self.model.serving(id);
         let alive = self
             .model
@@ -510,11 +517,11 @@ impl Oracle {
         };
         let Pool {
             policy,
-            quiet,
+            undisturbed,
             full_once,
             ..
         } = pool;
-        if !*quiet {
+        if !*undisturbed {
             return Ok(());
         }
         let (count, surge) = (policy.count, policy.reload.surge);
@@ -539,7 +546,7 @@ impl Oracle {
     }
 
     /// No slot stays empty without a reason.
-    fn filled(&self, id: u32, now: u64, engine: &Engine) -> Verdict {
+    fn filled(&self, id: u32, now: u64, engine: &Engine) -> Checked {
         let pool = &self.model.pools[&id];
         if !pool.running || pool.crash_loop.is_some() || !pool.begun {
             return Ok(());
@@ -548,7 +555,7 @@ impl Oracle {
             let waits = pool.slots[0]
                 .retry_at
                 .is_some_and(|at| now <= at + self.slack);
-            let well = self.model.is_there(id)
+            let well = self.model.has_processes(id)
                 || pool.oneshot_done
                 || pool.oneshot_failed
                 || waits && pool.roll.is_none();
@@ -556,11 +563,11 @@ impl Oracle {
             return Ok(());
         }
         let in_place = pool.policy.reload.surge == 0 || pool.changed;
-        let mut excused = self.model.beyond_ceiling(id);
-        let (mut held, mut outstayed) = ([false; 8], [false; 8]);
+        let mut excused = self.model.above_ceiling(id);
+        let (mut held, mut leaving_unready) = ([false; 8], [false; 8]);
         for (_, w) in self.model.of(id) {
-            held[w.slot as usize] |= w.stays() || in_place && w.parts();
-            outstayed[w.slot as usize] |= w.parts() && w.lives() && w.ready.is_none();
+            held[w.slot as usize] |= w.stays() || in_place && w.is_leaving();
+            leaving_unready[w.slot as usize] |= w.is_leaving() && w.lives() && w.ready.is_none();
         }
         for slot in 0..pool.policy.count {
             let waits = pool.slots[slot as usize]
@@ -576,8 +583,8 @@ impl Oracle {
             if empty.is_some_and(|empty| empty.state == EmptyState::Waits) {
                 hold!(
                     self.model.is_crowded(id),
-                    "held back",
-                    "slot {slot} of pool {id} waits for nobody"
+                    "starts limited",
+                    "slot {slot} of pool {id} waits for no other start"
                 );
                 continue;
             }
@@ -587,7 +594,7 @@ impl Oracle {
                     empty.slot.0 == slot
                         && matches!(empty.state, EmptyState::Done | EmptyState::Failed)
                 });
-            if !ended && outstayed[slot as usize] && excused > 0 {
+            if !ended && leaving_unready[slot as usize] && excused > 0 {
                 excused -= 1;
                 continue;
             }
@@ -596,8 +603,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// In a crash loop one slot at a time is tried, until a worker that became ready in it allows the others.
-    fn one_slot_tries(&self, id: u32, now: u64, engine: &Engine) -> Verdict {
+    /// In a crash loop one slot is tried at a time, until a worker that has become ready in it lets the others start.
+    fn one_slot_tries(&self, id: u32, now: u64, engine: &Engine) -> Checked {
         let model = &self.model;
         let pool = &model.pools[&id];
         let Some(since) = pool
@@ -615,12 +622,12 @@ impl Oracle {
             .empty_slots(PoolId(id))
             .filter(|empty| empty.state == EmptyState::Backoff)
         {
-            let seat = &pool.slots[empty.slot.0 as usize];
-            let waits = seat.retry_at.is_some_and(|at| now <= at + self.slack);
-            let parts = model
+            let slot_state = &pool.slots[empty.slot.0 as usize];
+            let waits = slot_state.retry_at.is_some_and(|at| now <= at + self.slack);
+            let leaving = model
                 .of(id)
-                .any(|(_, w)| w.slot == empty.slot.0 && w.parts());
-            if waits || parts {
+                .any(|(_, w)| w.slot == empty.slot.0 && w.is_leaving());
+            if waits || leaving {
                 return Ok(());
             }
         }
@@ -628,13 +635,13 @@ impl Oracle {
             .view()
             .empty_slots(PoolId(id))
             .any(|empty| empty.state == EmptyState::Backoff);
-        hold!(!empty, "crash loop", "nobody tries in pool {id}");
+        hold!(!empty, "crash loop", "no slot of pool {id} is tried");
         Ok(())
     }
 
     /// The end of an essential pool is reported immediately, and once.
-    fn ended(&mut self, id: u32, engine: &Engine) -> Verdict {
-        let there = self.model.is_there(id);
+    fn ended(&mut self, id: u32, engine: &Engine) -> Checked {
+        let there = self.model.has_processes(id);
         let Some(pool) = self.model.pools.get_mut(&id) else {
             return Ok(());
         };
@@ -653,16 +660,16 @@ impl Oracle {
         hold!(
             pool.end_reported,
             "essential",
-            "pool {id} has ended, and nothing was said"
+            "pool {id} has ended, and that was not reported"
         );
         Ok(())
     }
 
-    /// There were no faults for long enough: everything is in its desired state.
-    pub(crate) fn judge(&self, now: Time, engine: &Engine) -> Verdict {
+    /// Long after the last fault, everything is in its desired state.
+    pub(crate) fn check_converged(&self, now: Time, engine: &Engine) -> Checked {
         let model = &self.model;
         if model.stop_at.is_some() {
-            return fail("stop ends", format!("not left at {now}"));
+            return fail("stop ends", format!("still running at {now}"));
         }
         hold!(
             model.tickets.is_empty(),
@@ -741,22 +748,22 @@ impl Oracle {
                 "pool {id} is {:?}",
                 view.state
             );
-            let mixed = model.of(*id).any(|(_, w)| w.generation != pool.wanted);
+            let mixed = model.of(*id).any(|(_, w)| w.generation != pool.base);
             hold!(
                 !mixed || pool.mixed,
                 "converges",
                 "pool {id} is of several generations, wanted {}",
-                pool.wanted
+                pool.base
             );
         }
         Ok(())
     }
 
-    pub(crate) fn finish(&self, left: bool) -> Verdict {
+    pub(crate) fn finish(&self, left: bool) -> Checked {
         hold!(
-            left && self.model.left,
+            left && self.model.master_exited,
             "stop ends",
-            "the master stands still and has not left"
+            "nothing happens any more, and the master has not exited"
         );
         hold!(
             self.model.tickets.is_empty(),

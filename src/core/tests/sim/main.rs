@@ -1,9 +1,10 @@
-//! The simulator: seeded runs of an engine in a world that fails, hangs and answers late. After each input,
-//! oracles that see only inputs and commands check the promises.
+//! The simulator: seeded runs of an engine in a world that fails, hangs and answers late. After each input, oracles
+//! check the promises. They see only inputs, commands and notices, never the engine's state.
 //!
 //! `ROTAD_SIM_SEEDS=n` runs n seeds (20 000 by default), `ROTAD_SIM_FROM=n` begins at seed n, `ROTAD_SIM_SEED=n` runs
-//! one seed and prints it, `ROTAD_SIM_SURVEY=1` continues after a failure and counts failures by oracle. A failing
-//! run is shrunk before it is printed.
+//! one seed and prints it, `ROTAD_SIM_SURVEY=1` continues after a failure and lists the failed seeds by oracle,
+//! `ROTAD_SIM_STATS=1` prints what happened how often, `ROTAD_SIM_TAIL=n` prints the last n lines of a failing run
+//! (60 by default). A failing run is shrunk before it is printed.
 
 mod behaviour;
 mod boots;
@@ -27,10 +28,10 @@ use world::{Stats, play};
 /// crash loop, an endless roll.
 const REGRESSIONS: &[u64] = &[1233, 1953, 2107, 5652];
 
-/// The same with everything that `lives` has: more processes than promised after a cancelled roll, a crash loop whose
-/// probe's slot was full, one that was over for a worker that had been ready before it, a roll that went back twice. And lives of which the onlookers
-/// knew too little: what counts no more in a slot that was scaled away, when a pool begins and was up, and a roll that
-/// took the place of a failed one.
+/// Seeds that failed once with `Plan::with_more`: more processes than promised after a cancelled roll; a crash loop whose
+/// probe's slot was full; a crash loop that ended because of a worker that had been ready before it; a roll that went back
+/// twice. In some the model was wrong: about a slot that was scaled away, about when a pool begins and is up, about a roll
+/// that took the place of a failed one.
 const REGRESSIONS_WITH_MORE: &[u64] = &[
     20900, 26496, 60840, 65845, 125_553, 132_117, 152_468, 152_671, 197_698, 330_590, 349_830,
 ];
@@ -39,13 +40,13 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// A panic of the core is a violation like any other.
-fn verdict(plan: &Plan) -> Result<Stats, Violation> {
+/// Runs a plan. A panic of the engine is a violation like any other.
+fn run(plan: &Plan) -> Result<Stats, Violation> {
     match catch_unwind(AssertUnwindSafe(|| play(plan, false))) {
         Ok((result, _)) => result,
         Err(_) => Err(Violation {
             oracle: "panic",
-            text: "the core panicked".into(),
+            text: "the engine panicked".into(),
         }),
     }
 }
@@ -55,15 +56,15 @@ fn report(seed: u64) -> String {
 }
 
 fn report_of(seed: u64, plan: Plan) -> String {
-    let Err(first) = verdict(&plan) else {
-        return format!("seed {seed} is well");
+    let Err(first) = run(&plan) else {
+        return format!("seed {seed} passes");
     };
     let plan = shrink::shrink(plan, first.oracle);
     let lines = match catch_unwind(AssertUnwindSafe(|| play(&plan, true))) {
         Ok((_, lines)) => lines,
         Err(_) => Vec::new(),
     };
-    let second = verdict(&plan).err().unwrap_or(first);
+    let second = run(&plan).err().unwrap_or(first);
     let tail = number("ROTAD_SIM_TAIL").unwrap_or(60) as usize;
     let tail = &lines[lines.len().saturating_sub(tail)..];
     format!(
@@ -75,7 +76,7 @@ fn report_of(seed: u64, plan: Plan) -> String {
 }
 
 #[test]
-fn lives() {
+fn promises_hold_in_seeded_runs() {
     if let Some(seed) = number("ROTAD_SIM_SEED") {
         panic!("{}", report(seed));
     }
@@ -85,7 +86,7 @@ fn lives() {
     let mut failed: BTreeMap<&'static str, Vec<u64>> = BTreeMap::new();
     let mut steps = 0;
     for seed in from..from + seeds {
-        match verdict(&Plan::of(seed).with_more()) {
+        match run(&Plan::of(seed).with_more()) {
             Ok(stats) => {
                 steps += stats.steps;
                 for (what, times) in stats.seen {
@@ -102,9 +103,9 @@ fn lives() {
         failed.is_empty(),
         "by oracle, the seeds that failed: {failed:?}"
     );
-    let story = format!("{seeds} lives, {steps} steps, {seen:?}");
+    let summary = format!("{seeds} runs, {steps} steps, {seen:?}");
     if number("ROTAD_SIM_STATS").is_some() {
-        panic!("{story}");
+        panic!("{summary}");
     }
     // A simulator in which nothing happens would find nothing.
     if seeds >= 2000 {
@@ -114,9 +115,9 @@ fn lives() {
             "rolls back",
             "rolls mixed",
             "rolls superseded",
-            "rolls waited",
+            "rolls waiting",
         ] {
-            assert!(seen.contains_key(what), "no {what} in {story}");
+            assert!(seen.contains_key(what), "no {what} in {summary}");
         }
         for what in [
             "crash loops",
@@ -126,40 +127,40 @@ fn lives() {
             "rolls after others",
             "rolls untouched",
             "signals to trees",
-            "trees cut",
-            "lost",
-            "soaked",
+            "trees killed in their stop",
+            "unkillable",
+            "canaries passed",
             "held",
-            "held back",
+            "starts limited",
             "oneshots done",
-            "renewed",
+            "replaced",
             "essential",
-            "sick",
+            "unhealthy",
             "cancelled",
             "cancelled, mixed",
-            "not renewed",
+            "not replaced",
             "begins",
             "unreachable",
             "confirmed",
             "watched",
         ] {
-            assert!(seen.contains_key(what), "no {what} in {story}");
+            assert!(seen.contains_key(what), "no {what} in {summary}");
         }
     }
 }
 
 #[test]
-fn lives_that_failed_once() {
+fn promises_hold_in_runs_that_failed_once() {
     for seed in REGRESSIONS {
         assert!(
-            verdict(&Plan::of(*seed)).is_ok(),
+            run(&Plan::of(*seed)).is_ok(),
             "{}",
             report_of(*seed, Plan::of(*seed))
         );
     }
     for seed in REGRESSIONS_WITH_MORE {
         assert!(
-            verdict(&Plan::of(*seed).with_more()).is_ok(),
+            run(&Plan::of(*seed).with_more()).is_ok(),
             "{}",
             report(*seed)
         );
@@ -167,7 +168,7 @@ fn lives_that_failed_once() {
 }
 
 #[test]
-fn the_same_seed_lives_the_same_life() {
+fn the_same_seed_gives_the_same_run() {
     for seed in 0..50 {
         let plan = Plan::of(seed).with_more();
         assert_eq!(play(&plan, true).1, play(&plan, true).1, "seed {seed}");

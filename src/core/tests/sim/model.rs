@@ -1,8 +1,9 @@
-//! The oracles' own model of the pools and workers, built from inputs and commands only, without the engine's help.
+//! The oracles' model of pools and workers. It is built from inputs, commands and notices, independently of the engine's
+//! own state.
 
-use crate::oracle::{Verdict, hold};
+use crate::oracle::{Checked, hold};
 use rotad_core::{
-    Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as Place,
+    Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as SlotId,
     Standing, StopReason, To,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,74 +14,76 @@ pub(crate) struct Worker {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
     pub(crate) spawned: u64,
-    pub(crate) born: Option<u64>,
+    pub(crate) started: Option<u64>,
     pub(crate) ready: Option<u64>,
-    /// Its readiness was reported at that time; none: its age alone speaks for it.
+    /// When it was reported ready. `None`: it is ready by age only, or not ready.
     pub(crate) reported: Option<u64>,
-    /// When it has soaked, were it the first new one; until when it is watched, if only its age speaks for it.
+    /// When it has soaked, if it is a canary.
     pub(crate) soaked_at: u64,
+    /// Until when it is watched, if it is ready by age only.
     pub(crate) watched_until: u64,
-    pub(crate) asked: Option<u64>,
+    pub(crate) stop_began: Option<u64>,
     pub(crate) killed: Option<u64>,
     pub(crate) exited: Option<u64>,
     pub(crate) lost: bool,
     pub(crate) extended: bool,
-    /// Swept, or never born: forgotten after this step.
+    /// Its tree is gone, or it was never spawned: it is forgotten after this input.
     pub(crate) gone: bool,
-    pub(crate) announced: Option<StopReason>,
+    pub(crate) stop_reason: Option<StopReason>,
+    /// It was not ready in time.
     pub(crate) overdue: bool,
-    pub(crate) signals: usize,
-    /// When what is left of it was ordered to be killed.
-    pub(crate) swept: Option<u64>,
-    /// Its first process has ended in its stop, and the rest may finish.
-    pub(crate) outlived: bool,
-    /// What it wanted of processors when it was looked at.
+    pub(crate) signals_sent: usize,
+    /// When `KillTree` was commanded.
+    pub(crate) tree_killed: Option<u64>,
+    /// Its first process has exited in its stop, and the rest of its tree may finish.
+    pub(crate) tree_stopping: bool,
+    /// Its processor demand when it was last measured, in percent.
     pub(crate) demand: Option<u64>,
-    /// Its generation's.
+    /// Readiness and `ready_timeout` of its generation.
     pub(crate) readiness: Readiness,
     pub(crate) timeout: u64,
-    /// Its stop, as the policy was when it was asked: the sum of the waits, and each signal with its time and whether
-    /// it goes to the whole tree.
-    pub(crate) waits: u64,
-    pub(crate) steps: Vec<(u64, i32, bool)>,
-    pub(crate) code: Option<i32>,
+    /// The sum of the stop steps' waits, by the policy at the time when its stop began.
+    pub(crate) stop_time: u64,
+    /// The signals of its stop: how long after its begin each is due, its number, whether it goes to the whole tree.
+    pub(crate) stop_signals: Vec<(u64, i32, bool)>,
+    pub(crate) exit_code: Option<i32>,
     /// It failed its health check.
-    pub(crate) sick: bool,
-    /// Its listening socket was replaced; whether it was ready by then.
+    pub(crate) unhealthy: bool,
+    /// `Some`: its listening socket was replaced; whether it was ready by then.
     pub(crate) unreachable: Option<bool>,
 }
 
 impl Worker {
     pub(crate) fn lives(&self) -> bool {
-        (self.exited.is_none() || self.outlived) && self.swept.is_none() && !self.gone
+        (self.exited.is_none() || self.tree_stopping) && self.tree_killed.is_none() && !self.gone
     }
 
     pub(crate) fn stays(&self) -> bool {
-        self.lives() && self.asked.is_none() && !self.sick && self.unreachable.is_none()
+        self.lives() && self.stop_began.is_none() && !self.unhealthy && self.unreachable.is_none()
     }
 
     pub(crate) fn serves(&self) -> bool {
         self.stays() && self.ready.is_some()
     }
 
-    pub(crate) fn parts(&self) -> bool {
-        self.asked.is_some() && !self.gone && !self.lost
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.stop_began.is_some() && !self.gone && !self.lost
     }
 }
 
 #[derive(Clone, Default)]
 pub(crate) struct Slot {
     pub(crate) retry_at: Option<u64>,
-    /// It may be filled before that.
+    /// Something has reset its backoff: it may be filled before `retry_at`.
     pub(crate) reset: bool,
-    pub(crate) died_ever: u32,
-    /// The streak is known exactly: nothing that may have forgiven it has come since.
+    pub(crate) all_deaths: u32,
+    /// `deaths` and `delays` are exact: nothing has happened since that may have reset the engine's counters.
     pub(crate) exact: bool,
     pub(crate) deaths: u32,
     pub(crate) delays: u32,
-    /// Ends before ready in a row.
+    /// Exits with success before readiness, in a row.
     pub(crate) early_exits: u32,
-    /// A late early death that was the first one of its row.
+    /// When a ready worker died early here, if that was the first death in a row: it counts once another follows.
     pub(crate) first_death: Option<u64>,
     /// A worker has exited successfully here.
     pub(crate) ended: bool,
@@ -89,81 +92,93 @@ pub(crate) struct Slot {
 #[derive(Clone)]
 pub(crate) struct Roll {
     pub(crate) generation: u32,
-    pub(crate) back: bool,
-    pub(crate) troubled: bool,
-    pub(crate) retired: bool,
+    pub(crate) rolling_back: bool,
+    /// Something else than the rolling restart has acted on the pool, so the number of serving workers may differ.
+    pub(crate) disturbed: bool,
+    pub(crate) retired_any: bool,
     pub(crate) soaked: bool,
-    /// A worker was stopped for it.
+    /// Its first command was given.
     pub(crate) begun: bool,
-    /// It goes to what serves already: its workers and those that fill an empty slot look the same.
+    /// It rolls out the base generation again, so its workers look the same as those that fill empty slots.
     pub(crate) to_base: bool,
-    /// Workers above this one were born during it.
-    pub(crate) after: u64,
-    /// The new generation's workers that died in it.
+    /// The newest worker before it; those with a higher id were spawned during it.
+    pub(crate) newest_before: u64,
+    /// Workers of the new generation that have died.
     pub(crate) failed: BTreeSet<u64>,
-    /// Slots whose new worker lost its listening socket: they have to be done again.
-    pub(crate) again: BTreeSet<u32>,
-    /// Slots in which one of them has come to a good end; one of them after a while that counts as a soak.
+    /// Slots that have to be done again, because the new worker's listening socket was replaced.
+    pub(crate) redo: BTreeSet<u32>,
+    /// Slots in which a new worker has exited with success.
     pub(crate) ended_well: BTreeSet<u32>,
+    /// One of those had been ready for long enough to count as soaked.
     pub(crate) soaked_by_end: bool,
-    /// One of them has failed: that generation is not continued.
-    pub(crate) has_to_end: bool,
+    /// A new worker has failed, so it must not continue.
+    pub(crate) must_end: bool,
 }
 
 #[derive(Clone)]
 pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) running: bool,
-    /// Stopped by itself, not with everything.
-    pub(crate) dropped: bool,
+    /// It was stopped by a request of its own, not with everything.
+    pub(crate) stopped_alone: bool,
     pub(crate) removed: bool,
-    /// It need not wait for anybody any more; every wanted worker has been ready since its start.
+    /// It no longer waits for other pools.
     pub(crate) begun: bool,
+    /// Every desired worker has been ready at a time since its start.
     pub(crate) up: bool,
-    /// It was up while no roll ran: with one, it is the roll's successors that make the difference.
+    /// It was up while no rolling restart ran, so no successor was counted.
     pub(crate) surely_up: bool,
     pub(crate) oneshot_done: bool,
     pub(crate) oneshot_failed: bool,
-    /// Generations that served in full, the last that did, and what did before each of them.
+    /// Generations that were fully rolled out.
     pub(crate) served: Vec<u32>,
-    pub(crate) proven: u32,
-    pub(crate) before: BTreeMap<u32, u32>,
+    /// The last of them.
+    pub(crate) last_good: u32,
+    /// For each, the one before.
+    pub(crate) served_before: BTreeMap<u32, u32>,
+    /// Readiness and `ready_timeout` of each generation.
     pub(crate) made: BTreeMap<u32, (Readiness, u64)>,
-    /// Since when no worker of an essential pool has been ready: for certain, and at the earliest. When a pool begins that
-    /// waits for others is not known exactly.
+    /// Since when no worker of an essential pool has been ready, at the latest.
     pub(crate) unready_since: Option<u64>,
+    /// The same, at the earliest: when a pool that waits for others begins is not known exactly.
     pub(crate) may_be_unready_since: Option<u64>,
     pub(crate) unready_reported: bool,
-    /// The end of the pool has been told.
+    /// `EssentialEnded` was reported.
     pub(crate) end_reported: bool,
-    /// Nothing has failed, and only rolls have acted.
-    pub(crate) quiet: bool,
+    /// Nothing has failed, and only rolling restarts have acted: promise 1 holds.
+    pub(crate) undisturbed: bool,
+    /// It has had all its workers while `undisturbed`.
     pub(crate) full_once: bool,
+    /// Its policy was changed in the meantime.
     pub(crate) changed: bool,
     pub(crate) roll: Option<Roll>,
-    pub(crate) wanted: u32,
-    pub(crate) latest: u32,
+    /// The generation that empty slots are filled with when no rolling restart runs.
+    pub(crate) base: u32,
+    /// The highest generation number given out.
+    pub(crate) latest_generation: u32,
     pub(crate) mixed: bool,
-    /// Generations made from the same files as the wanted one, each with the last worker there was before its roll.
-    pub(crate) alike: BTreeMap<u32, u64>,
-    /// Workers up to this one are older than what they would be made from now.
+    /// Generations made from the same files as `base`, each with the newest worker before its rolling restart.
+    pub(crate) same_source: BTreeMap<u32, u64>,
+    /// Workers up to this id are older than the files that they would be made from now.
     pub(crate) outdated: Option<u64>,
-    /// The workers that served when the last roll ended early.
+    /// Which workers served when the last rolling restart ended without success.
     pub(crate) standing: Standing,
     pub(crate) slots: Vec<Slot>,
+    /// Since when it is in a crash loop.
     pub(crate) crash_loop: Option<u64>,
     pub(crate) rolled_in_loop: bool,
-    /// A worker that had been ready for more than a second has died in it, or has begun it.
+    /// A worker that had been ready for more than a second has died in the crash loop, or caused it.
     pub(crate) loop_is_late: bool,
-    /// Such a death has counted at some time.
+    /// Such a death has counted at any time.
     pub(crate) late_ever: bool,
-    /// Early deaths; those of them that nothing has forgiven.
-    pub(crate) all_early: Vec<u64>,
-    pub(crate) early: Vec<u64>,
-    /// So many early deaths that a crash loop has to be noticed in the same step.
-    pub(crate) owes_notice: bool,
-    /// Some worker of it was ready at once, or was seen waiting: others may count for less.
-    pub(crate) light: bool,
+    /// The times of all early deaths.
+    pub(crate) all_early_deaths: Vec<u64>,
+    /// Those that nothing has reset since.
+    pub(crate) early_deaths: Vec<u64>,
+    /// There were so many early deaths that this input must report a crash loop.
+    pub(crate) crash_loop_due: bool,
+    /// A worker was ready immediately, or was measured with little demand: others may count for less than a processor.
+    pub(crate) low_demand: bool,
 }
 
 impl Pool {
@@ -172,7 +187,7 @@ impl Pool {
         Self {
             policy,
             running: true,
-            dropped: false,
+            stopped_alone: false,
             removed: false,
             begun: false,
             up: false,
@@ -180,21 +195,21 @@ impl Pool {
             oneshot_done: false,
             oneshot_failed: false,
             served: Vec::new(),
-            proven: 0,
-            before: BTreeMap::new(),
+            last_good: 0,
+            served_before: BTreeMap::new(),
             made,
             unready_since: None,
             may_be_unready_since: None,
             unready_reported: false,
             end_reported: false,
-            quiet: true,
+            undisturbed: true,
             full_once: false,
             changed: false,
             roll: None,
-            wanted: 1,
-            latest: 1,
+            base: 1,
+            latest_generation: 1,
             mixed: false,
-            alike: BTreeMap::new(),
+            same_source: BTreeMap::new(),
             outdated: None,
             standing: Standing::default(),
             slots: vec![
@@ -208,19 +223,19 @@ impl Pool {
             rolled_in_loop: false,
             loop_is_late: false,
             late_ever: false,
-            all_early: Vec::new(),
-            early: Vec::new(),
-            owes_notice: false,
-            light: false,
+            all_early_deaths: Vec::new(),
+            early_deaths: Vec::new(),
+            crash_loop_due: false,
+            low_demand: false,
         }
     }
 
-    /// A oneshot that holds nobody: done, or done once while its latest run has failed for good.
+    /// A oneshot that no pool waits for: done, or done once while its latest run has failed for good.
     fn was_done(&self) -> bool {
         self.oneshot_done || self.oneshot_failed && !self.served.is_empty()
     }
 
-    /// Some deaths leave a slot empty until a person acts.
+    /// Whether some exits leave a slot empty until an operator acts.
     pub(crate) fn may_give_up(&self) -> bool {
         self.policy.restart.policy != RestartPolicy::Always
             || !self.policy.restart.never_on.is_empty()
@@ -230,20 +245,22 @@ impl Pool {
         self.policy.kind == PoolKind::Oneshot
     }
 
-    /// A new generation without a roll: the pool has nobody who would have to be replaced.
+    /// A new generation without a rolling restart, since the pool has no workers to replace.
     pub(crate) fn next_generation(&mut self) {
-        self.latest += 1;
-        self.wanted = self.latest;
-        self.alike.clear();
+        self.latest_generation += 1;
+        self.base = self.latest_generation;
+        self.same_source.clear();
         self.made.insert(
-            self.wanted,
+            self.base,
             (self.policy.readiness, self.policy.ready_timeout.0),
         );
     }
 
-    pub(crate) fn has_served(&mut self, generation: u32) {
-        self.before.entry(generation).or_insert(self.proven);
-        self.proven = generation;
+    pub(crate) fn mark_served(&mut self, generation: u32) {
+        self.served_before
+            .entry(generation)
+            .or_insert(self.last_good);
+        self.last_good = generation;
         if self.served.contains(&generation) {
             return;
         }
@@ -252,13 +269,17 @@ impl Pool {
         if self.served.len() > 8 {
             let oldest = usize::from(self.served[0] == generation);
             let forgotten = self.served.remove(oldest);
-            self.before.remove(&forgotten);
+            self.served_before.remove(&forgotten);
         }
     }
 
-    /// What `rollback` would return to; 0: nothing.
-    pub(crate) fn way_back(&self) -> u32 {
-        let before = self.before.get(&self.proven).copied().unwrap_or(0);
+    /// The generation that `rollback` would return to; 0: none.
+    pub(crate) fn previous_good(&self) -> u32 {
+        let before = self
+            .served_before
+            .get(&self.last_good)
+            .copied()
+            .unwrap_or(0);
         if self.served.contains(&before) {
             before
         } else {
@@ -266,12 +287,12 @@ impl Pool {
         }
     }
 
-    pub(crate) fn waits(&self) -> u64 {
+    pub(crate) fn stop_time(&self) -> u64 {
         self.policy.stop.iter().map(|step| step.wait.0).sum()
     }
 
-    /// The signals of a stop, each with how long after the wish it is due, and whether it goes to the whole tree.
-    pub(crate) fn signals(&self) -> Vec<(u64, i32, bool)> {
+    /// The signals of a stop: how long after its begin each is due, its number, whether it goes to the whole tree.
+    pub(crate) fn stop_signals(&self) -> Vec<(u64, i32, bool)> {
         let mut after = 0;
         let mut all = Vec::new();
         for step in &self.policy.stop {
@@ -283,26 +304,26 @@ impl Pool {
         all
     }
 
-    /// Something may have forgiven what slots had done wrong.
+    /// Something has happened that may have reset the engine's counters of deaths.
     pub(crate) fn reset_backoff(&mut self) {
         for slot in &mut self.slots {
             slot.exact = false;
             slot.reset = true;
             slot.first_death = None;
         }
-        self.early.clear();
-        self.owes_notice = false;
+        self.early_deaths.clear();
+        self.crash_loop_due = false;
     }
 
-    pub(crate) fn filling(&self, generation: u32) -> bool {
-        generation == self.wanted
+    pub(crate) fn may_fill_with(&self, generation: u32) -> bool {
+        generation == self.base
             || self
                 .roll
                 .as_ref()
                 .is_some_and(|roll| roll.generation == generation)
     }
 
-    /// The streak as an onlooker counts it, and the wait that follows from it; `None`: it cannot be known exactly.
+    /// Counts a death. Returns the shortest and the longest backoff that may follow, and whether the counters are exact.
     pub(crate) fn count_death(
         &mut self,
         slot: u32,
@@ -311,32 +332,36 @@ impl Pool {
         spawned_ago: u64,
     ) -> (u64, u64, bool) {
         let restart = &self.policy.restart;
-        let seat = &mut self.slots[slot as usize];
+        let slot_state = &mut self.slots[slot as usize];
         if ready_for.is_some_and(|span| span >= restart.stable_after.0) {
-            seat.deaths = 0;
-            seat.delays = 0;
-            seat.first_death = None;
-            seat.exact |= self.roll.is_none();
+            slot_state.deaths = 0;
+            slot_state.delays = 0;
+            slot_state.first_death = None;
+            slot_state.exact |= self.roll.is_none();
         }
-        seat.early_exits = if is_end && ready_for.is_none() {
-            seat.early_exits + 1
+        slot_state.early_exits = if is_end && ready_for.is_none() {
+            slot_state.early_exits + 1
         } else {
             0
         };
         if is_end {
-            let grown = (restart.delay.0 << seat.early_exits.saturating_sub(1).min(30))
+            let grown = (restart.delay.0 << slot_state.early_exits.saturating_sub(1).min(30))
                 .min(restart.max_delay.0.max(restart.delay.0));
-            let spread = if seat.early_exits > 1 { grown / 10 } else { 0 };
+            let spread = if slot_state.early_exits > 1 {
+                grown / 10
+            } else {
+                0
+            };
             let left = |wait: u64| wait.saturating_sub(spawned_ago);
-            return (left(grown - spread), left(grown + spread), seat.exact);
+            return (left(grown - spread), left(grown + spread), slot_state.exact);
         }
-        seat.deaths += 1;
-        if seat.deaths == 1 && ready_for.is_some() {
-            return (0, 0, seat.exact);
+        slot_state.deaths += 1;
+        if slot_state.deaths == 1 && ready_for.is_some() {
+            return (0, 0, slot_state.exact);
         }
-        let wait = (restart.delay.0 << seat.delays.min(30)).min(restart.max_delay.0);
-        seat.delays += 1;
-        (wait - wait / 10, wait + wait / 10, seat.exact)
+        let wait = (restart.delay.0 << slot_state.delays.min(30)).min(restart.max_delay.0);
+        slot_state.delays += 1;
+        (wait - wait / 10, wait + wait / 10, slot_state.exact)
     }
 }
 
@@ -345,41 +370,45 @@ pub(crate) struct Model {
     pub(crate) pools: BTreeMap<u32, Pool>,
     pub(crate) workers: BTreeMap<u64, Worker>,
     pub(crate) last_id: u64,
-    /// When the last one that died had been ordered.
-    pub(crate) died_born: u64,
-    /// It had been ready for more than a second; for sure it was the first one of its slot's row.
-    pub(crate) died_late: bool,
-    pub(crate) died_first: bool,
+    /// When the worker of the latest `Died` was spawned.
+    pub(crate) death_spawned: u64,
+    /// It had been ready for more than a second.
+    pub(crate) death_late: bool,
+    /// It was certainly the first death in a row of its slot.
+    pub(crate) death_first: bool,
     pub(crate) tickets: BTreeSet<u64>,
     pub(crate) cancelled: bool,
     /// Tickets of cancel requests.
     pub(crate) cancels: BTreeSet<u64>,
-    /// This step is a wish for a roll; another number of workers.
-    pub(crate) rolls: Option<u32>,
-    /// A change made a pool that was not there.
+    /// The pool that this input asks to roll.
+    pub(crate) roll_requested: Option<u32>,
+    /// The pool that this input has created with a changed configuration.
     pub(crate) created: Option<u32>,
-    pub(crate) scales: bool,
-    /// What this input is: a change, a rollback (to that generation), or an unhealthy worker.
-    pub(crate) changes: Option<u32>,
-    pub(crate) returns: Option<(u32, u32)>,
-    /// Pools whose rolling restart has failed in this step.
+    /// This input changes a number of workers.
+    pub(crate) scaled: bool,
+    /// The pool that this input reconfigures.
+    pub(crate) reconfigured: Option<u32>,
+    /// The pool that this input rolls back, and the generation.
+    pub(crate) rolled_back_to: Option<(u32, u32)>,
+    /// Pools whose rolling restart has failed during this input.
     pub(crate) rolls_failed: BTreeSet<u32>,
     /// Pools whose configuration was reverted during this input.
     pub(crate) reverted: BTreeSet<u32>,
     /// Workers whose health is checked.
     pub(crate) checked: BTreeSet<u64>,
-    pub(crate) sick: Option<u64>,
-    /// Something says in this step that this worker is ready.
-    pub(crate) reports: Option<u64>,
-    /// Tickets of renewals that were not answered yet, with pool and slot.
+    /// The worker that this input reports as unhealthy.
+    pub(crate) unhealthy: Option<u64>,
+    /// The worker that this input reports as ready.
+    pub(crate) reported_ready: Option<u64>,
+    /// Tickets of replacements that are not answered yet, with pool and slot.
     pub(crate) replacements: BTreeMap<u64, (u32, u32)>,
     pub(crate) stop_at: Option<u64>,
-    /// When a stop has to be over, what workers ask for left out.
+    /// When a stop must be over, without the time that workers have asked for.
     pub(crate) stop_by: u64,
-    /// From this moment on anything may be killed.
+    /// From when on everything may be killed.
     pub(crate) kill_from: Option<u64>,
     pub(crate) any_extended: bool,
-    pub(crate) left: bool,
+    pub(crate) master_exited: bool,
     pub(crate) processors: u64,
 }
 
@@ -407,7 +436,8 @@ impl Model {
         self.starting().filter(move |w| w.pool == id as usize)
     }
 
-    /// A slot may wait: as many start as may, or those that start want so much that another one might be too many.
+    /// Whether a slot may wait: as many workers are starting as allowed, or they need so much processor time that another
+    /// one may be too many.
     pub(crate) fn is_crowded(&self, id: u32) -> bool {
         match self.pools[&id].policy.max_starting {
             Some(most) => self.starting_of(id).count() as u32 >= most,
@@ -420,8 +450,8 @@ impl Model {
         }
     }
 
-    /// Another one may start beside those that do.
-    pub(crate) fn has_room(&self, id: u32) -> Verdict {
+    /// Another worker may start beside those that are starting.
+    pub(crate) fn has_room(&self, id: u32) -> Checked {
         let pool = &self.pools[&id];
         if let Some(most) = pool.policy.max_starting {
             let starting = self.starting_of(id).count() as u32;
@@ -432,15 +462,16 @@ impl Model {
             );
             return Ok(());
         }
-        if pool.light {
+        if pool.low_demand {
             return Ok(());
         }
         let least = |w: &Worker| {
-            w.demand.unwrap_or(if self.pools[&(w.pool as u32)].light {
-                0
-            } else {
-                75
-            })
+            w.demand
+                .unwrap_or(if self.pools[&(w.pool as u32)].low_demand {
+                    0
+                } else {
+                    75
+                })
         };
         let (all, own): (u64, u64) = (
             self.starting().map(least).sum(),
@@ -450,13 +481,13 @@ impl Model {
         hold!(
             all + 75 <= most,
             "too many start",
-            "they want {all}, and another one starts"
+            "their demand is {all}, and another one starts"
         );
         Ok(())
     }
 
-    /// Others may not start before this one is up.
-    fn is_awaited(&self, id: u32) -> bool {
+    /// Whether pools that come after this one must still wait.
+    fn holds_dependents(&self, id: u32) -> bool {
         let Some(pool) = self.pools.get(&id) else {
             return false;
         };
@@ -468,7 +499,7 @@ impl Model {
         pool.running && !up
     }
 
-    /// Every wanted worker serves; what has come to its end and stays empty is not wanted.
+    /// Whether every desired worker serves. Slots that stay empty after a success are not counted.
     pub(crate) fn is_full(&self, id: u32) -> bool {
         let pool = &self.pools[&id];
         let ends = pool.policy.restart.policy != RestartPolicy::Always;
@@ -482,7 +513,7 @@ impl Model {
         !self.is_held(id) && serving + ended >= pool.policy.count
     }
 
-    /// All slots have a worker that serves, and nothing is on its way that could change that.
+    /// Whether every slot has a worker that serves and no rolling restart runs.
     pub(crate) fn is_surely_full(&self, id: u32) -> bool {
         let pool = &self.pools[&id];
         let serves = |slot: u32| self.of(id).any(|(_, w)| w.slot == slot && w.serves());
@@ -496,11 +527,11 @@ impl Model {
                 .policy
                 .after
                 .iter()
-                .any(|other| other.0 != id && self.is_awaited(other.0))
+                .any(|other| other.0 != id && self.holds_dependents(other.0))
     }
 
-    /// The listening socket of these was replaced.
-    pub(crate) fn cut_off(&mut self, ids: &[rotad_core::WorkerId]) {
+    /// The listening socket of these workers was replaced.
+    pub(crate) fn mark_unreachable(&mut self, ids: &[rotad_core::WorkerId]) {
         for id in ids {
             let Some(worker) = self.workers.get_mut(&id.0).filter(|w| w.stays()) else {
                 continue;
@@ -513,24 +544,30 @@ impl Model {
                 continue;
             };
             worker.unreachable = Some(worker.ready.is_some());
-            pool.quiet = false;
+            pool.undisturbed = false;
             if let Some(roll) = &mut pool.roll {
-                roll.troubled = true;
-                if worker.ready.is_some() && worker.generation == roll.generation && !roll.back {
-                    roll.again.insert(worker.slot);
+                roll.disturbed = true;
+                if worker.ready.is_some()
+                    && worker.generation == roll.generation
+                    && !roll.rolling_back
+                {
+                    roll.redo.insert(worker.slot);
                 }
             }
         }
     }
 
-    /// If every slot had its worker, so many more would live than promised: as many slots may have to wait until the one
-    /// is gone that was given up there before it was ready.
-    pub(crate) fn beyond_ceiling(&self, id: u32) -> u32 {
+    /// By how many workers the promised maximum would be exceeded if every slot were filled. That many slots may wait until
+    /// the worker that was given up there before it was ready is gone.
+    pub(crate) fn above_ceiling(&self, id: u32) -> u32 {
         let Pool { policy, roll, .. } = &self.pools[&id];
         let reload = policy.reload;
-        let leaving = self.of(id).filter(|(_, w)| w.lives() && w.parts()).count() as u32;
-        // A new one that is alone in its slot may be a successor, too: then the slot still gets its worker.
-        let is_new = |id: u64| roll.as_ref().is_some_and(|roll| id > roll.after);
+        let leaving = self
+            .of(id)
+            .filter(|(_, w)| w.lives() && w.is_leaving())
+            .count() as u32;
+        // A new worker that is alone in its slot may be a successor: the slot may still get its own worker.
+        let is_new = |id: u64| roll.as_ref().is_some_and(|roll| id > roll.newest_before);
         let above = |slot: u32| {
             let staying = self.of(id).filter(|(_, w)| w.slot == slot && w.stays());
             (staying.clone().count() as u32)
@@ -547,7 +584,7 @@ impl Model {
             .any(|wanted| *wanted == (pool, slot))
     }
 
-    /// Pools that this one comes after, also by way of others that are not rolled.
+    /// Pools that this one comes after, directly or through others that are not being rolled.
     pub(crate) fn before(&self, id: u32) -> BTreeSet<u32> {
         let mut found = BTreeSet::new();
         let mut ask = vec![id];
@@ -565,7 +602,7 @@ impl Model {
         found
     }
 
-    /// The roll of this pool is new, and has to wait for those of these.
+    /// The pools whose rolling restarts must be over before that of this pool may begin.
     pub(crate) fn rolls_before(&self, id: u32) -> BTreeSet<u32> {
         let Some(pool) = self.pools.get(&id) else {
             return BTreeSet::new();
@@ -573,7 +610,7 @@ impl Model {
         let is_new = pool
             .roll
             .as_ref()
-            .is_some_and(|roll| !roll.begun && !roll.back);
+            .is_some_and(|roll| !roll.begun && !roll.rolling_back);
         if !is_new || pool.is_oneshot() {
             return BTreeSet::new();
         }
@@ -585,8 +622,8 @@ impl Model {
         self.before(id).into_iter().filter(rolls).collect()
     }
 
-    /// Nobody can say any more that it has to wait.
-    pub(crate) fn is_free(&self, id: u32) -> bool {
+    /// Whether every pool that it comes after is certainly up or stopped.
+    pub(crate) fn may_begin(&self, id: u32) -> bool {
         let free = |pool: &Pool| {
             !pool.running
                 || if pool.is_oneshot() {
@@ -602,12 +639,12 @@ impl Model {
             .all(|other| self.pools.get(&other.0).is_none_or(free))
     }
 
-    /// Something of the pool is still there that the kernel could end.
-    pub(crate) fn is_there(&self, id: u32) -> bool {
+    /// Whether the pool has a worker that is not gone and not unkillable.
+    pub(crate) fn has_processes(&self, id: u32) -> bool {
         self.of(id).any(|(_, w)| !w.gone && !w.lost)
     }
 
-    /// The latest moment at which a pool has stopped, those that need it first.
+    /// When a pool must have stopped at the latest; pools that come after it stop first.
     pub(crate) fn stopped_by(&self, id: u32, now: u64) -> u64 {
         let pool = &self.pools[&id];
         let needs = self
@@ -620,14 +657,14 @@ impl Model {
             .unwrap_or(now);
         let leaving = self
             .of(id)
-            .filter(|(_, w)| w.asked.is_some())
-            .map(|(_, w)| w.waits)
+            .filter(|(_, w)| w.stop_began.is_some())
+            .map(|(_, w)| w.stop_time)
             .max()
             .unwrap_or(0);
-        from + pool.waits().max(leaving) + 1000
+        from + pool.stop_time().max(leaving) + 1000
     }
 
-    /// So many that serve are older than what they would be made from now.
+    /// How many serving workers are older than the files that they would be made from now.
     pub(crate) fn outdated(&self, id: u32) -> u32 {
         let Some(last) = self.pools[&id].outdated else {
             return 0;
@@ -637,7 +674,7 @@ impl Model {
             .count() as u32
     }
 
-    /// How many generations serve.
+    /// How many workers of each generation serve.
     pub(crate) fn generations_that_serve(&self, id: u32) -> BTreeMap<Generation, u32> {
         let mut found = BTreeMap::new();
         for (_, worker) in self.of(id).filter(|(_, w)| w.serves()) {
@@ -646,18 +683,24 @@ impl Model {
         found
     }
 
-    /// The roll to this generation ends before its time: who serves, as an onlooker counts them.
-    pub(crate) fn stand(&mut self, id: u32, tried: u32, failure: &Failure, after: u64) -> Standing {
+    /// The rolling restart to generation `tried` ends without success: which workers serve, by the model.
+    pub(crate) fn standing_after(
+        &mut self,
+        id: u32,
+        tried: u32,
+        failure: &Failure,
+        after: u64,
+    ) -> Standing {
         let pool = &self.pools[&id];
         let serving: Vec<(u64, u32, u32)> = self
             .of(id)
             .filter(|(_, w)| w.serves())
             .map(|(id, w)| (id, w.slot, w.generation))
             .collect();
-        let base = pool.wanted;
+        let base = pool.base;
         let of_the_files =
-            |generation: u32| generation == base || pool.alike.contains_key(&generation);
-        // A failure shows that the files are others now; so does anybody who was made from them since.
+            |generation: u32| generation == base || pool.same_source.contains_key(&generation);
+        // The files are known to have changed if the new generation has failed, or if a worker was made from them since.
         let shown = |generation: u32, last: u64| {
             generation == tried && !matches!(failure.cause, Cause::Cancelled | Cause::After(_))
                 || serving
@@ -665,25 +708,25 @@ impl Model {
                     .any(|(id, _, generation)| *id > last && of_the_files(*generation))
         };
         let newest = pool
-            .alike
+            .same_source
             .iter()
             .filter(|(of, last)| shown(**of, **last))
             .map(|(_, last)| *last)
             .max();
         let stuck = failure.mixed.then_some(after);
         let outdated = pool.outdated.max(newest).max(stuck);
-        let in_place = pool.alike.contains_key(&tried);
+        let in_place = pool.same_source.contains_key(&tried);
         let wanted = pool.policy.count;
         let Some(pool) = self.pools.get_mut(&id) else {
             return Standing::default();
         };
         pool.outdated = outdated;
-        pool.alike
+        pool.same_source
             .retain(|generation, _| serving.iter().any(|(_, _, of)| of == generation));
-        let mut others: Vec<(Place, Generation)> = serving
+        let mut others: Vec<(SlotId, Generation)> = serving
             .iter()
             .filter(|(_, _, generation)| *generation != base)
-            .map(|(_, slot, generation)| (Place(*slot), Generation(*generation)))
+            .map(|(_, slot, generation)| (SlotId(*slot), Generation(*generation)))
             .collect();
         others.sort_unstable();
         let of_base = serving.len() as u32 - others.len() as u32;

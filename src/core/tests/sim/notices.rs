@@ -1,7 +1,7 @@
 //! Checks the engine's notices against the model.
 
 use crate::model::{Pool, Roll, is_end};
-use crate::oracle::{Oracle, Verdict, fail, hold};
+use crate::oracle::{Checked, Oracle, fail, hold};
 use rotad_core::{
     Cause, Essential, Exit, Failure, Notice, OnFailure, Outcome, Readiness, RestartPolicy,
     Standing, StopReason, Time,
@@ -9,7 +9,7 @@ use rotad_core::{
 use std::collections::BTreeSet;
 
 impl Oracle {
-    pub(crate) fn notice(&mut self, now: Time, notice: &Notice) -> Verdict {
+    pub(crate) fn notice(&mut self, now: Time, notice: &Notice) -> Checked {
         match notice {
             Notice::Ready { worker, by_age, .. } => self.ready(now, worker.0, *by_age),
             Notice::Confirmed { worker, .. } => self.confirmed(now, worker.0),
@@ -20,7 +20,7 @@ impl Oracle {
                     .get(&pool.0)
                     .and_then(|pool| pool.roll.as_ref());
                 hold!(
-                    roll.is_some_and(|roll| !roll.back),
+                    roll.is_some_and(|roll| !roll.rolling_back),
                     "watched",
                     "without a roll"
                 );
@@ -38,7 +38,7 @@ impl Oracle {
                 hold!(
                     !(*given_up && retry_in.is_some()),
                     "died",
-                    "{worker} is given up and started again"
+                    "{worker} is given up and has a retry"
                 );
                 self.given_up(worker.0, *cause, *given_up)?;
                 self.died(
@@ -53,13 +53,13 @@ impl Oracle {
             Notice::Retired { worker, why } => self.retired(now, worker.0, *why),
             Notice::Unkillable { worker } => {
                 let Some(worker) = self.model.workers.get_mut(&worker.0) else {
-                    return fail("lost", "unknown");
+                    return fail("unkillable", "unknown");
                 };
-                let since = worker.killed.or(worker.swept);
+                let since = worker.killed.or(worker.tree_killed);
                 hold!(
                     since.is_some_and(|at| now.0 >= at + 900),
-                    "lost",
-                    "named as lost too early"
+                    "unkillable",
+                    "reported as unkillable too early"
                 );
                 worker.lost = true;
                 Ok(())
@@ -74,7 +74,7 @@ impl Oracle {
                 hold!(
                     well,
                     "crash loop",
-                    "eased, and nobody has served for a second"
+                    "eased, and no worker has served for a second"
                 );
                 if let Some(pool) = self.model.pools.get_mut(&pool.0) {
                     pool.slots.iter_mut().for_each(|slot| slot.reset = true);
@@ -85,8 +85,8 @@ impl Oracle {
                 self.loop_may_end(now, pool.0)?;
                 if let Some(pool) = self.model.pools.get_mut(&pool.0) {
                     pool.crash_loop = None;
-                    pool.owes_notice = false;
-                    pool.early.clear();
+                    pool.crash_loop_due = false;
+                    pool.early_deaths.clear();
                     pool.slots.iter_mut().for_each(|slot| slot.reset = true);
                 }
                 Ok(())
@@ -99,7 +99,7 @@ impl Oracle {
             | Notice::RollSuperseded { .. } => self.roll_notice(now, notice),
             Notice::PoolReady { pool, generation } => {
                 if let Some(pool) = self.model.pools.get_mut(&pool.0) {
-                    pool.has_served(generation.0);
+                    pool.mark_served(generation.0);
                 }
                 Ok(())
             }
@@ -108,9 +108,9 @@ impl Oracle {
             } => self.begins_with(pool.0, generation.0),
             Notice::Waiting { pool, .. } => {
                 hold!(
-                    !self.model.is_free(pool.0),
+                    !self.model.may_begin(pool.0),
                     "held",
-                    "pool {pool} waits for nobody"
+                    "pool {pool} waits for no pool"
                 );
                 Ok(())
             }
@@ -130,7 +130,7 @@ impl Oracle {
                 hold!(
                     due && !pool.unready_reported,
                     "essential",
-                    "since {since:?}, told {}",
+                    "since {since:?}, reported {}",
                     pool.unready_reported
                 );
                 pool.unready_reported = true;
@@ -140,8 +140,8 @@ impl Oracle {
                 let Some(known) = self.model.workers.get(&worker.0) else {
                     return fail("stopped", "unknown");
                 };
-                let lingered = known.unreachable.is_some() && known.asked.is_none();
-                let asked = lingered || known.asked.is_some_and(|at| now.0 - at == took.0);
+                let unasked = known.unreachable.is_some() && known.stop_began.is_none();
+                let asked = unasked || known.stop_began.is_some_and(|at| now.0 - at == took.0);
                 hold!(known.gone && asked, "stopped", "{worker} after {took}");
                 hold!(
                     exit.is_some() == known.exited.is_some(),
@@ -157,10 +157,10 @@ impl Oracle {
         }
     }
 
-    fn crash_loop(&mut self, now: Time, id: u32) -> Verdict {
-        let (died_born, died_late) = (self.model.died_born, self.model.died_late);
+    fn crash_loop(&mut self, now: Time, id: u32) -> Checked {
+        let (death_spawned, death_late) = (self.model.death_spawned, self.model.death_late);
         hold!(
-            !self.model.died_first,
+            !self.model.death_first,
             "crash loop",
             "by the first death of a slot that had been ready"
         );
@@ -169,9 +169,9 @@ impl Oracle {
         };
         let limit = (pool.policy.count.div_ceil(2) as usize).max(2);
         let deaths = pool
-            .all_early
+            .all_early_deaths
             .iter()
-            .filter(|at| **at + 10_000 >= died_born)
+            .filter(|at| **at + 10_000 >= death_spawned)
             .count();
         hold!(
             deaths >= limit,
@@ -179,19 +179,19 @@ impl Oracle {
             "{deaths} early deaths, limit {limit}"
         );
         pool.crash_loop = Some(now.0);
-        pool.loop_is_late = died_late;
+        pool.loop_is_late = death_late;
         pool.rolled_in_loop = pool.roll.is_some();
         Ok(())
     }
 
-    /// A crash loop is over when a worker that became ready in it has served for a second, or when no worker is missing. A
-    /// pool whose workers fail late is not healthy because one of them is young.
-    fn loop_may_end(&self, now: Time, id: u32) -> Verdict {
+    /// A crash loop is over when a worker that became ready in it has served for a second, or when no worker is missing. If
+    /// workers fail late, one of them must have been ready for `stable_after`.
+    fn loop_may_end(&self, now: Time, id: u32) -> Checked {
         let pool = &self.model.pools[&id];
-        // If the tried slot is given up, another one is tried.
+        // If the probed slot is given up, another one is tried.
         let never = pool.policy.restart.policy != RestartPolicy::Always
             || !pool.policy.restart.never_on.is_empty();
-        let by_itself = !never && pool.roll.is_none() && !pool.changed && !self.model.scales;
+        let by_itself = !never && pool.roll.is_none() && !pool.changed && !self.model.scaled;
         if !by_itself || pool.is_oneshot() {
             return Ok(());
         }
@@ -206,7 +206,7 @@ impl Oracle {
         hold!(
             well || full,
             "crash loop",
-            "over, and nobody has become ready in it and served for a second"
+            "over, and no worker has become ready in it and served for a second"
         );
         if !pool.loop_is_late {
             return Ok(());
@@ -219,32 +219,36 @@ impl Oracle {
         hold!(
             old,
             "crash loop",
-            "over, and nobody has been ready for {span} ms"
+            "over, and no worker has been ready for {span} ms"
         );
         Ok(())
     }
 
-    fn replaced(&mut self, pool: u32, slot: u32, worker: u64) -> Verdict {
+    fn replaced(&mut self, pool: u32, slot: u32, worker: u64) -> Checked {
         let serves = self
             .model
             .workers
             .get(&worker)
             .is_some_and(|w| w.serves() && w.slot == slot);
-        hold!(serves, "renewals", "{worker} does not serve");
+        hold!(serves, "replacements", "{worker} does not serve");
         let wanted = self.model.wants_replacement(pool, slot);
         let Some(pool) = self.model.pools.get_mut(&pool) else {
-            return fail("renewals", "unknown pool");
+            return fail("replacements", "unknown pool");
         };
-        hold!(wanted, "renewals", "of slot {slot}, which nobody asked for");
-        hold!(pool.roll.is_none(), "renewals", "though a roll runs");
+        hold!(
+            wanted,
+            "replacements",
+            "of slot {slot}, which was not requested"
+        );
+        hold!(pool.roll.is_none(), "replacements", "though a roll runs");
         Ok(())
     }
 
-    fn oneshot_done(&mut self, now: Time, id: u32, generation: u32) -> Verdict {
+    fn oneshot_done(&mut self, now: Time, id: u32, generation: u32) -> Checked {
         let by = |w: &crate::model::Worker| {
             w.exited == Some(now.0)
-                && w.code == Some(0)
-                && w.asked.is_none()
+                && w.exit_code == Some(0)
+                && w.stop_began.is_none()
                 && w.generation == generation
         };
         let good = self.model.of(id).any(|(_, w)| by(w));
@@ -254,24 +258,25 @@ impl Oracle {
         hold!(
             good && pool.is_oneshot(),
             "oneshot",
-            "done, though nobody ended well"
+            "done, though no run has succeeded"
         );
         pool.oneshot_done = true;
         pool.oneshot_failed = false;
         pool.reset_backoff();
         if pool.roll.is_none() {
-            pool.has_served(generation);
+            pool.mark_served(generation);
         }
         Ok(())
     }
 
-    fn roll_notice(&mut self, now: Time, notice: &Notice) -> Verdict {
+    fn roll_notice(&mut self, now: Time, notice: &Notice) -> Checked {
         match notice {
             Notice::RollStarted {
                 pool, generation, ..
             } => {
-                let (pool_id, returns, after) = (pool.0, self.model.returns, self.model.last_id);
-                // One that had waited takes the place of one that has failed: others wait for this one's outcome.
+                let (pool_id, rolled_back_to, newest_before) =
+                    (pool.0, self.model.rolled_back_to, self.model.last_id);
+                // A waiting request takes the place of a failed one: other pools wait for its outcome.
                 self.model.rolls_failed.remove(&pool_id);
                 let Some(pool) = self.model.pools.get_mut(&pool.0) else {
                     return fail("rolls", "unknown pool");
@@ -281,14 +286,15 @@ impl Oracle {
                     "rolls",
                     "a second one, or of a pool that stops"
                 );
-                let returns = returns.is_some_and(|(id, to)| id == pool_id && to == generation.0);
+                let is_rollback =
+                    rolled_back_to.is_some_and(|(id, to)| id == pool_id && to == generation.0);
                 hold!(
-                    returns || generation.0 == pool.latest + 1,
+                    is_rollback || generation.0 == pool.latest_generation + 1,
                     "generation",
                     "{generation} after {}",
-                    pool.latest
+                    pool.latest_generation
                 );
-                pool.latest = pool.latest.max(generation.0);
+                pool.latest_generation = pool.latest_generation.max(generation.0);
                 pool.made.insert(
                     generation.0,
                     (pool.policy.readiness, pool.policy.ready_timeout.0),
@@ -297,26 +303,27 @@ impl Oracle {
                 pool.oneshot_failed = false;
                 pool.rolled_in_loop = true;
                 pool.reset_backoff();
-                let (back, troubled, retired, soaked, begun) = (false, false, false, false, false);
-                let (failed, ended_well, soaked_by_end, has_to_end) =
+                let (rolling_back, disturbed, retired_any, soaked, begun) =
+                    (false, false, false, false, false);
+                let (failed, ended_well, soaked_by_end, must_end) =
                     (BTreeSet::new(), BTreeSet::new(), false, false);
-                let again = BTreeSet::new();
+                let redo = BTreeSet::new();
                 let generation = generation.0;
-                let to_base = generation == pool.wanted;
+                let to_base = generation == pool.base;
                 pool.roll = Some(Roll {
                     to_base,
                     begun,
                     generation,
-                    after,
-                    back,
-                    troubled,
-                    retired,
+                    newest_before,
+                    rolling_back,
+                    disturbed,
+                    retired_any,
                     soaked,
                     failed,
                     ended_well,
                     soaked_by_end,
-                    has_to_end,
-                    again,
+                    must_end,
+                    redo,
                 });
                 Ok(())
             }
@@ -326,14 +333,14 @@ impl Oracle {
                     roll: Some(roll), ..
                 }) = self.model.pools.get_mut(&pool.0)
                 else {
-                    return fail("rolls", "back from none");
+                    return fail("rolls", "going back without a roll");
                 };
-                hold!(!roll.back, "rolls", "back twice");
+                hold!(!roll.rolling_back, "rolls", "back twice");
                 let at_fault = failure
                     .worker
                     .map_or(cancelled, |id| roll.failed.contains(&id.0));
                 hold!(at_fault, "unjustified", "rolled back for {failure:?}");
-                roll.back = true;
+                roll.rolling_back = true;
                 Ok(())
             }
             Notice::RollEnded { pool, outcome } => self.roll_ended(now, pool.0, outcome),
@@ -355,8 +362,8 @@ impl Oracle {
                     .and_then(|pool| pool.roll.as_ref());
                 let is_oneshot = self.model.pools.get(&pool.0).is_some_and(Pool::is_oneshot);
                 let busy = is_oneshot && self.model.of(pool.0).any(|(_, w)| w.stays());
-                let late = roll.is_some_and(|roll| roll.retired || roll.back);
-                hold!(late || busy, "waits", "though nobody was retired yet");
+                let late = roll.is_some_and(|roll| roll.retired_any || roll.rolling_back);
+                hold!(late || busy, "waits", "though no worker was retired yet");
                 Ok(())
             }
             Notice::RollSuperseded {
@@ -371,19 +378,19 @@ impl Oracle {
                     .pools
                     .get(&pool.0)
                     .and_then(|pool| pool.roll.as_ref());
-                let retired = known.is_some_and(|roll| roll.retired);
+                let retired = known.is_some_and(|roll| roll.retired_any);
                 hold!(
                     retired == *retired_any,
                     "true causes",
                     "retired_any {retired_any}, retired {retired}"
                 );
-                if self.model.changes == Some(pool.0) {
+                if self.model.reconfigured == Some(pool.0) {
                     return Ok(());
                 }
                 let pool = self.model.pools.get_mut(&pool.0);
                 let roll = pool.and_then(|pool| pool.roll.as_mut());
                 hold!(
-                    roll.is_some_and(|roll| !roll.retired),
+                    roll.is_some_and(|roll| !roll.retired_any),
                     "superseded",
                     "though a worker was retired"
                 );
@@ -414,7 +421,7 @@ impl Oracle {
     }
 
     /// A slot is given up only because of its policy or the exit code.
-    fn given_up(&self, id: u64, cause: Cause, given_up: bool) -> Verdict {
+    fn given_up(&self, id: u64, cause: Cause, given_up: bool) -> Checked {
         let Some(worker) = self.model.workers.get(&id) else {
             return fail("died", "unknown");
         };
@@ -426,7 +433,7 @@ impl Oracle {
             || is_code(&pool.policy.restart.never_on)
             || pool.is_oneshot() && pool.roll.is_some();
         hold!(!given_up || may, "given up", "{id} by {cause:?}");
-        // In a roll, or beside another worker of its slot, it is not the slot's last.
+        // In a roll, or beside another worker of its slot, another worker may follow in any case.
         let alone = !self
             .model
             .of(worker.pool as u32)
@@ -440,29 +447,29 @@ impl Oracle {
         Ok(())
     }
 
-    fn early_exits(&self, id: u64, cause: Cause, told: u32, again: bool) -> Verdict {
+    fn early_exits(&self, id: u64, cause: Cause, reported: u32, again: bool) -> Checked {
         let Some(worker) = self.model.workers.get(&id) else {
             return fail("died", "unknown");
         };
         let pool = &self.model.pools[&(worker.pool as u32)];
-        let seat = &pool.slots[worker.slot as usize];
+        let slot_state = &pool.slots[worker.slot as usize];
         let early_exits = again && worker.ready.is_none() && is_end(&pool.policy, cause);
         hold!(
-            !early_exits || told > 0 && told <= seat.early_exits,
-            "in vain",
-            "{id}: told {told}, counted {}",
-            seat.early_exits
+            !early_exits || reported > 0 && reported <= slot_state.early_exits,
+            "early exits",
+            "{id}: reported {reported}, counted {}",
+            slot_state.early_exits
         );
         hold!(
-            !early_exits || !seat.exact || told == seat.early_exits,
-            "in vain",
-            "{id}: told {told}, counted {}",
-            seat.early_exits
+            !early_exits || !slot_state.exact || reported == slot_state.early_exits,
+            "early exits",
+            "{id}: reported {reported}, counted {}",
+            slot_state.early_exits
         );
         Ok(())
     }
 
-    fn essential_ended(&mut self, id: u32, exit: Option<Exit>) -> Verdict {
+    fn essential_ended(&mut self, id: u32, exit: Option<Exit>) -> Checked {
         let lives = self.model.of(id).any(|(_, w)| !w.gone && !w.lost);
         let Some(pool) = self.model.pools.get_mut(&id) else {
             return fail("essential", "unknown pool");
@@ -471,20 +478,20 @@ impl Oracle {
         hold!(
             due && !pool.end_reported,
             "essential",
-            "pool {id} has not ended, or that was told: {exit:?}"
+            "pool {id} has not ended, or its end was already reported: {exit:?}"
         );
         pool.end_reported = true;
         Ok(())
     }
 
     /// A worker that was ready by its age has been reported ready.
-    fn confirmed(&mut self, now: Time, id: u64) -> Verdict {
-        let reports = self.model.reports;
+    fn confirmed(&mut self, now: Time, id: u64) -> Checked {
+        let reported_ready = self.model.reported_ready;
         let Some(worker) = self.model.workers.get_mut(&id) else {
             return fail("ready", "unknown");
         };
         hold!(
-            worker.serves() && worker.reported.is_none() && reports == Some(id),
+            worker.serves() && worker.reported.is_none() && reported_ready == Some(id),
             "ready",
             "{id} confirmed"
         );
@@ -495,9 +502,9 @@ impl Oracle {
         Ok(())
     }
 
-    fn ready(&mut self, now: Time, id: u64, by_age: bool) -> Verdict {
+    fn ready(&mut self, now: Time, id: u64, by_age: bool) -> Checked {
         let slack = self.slack;
-        let reported = self.model.reports == Some(id);
+        let reported = self.model.reported_ready == Some(id);
         hold!(
             by_age != reported,
             "ready",
@@ -509,15 +516,19 @@ impl Oracle {
         hold!(
             worker.stays() && worker.ready.is_none(),
             "ready",
-            "{id} became ready twice, or after its end"
+            "{id} became ready twice, or while it was leaving"
         );
         worker.ready = Some(now.0);
         worker.reported = reported.then_some(now.0);
         let pool_id = worker.pool as u32;
         worker.soaked_at = now.0 + self.model.pools[&pool_id].policy.soak(by_age).0;
         worker.watched_until = if by_age { worker.soaked_at } else { 0 };
-        let (born, extended, spawned, timeout) =
-            (worker.born, worker.extended, worker.spawned, worker.timeout);
+        let (started, extended, spawned, timeout) = (
+            worker.started,
+            worker.extended,
+            worker.spawned,
+            worker.timeout,
+        );
         hold!(
             !self.model.pools[&(worker.pool as u32)].is_oneshot(),
             "oneshot",
@@ -526,20 +537,20 @@ impl Oracle {
         hold!(
             extended || now.0 <= spawned + timeout + slack,
             "ready",
-            "{id} after its time"
+            "{id} after its timeout"
         );
         if let Readiness::Alive(span) = worker.readiness
-            && let Some(born) = born
+            && let Some(started) = started
         {
             hold!(
-                !by_age || now.0 >= born + span.0,
+                !by_age || now.0 >= started + span.0,
                 "ready",
                 "{id} has not lived long enough"
             );
             hold!(
-                now.0 <= born + span.0 + slack,
+                now.0 <= started + span.0 + slack,
                 "ready",
-                "{id} has lived long enough before"
+                "{id} had lived long enough earlier"
             );
         }
         self.notice_up(pool_id);
@@ -549,7 +560,7 @@ impl Oracle {
             pool.unready_since = None;
             pool.may_be_unready_since = None;
             pool.unready_reported = false;
-            pool.light |= now.0 - spawned <= 50;
+            pool.low_demand |= now.0 - spawned <= 50;
         }
         Ok(())
     }
@@ -561,10 +572,10 @@ impl Oracle {
         cause: Cause,
         (failure, before_ready, given_up): (bool, bool, bool),
         retry: Option<u64>,
-    ) -> Verdict {
-        let sick = self.model.sick;
+    ) -> Checked {
+        let unhealthy = self.model.unhealthy;
         let known = self.model.workers.get(&id).map(|w| (w.pool as u32, w.slot));
-        let spare = known.is_some_and(|(pool, slot)| {
+        let older_stays = known.is_some_and(|(pool, slot)| {
             self.model
                 .of(pool)
                 .any(|(other, w)| other != id && w.slot == slot && w.stays() && other < id)
@@ -572,11 +583,15 @@ impl Oracle {
         let Some(worker) = self.model.workers.get_mut(&id) else {
             return fail("died", "unknown");
         };
-        hold!(worker.asked.is_none(), "died", "{id} had been asked to");
+        hold!(
+            worker.stop_began.is_none(),
+            "died",
+            "{id} had been asked to stop"
+        );
         let (slot, spawned, ready, generation) =
             (worker.slot, worker.spawned, worker.ready, worker.generation);
-        self.model.died_born = spawned;
-        (self.model.died_late, self.model.died_first) = (false, false);
+        self.model.death_spawned = spawned;
+        (self.model.death_late, self.model.death_first) = (false, false);
         let by_age = ready.is_some() && worker.reported.is_none();
         hold!(
             before_ready == ready.is_none(),
@@ -592,25 +607,25 @@ impl Oracle {
                 let by = spawned + worker.timeout;
                 hold!(
                     ready.is_none() && now.0 >= by,
-                    "impatient",
+                    "ready timeout early",
                     "{id} at {now}, it had until {by}"
                 );
                 worker.overdue = true;
-                worker.asked = Some(now.0);
+                worker.stop_began = Some(now.0);
             }
             Cause::Exited(_) => hold!(worker.exited.is_some(), "died", "{id} lives"),
             Cause::SpawnFailed => hold!(worker.gone, "died", "{id} lives"),
             Cause::Unhealthy => {
                 hold!(
-                    ready.is_some() && sick == Some(id),
+                    ready.is_some() && unhealthy == Some(id),
                     "died",
-                    "{id} is unhealthy"
+                    "{id} is not unhealthy"
                 );
-                worker.sick = true;
+                worker.unhealthy = true;
             }
-            Cause::Cancelled | Cause::After(_) => return fail("died", "of nothing"),
+            Cause::Cancelled | Cause::After(_) => return fail("died", "without a cause of death"),
         }
-        pool.quiet = false;
+        pool.undisturbed = false;
         let is_end = !pool.is_oneshot() && is_end(&pool.policy, cause);
         if pool.is_oneshot() {
             hold!(
@@ -631,13 +646,13 @@ impl Oracle {
             return fail("died", "no pool");
         };
         hold!(failure != is_end, "died", "failure of {id}");
-        pool.slots[slot as usize].died_ever += 1;
+        pool.slots[slot as usize].all_deaths += 1;
         let ready_for = ready.map(|at| now.0 - at);
         if let Some(roll) = &mut pool.roll {
-            roll.troubled = true;
-            if roll.generation == generation && id > roll.after {
+            roll.disturbed = true;
+            if roll.generation == generation && id > roll.newest_before {
                 roll.failed.insert(id);
-                roll.has_to_end |= failure && !roll.back;
+                roll.must_end |= failure && !roll.rolling_back;
                 if is_end && ready.is_some() {
                     roll.ended_well.insert(slot);
                     roll.soaked_by_end |= by_age && ready_for.is_some_and(|span| span >= 1000);
@@ -647,10 +662,10 @@ impl Oracle {
         let stable_after = pool.policy.restart.stable_after.0;
         let late = ready_for.is_some_and(|span| span > 1000);
         let early = failure && ready_for.is_none_or(|span| span <= 1000 || span < stable_after);
-        // Beside one that serves, it was a renewal's.
-        let counts = early && !given_up && (pool.roll.is_some() || !spare);
+        // Beside an older worker of its slot, it was a replacement, which is not counted.
+        let counts = early && !given_up && (pool.roll.is_some() || !older_stays);
         if counts {
-            pool.all_early.push(now.0);
+            pool.all_early_deaths.push(now.0);
         }
         let Some(retry) = retry else { return Ok(()) };
         pool.late_ever |= counts && late;
@@ -671,38 +686,38 @@ impl Oracle {
         if !counts || pool.crash_loop.is_some() {
             return Ok(());
         }
-        let seat = &mut pool.slots[slot as usize];
-        let first = seat.first_death.take();
-        self.model.died_late = late;
-        self.model.died_first = late && seat.exact && seat.deaths <= 1;
-        // Whether it is the first one of its row is sure only where the row is.
-        if late && (seat.deaths <= 1 || !seat.exact) {
-            seat.first_death = Some(now.0).filter(|_| seat.exact);
+        let slot_state = &mut pool.slots[slot as usize];
+        let first = slot_state.first_death.take();
+        self.model.death_late = late;
+        self.model.death_first = late && slot_state.exact && slot_state.deaths <= 1;
+        // Whether it is the first in a row is known only if the counters are exact.
+        if late && (slot_state.deaths <= 1 || !slot_state.exact) {
+            slot_state.first_death = Some(now.0).filter(|_| slot_state.exact);
             return Ok(());
         }
-        pool.early.extend(first);
-        pool.early.push(now.0);
+        pool.early_deaths.extend(first);
+        pool.early_deaths.push(now.0);
         let limit = (pool.policy.count.div_ceil(2) as usize).max(2);
         let deaths = pool
-            .early
+            .early_deaths
             .iter()
             .filter(|at| **at + 10_000 >= spawned)
             .count();
-        pool.owes_notice = deaths >= limit && pool.roll.is_none();
+        pool.crash_loop_due = deaths >= limit && pool.roll.is_none();
         Ok(())
     }
 
-    fn retired(&mut self, now: Time, id: u64, why: StopReason) -> Verdict {
+    fn retired(&mut self, now: Time, id: u64, why: StopReason) -> Checked {
         let model = &self.model;
         let Some(worker) = model.workers.get(&id) else {
-            return fail("unasked", "unknown");
+            return fail("unrequested stop", "unknown");
         };
-        let lingers = worker.unreachable.is_some() && worker.asked.is_none();
+        let unasked = worker.unreachable.is_some() && worker.stop_began.is_none();
         hold!(
             worker.stays()
                 || why == StopReason::Unhealthy
-                || why == StopReason::Unreachable && lingers,
-            "unasked",
+                || why == StopReason::Unreachable && unasked,
+            "unrequested stop",
             "{id} is already leaving"
         );
         let pool_id = worker.pool as u32;
@@ -710,27 +725,31 @@ impl Oracle {
         let reload = pool.policy.reload;
         match why {
             StopReason::Stop => {
-                hold!(!pool.running, "unasked", "{id} stopped in a running pool");
+                hold!(
+                    !pool.running,
+                    "unrequested stop",
+                    "{id} stopped in a running pool"
+                );
                 self.in_order(now, id)?;
             }
             StopReason::Unhealthy => hold!(
-                model.sick == Some(id) && worker.sick,
-                "unasked",
-                "{id} is well"
+                model.unhealthy == Some(id) && worker.unhealthy,
+                "unrequested stop",
+                "{id} is healthy"
             ),
             StopReason::Unreachable => {
-                let seat = &pool.slots[worker.slot as usize];
-                let ends = seat.ended || pool.may_give_up();
+                let slot_state = &pool.slots[worker.slot as usize];
+                let ends = slot_state.ended || pool.may_give_up();
                 let unwanted = !pool.running || worker.slot >= pool.policy.count || ends;
                 let at_once =
                     worker.unreachable == Some(false) || reload.surge == 0 || pool.changed;
-                let heir = model
+                let successor_serves = model
                     .of(pool_id)
                     .any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
                 hold!(
-                    at_once || unwanted || heir,
+                    at_once || unwanted || successor_serves,
                     "unreachable",
-                    "{id} may finish what it has"
+                    "{id} may still finish its connections"
                 );
             }
             StopReason::Recycled | StopReason::MakesRoomForFresh => {
@@ -742,12 +761,12 @@ impl Oracle {
                 );
                 hold!(
                     pool.roll.is_none() && model.wants_replacement(pool_id, worker.slot),
-                    "renewals",
+                    "replacements",
                     "{id} is recycled"
                 );
                 let draining = model
                     .of(pool_id)
-                    .filter(|(_, w)| w.parts() && w.lives())
+                    .filter(|(_, w)| w.is_leaving() && w.lives())
                     .count() as u32;
                 hold!(
                     draining < reload.max_draining.max(1),
@@ -758,57 +777,63 @@ impl Oracle {
             }
             StopReason::ScaledDown => hold!(
                 worker.slot >= pool.policy.count,
-                "unasked",
+                "unrequested stop",
                 "{id} is wanted"
             ),
             StopReason::Abandoned => {
-                let spare = model
+                let older_stays = model
                     .of(pool_id)
                     .any(|(other, w)| other < id && w.slot == worker.slot && w.stays());
                 let Some(roll) = &pool.roll else {
-                    hold!(spare, "unasked", "{id} abandoned without a roll");
+                    hold!(
+                        older_stays,
+                        "unrequested stop",
+                        "{id} abandoned without a roll"
+                    );
                     return self.asked(now, id, why);
                 };
                 let alone = !model
                     .of(pool_id)
                     .any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
                 hold!(
-                    worker.generation == roll.generation || !worker.serves() || roll.back && !alone,
-                    "unasked",
+                    worker.generation == roll.generation
+                        || !worker.serves()
+                        || roll.rolling_back && !alone,
+                    "unrequested stop",
                     "{id} abandoned"
                 );
             }
             StopReason::Replaced | StopReason::MakesRoom => {
-                let heir = model
+                let successor_serves = model
                     .of(pool_id)
                     .any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
                 hold!(
-                    heir || why == StopReason::MakesRoom,
+                    successor_serves || why == StopReason::MakesRoom,
                     "true causes",
-                    "{id} is replaced, and nobody serves in its place"
+                    "{id} is replaced, and no worker serves in its place"
                 );
                 let Some(roll) = &pool.roll else {
-                    return fail("unasked", format!("{id} replaced without a roll"));
+                    return fail("unrequested stop", format!("{id} replaced without a roll"));
                 };
-                let goal = if roll.back {
-                    pool.wanted
+                let goal = if roll.rolling_back {
+                    pool.base
                 } else {
                     roll.generation
                 };
                 hold!(
                     worker.generation != goal,
-                    "unasked",
-                    "{id} is of the generation that the roll is after"
+                    "unrequested stop",
+                    "{id} is already of the generation that is rolled out"
                 );
-                let same_files = pool.alike.contains_key(&worker.generation);
+                let is_same_source = pool.same_source.contains_key(&worker.generation);
                 hold!(
-                    !(roll.back && same_files),
-                    "no way back",
+                    !(roll.rolling_back && is_same_source),
+                    "rolled back for nothing",
                     "{id} is made from the files that the roll goes back to"
                 );
                 let draining = model
                     .of(pool_id)
-                    .filter(|(_, w)| w.parts() && w.lives())
+                    .filter(|(_, w)| w.is_leaving() && w.lives())
                     .count() as u32;
                 hold!(
                     draining < reload.max_draining.max(1),
@@ -822,39 +847,39 @@ impl Oracle {
     }
 
     /// A stop begins, with the current stop steps.
-    fn asked(&mut self, now: Time, id: u64, why: StopReason) -> Verdict {
+    fn asked(&mut self, now: Time, id: u64, why: StopReason) -> Checked {
         let Some(worker) = self.model.workers.get_mut(&id) else {
-            return fail("unasked", "unknown");
+            return fail("unrequested stop", "unknown");
         };
         let Some(pool) = self.model.pools.get_mut(&(worker.pool as u32)) else {
-            return fail("unasked", "no pool");
+            return fail("unrequested stop", "no pool");
         };
-        worker.asked = Some(now.0);
-        worker.announced = Some(why);
-        worker.waits = pool.waits();
-        worker.steps = pool.signals();
+        worker.stop_began = Some(now.0);
+        worker.stop_reason = Some(why);
+        worker.stop_time = pool.stop_time();
+        worker.stop_signals = pool.stop_signals();
         if let Some(roll) = &mut pool.roll
             && matches!(why, StopReason::Replaced | StopReason::MakesRoom)
         {
             roll.begun = true;
-            roll.retired = true;
+            roll.retired_any = true;
         }
         Ok(())
     }
 
     /// When everything stops, a pool is stopped only after the pools that need it.
-    fn in_order(&self, now: Time, id: u64) -> Verdict {
+    fn in_order(&self, now: Time, id: u64) -> Checked {
         let model = &self.model;
         let worker = &model.workers[&id];
         let pool_id = worker.pool as u32;
         let cut = model.kill_from.is_some_and(|at| now.0 >= at);
-        let spare = model
+        let older_stays = model
             .of(pool_id)
             .any(|(other, w)| other != id && w.slot == worker.slot && w.stays());
         if model.stop_at.is_none()
             || cut
-            || model.pools[&pool_id].dropped
-            || spare
+            || model.pools[&pool_id].stopped_alone
+            || older_stays
             || !worker.serves()
         {
             return Ok(());
@@ -863,7 +888,7 @@ impl Oracle {
             let needs =
                 *other != pool_id && pool.policy.after.iter().any(|after| after.0 == pool_id);
             hold!(
-                !needs || !model.is_there(*other),
+                !needs || !model.has_processes(*other),
                 "stop order",
                 "{id} of pool {pool_id} before pool {other}"
             );
@@ -871,7 +896,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn roll_ended(&mut self, now: Time, id: u32, outcome: &Outcome) -> Verdict {
+    fn roll_ended(&mut self, now: Time, id: u32, outcome: &Outcome) -> Checked {
         let watched: Vec<(u64, u32, u64)> = self
             .model
             .of(id)
@@ -902,12 +927,12 @@ impl Oracle {
         match outcome {
             Outcome::Done { generation, .. } => {
                 hold!(
-                    generation.0 == roll.generation && !roll.back,
+                    generation.0 == roll.generation && !roll.rolling_back,
                     "rolls",
                     "done: {generation}"
                 );
                 let young = watched.iter().find(|(id, slot, until)| {
-                    *id > roll.after
+                    *id > roll.newest_before
                         && *slot < count
                         && now.0 < *until
                         && !roll.ended_well.contains(slot)
@@ -922,7 +947,7 @@ impl Oracle {
                     .find(|(slot, g, _)| *slot < count && *g != generation.0);
                 hold!(old.is_none(), "done", "though {old:?} serves");
                 for slot in roll
-                    .again
+                    .redo
                     .iter()
                     .filter(|slot| **slot < count && !pool.changed)
                 {
@@ -930,7 +955,7 @@ impl Oracle {
                     hold!(
                         well || pool.slots[*slot as usize].ended,
                         "done",
-                        "though nobody serves in slot {slot}"
+                        "though no worker serves in slot {slot}"
                     );
                 }
                 let serving = staying
@@ -943,15 +968,15 @@ impl Oracle {
                     serving as u32 == count
                 };
                 hold!(
-                    roll.troubled || pool.changed || well,
+                    roll.disturbed || pool.changed || well,
                     "done",
                     "with {serving} of {count}"
                 );
-                pool.wanted = generation.0;
-                pool.alike.clear();
+                pool.base = generation.0;
+                pool.same_source.clear();
                 pool.outdated = None;
                 pool.mixed = false;
-                pool.has_served(generation.0);
+                pool.mark_served(generation.0);
             }
             Outcome::Aborted {
                 failure, standing, ..
@@ -961,39 +986,43 @@ impl Oracle {
                         .worker
                         .map_or(cancelled, |id| roll.failed.contains(&id.0));
                 hold!(
-                    at_fault || failure.mixed || roll.back,
+                    at_fault || failure.mixed || roll.rolling_back,
                     "unjustified",
                     "aborted for {failure:?}"
                 );
                 let on_failure = pool.policy.reload.on_failure;
                 let stays = on_failure == OnFailure::Abort
                     && failure.cause != Cause::Cancelled
-                    && !roll.back;
-                let alike = pool.alike.clone();
+                    && !roll.rolling_back;
+                let same_source = pool.same_source.clone();
                 let left = standing
                     .others
                     .iter()
-                    .find(|(_, generation)| !alike.contains_key(&generation.0));
+                    .find(|(_, generation)| !same_source.contains_key(&generation.0));
                 pool.oneshot_failed |= pool.is_oneshot();
                 hold!(
                     left.is_none() || failure.mixed || stays,
                     "rolls back",
                     "aborted, and {left:?} stays"
                 );
-                let all_back = roll.back && !failure.mixed && standing.others.is_empty();
-                hold!(!all_back, "rolls back", "aborted, though everybody is back");
+                let all_back = roll.rolling_back && !failure.mixed && standing.others.is_empty();
+                hold!(
+                    !all_back,
+                    "rolls back",
+                    "aborted, though every slot is back"
+                );
                 pool.mixed |= staying
                     .iter()
-                    .any(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
+                    .any(|(slot, generation, _)| *slot < count && *generation != pool.base);
                 self.outcome_is_right(id, &roll, failure, standing)?;
             }
             Outcome::RolledBack {
                 failure, standing, ..
             } => {
-                hold!(roll.back, "rolls", "back without going back");
+                hold!(roll.rolling_back, "rolls", "back without going back");
                 let new = staying
                     .iter()
-                    .find(|(slot, generation, _)| *slot < count && *generation != pool.wanted);
+                    .find(|(slot, generation, _)| *slot < count && *generation != pool.base);
                 hold!(new.is_none(), "rolled back", "though {new:?} serves");
                 pool.mixed = false;
                 self.outcome_is_right(id, &roll, failure, standing)?;
@@ -1001,7 +1030,7 @@ impl Oracle {
             Outcome::Superseded { by } => {
                 pool.mixed |= staying
                     .iter()
-                    .any(|(_, generation, _)| *generation != pool.wanted);
+                    .any(|(_, generation, _)| *generation != pool.base);
                 self.caused(id, *by)?;
             }
             Outcome::Cancelled { .. }
@@ -1044,14 +1073,16 @@ impl Oracle {
         roll: &Roll,
         failure: &Failure,
         standing: &Standing,
-    ) -> Verdict {
+    ) -> Checked {
         if self.model.pools[&id].is_oneshot() {
             if let Some(pool) = self.model.pools.get_mut(&id) {
                 pool.standing = standing.clone();
             }
             return Ok(());
         }
-        let known = self.model.stand(id, roll.generation, failure, roll.after);
+        let known = self
+            .model
+            .standing_after(id, roll.generation, failure, roll.newest_before);
         let Some(pool) = self.model.pools.get_mut(&id) else {
             return fail("rolls", "unknown");
         };

@@ -1,4 +1,4 @@
-//! The promises that can be checked at every input and command; those that hold only after a whole input are in
+//! Promises that can be checked at each command and notice. Those that hold only after a whole input are in
 //! `checks.rs`.
 //!
 //! Each promise has a lower and an upper bound where possible: not killed before its waits are over, and not later;
@@ -17,7 +17,7 @@ pub(crate) struct Violation {
     pub(crate) text: String,
 }
 
-pub(crate) type Verdict = Result<(), Violation>;
+pub(crate) type Checked = Result<(), Violation>;
 
 pub(crate) fn fail<T>(oracle: &'static str, text: impl Into<String>) -> Result<T, Violation> {
     Err(Violation {
@@ -38,7 +38,7 @@ pub(crate) use hold;
 #[derive(Clone)]
 pub(crate) struct Oracle {
     pub(crate) model: Model,
-    /// How much later than it asked for the engine is called.
+    /// How much later than its deadline the engine may be called, with a margin, in milliseconds.
     pub(crate) slack: u64,
 }
 
@@ -48,28 +48,28 @@ impl Oracle {
             pools: BTreeMap::new(),
             workers: BTreeMap::new(),
             last_id: 0,
-            died_born: 0,
-            died_late: false,
-            died_first: false,
+            death_spawned: 0,
+            death_late: false,
+            death_first: false,
             tickets: BTreeSet::new(),
             cancelled: false,
             cancels: BTreeSet::new(),
-            rolls: None,
+            roll_requested: None,
             created: None,
-            scales: false,
-            changes: None,
-            returns: None,
+            scaled: false,
+            reconfigured: None,
+            rolled_back_to: None,
             rolls_failed: BTreeSet::new(),
             reverted: BTreeSet::new(),
             checked: BTreeSet::new(),
             replacements: BTreeMap::new(),
-            sick: None,
-            reports: None,
+            unhealthy: None,
+            reported_ready: None,
             stop_at: None,
             stop_by: u64::MAX,
             kill_from: None,
             any_extended: false,
-            left: false,
+            master_exited: false,
             processors: u64::from(processors),
         };
         Self {
@@ -86,7 +86,7 @@ impl Oracle {
         self.model.pools.get(&pool).map(|pool| pool.policy.clone())
     }
 
-    /// What served so many generations ago, and how it becomes ready.
+    /// The generation that was fully rolled out `back` generations ago, with its readiness and `ready_timeout`.
     pub(crate) fn served(&self, pool: u32, back: usize) -> (u32, Readiness, u64) {
         let Some(pool) = self.model.pools.get(&pool) else {
             return (1, Readiness::Reported, 5000);
@@ -100,29 +100,29 @@ impl Oracle {
         (to, readiness, timeout)
     }
 
-    /// Applies an input to the model, at the same moment as the engine gets it.
-    pub(crate) fn before(&mut self, now: Time, event: &Input) {
+    /// Applies an input to the model, before the engine gets it.
+    pub(crate) fn before(&mut self, now: Time, input: &Input) {
         self.model.cancelled = false;
-        self.model.rolls = None;
+        self.model.roll_requested = None;
         self.model.created = None;
-        self.model.scales = false;
-        self.model.changes = None;
-        self.model.returns = None;
+        self.model.scaled = false;
+        self.model.reconfigured = None;
+        self.model.rolled_back_to = None;
         self.model.rolls_failed.clear();
         self.model.reverted.clear();
-        self.model.sick = None;
-        self.model.reports = None;
-        match event {
-            Input::Started(id) => self.about(*id, |w| w.born = Some(now.0)),
-            Input::SpawnFailed(id) => self.about(*id, |w| w.gone = true),
+        self.model.unhealthy = None;
+        self.model.reported_ready = None;
+        match input {
+            Input::Started(id) => self.update(*id, |w| w.started = Some(now.0)),
+            Input::SpawnFailed(id) => self.update(*id, |w| w.gone = true),
             Input::TimeoutExtended(id, _) => {
                 self.model.any_extended = true;
-                self.about(*id, |w| w.extended = true);
+                self.update(*id, |w| w.extended = true);
             }
-            Input::Demand(found) => self.demanded(now.0, found),
-            Input::Exited(id, exit) => self.about(*id, |w| {
+            Input::Demand(found) => self.measured(now.0, found),
+            Input::Exited(id, exit) => self.update(*id, |w| {
                 if w.exited.is_none() {
-                    w.code = if let Exit::Code(code) = exit {
+                    w.exit_code = if let Exit::Code(code) = exit {
                         Some(*code)
                     } else {
                         None
@@ -130,13 +130,13 @@ impl Oracle {
                 }
                 w.exited.get_or_insert(now.0);
             }),
-            Input::TreeGone(id) => self.about(*id, |w| w.gone = w.exited.is_some()),
+            Input::TreeGone(id) => self.update(*id, |w| w.gone = w.exited.is_some()),
             Input::Requested(ticket, request) => {
                 if let Some(ticket) = ticket {
                     self.model.tickets.insert(ticket.number);
                 }
                 self.request(now, ticket.map_or(0, |ticket| ticket.number), request);
-                // Fewer workers may be all that were missing.
+                // With fewer desired workers a pool may be up now.
                 for id in self.model.pools.keys().copied().collect::<Vec<_>>() {
                     self.notice_up(id);
                 }
@@ -149,24 +149,25 @@ impl Oracle {
                 if let Some(pool) = self.model.pools.get_mut(&pool.0)
                     && let Some(roll) = &pool.roll
                     && roll.generation == generation.0
-                    && generation.0 != pool.wanted
+                    && generation.0 != pool.base
                 {
-                    let after = roll.after;
-                    pool.alike.remove(&generation.0);
+                    let after = roll.newest_before;
+                    pool.same_source.remove(&generation.0);
                     if *same {
-                        pool.alike.insert(generation.0, after);
+                        pool.same_source.insert(generation.0, after);
                     }
                 }
             }
-            Input::Unhealthy(id) => self.model.sick = Some(id.0),
-            Input::Unreachable(ids) => self.model.cut_off(ids),
-            Input::Ready(id) => self.model.reports = Some(id.0),
+            Input::Unhealthy(id) => self.model.unhealthy = Some(id.0),
+            Input::Unreachable(ids) => self.model.mark_unreachable(ids),
+            Input::Ready(id) => self.model.reported_ready = Some(id.0),
             Input::AgeReached(_) | Input::Daemonized(_) | Input::TimerFired => {}
         }
     }
 
-    /// A busy one that is young may only have been loading its program.
-    fn demanded(&mut self, now: u64, found: &[(WorkerId, u32)]) {
+    /// The processor demand of starting workers. High demand of a young worker is not counted: it may only be loading its
+    /// program.
+    fn measured(&mut self, now: u64, found: &[(WorkerId, u32)]) {
         for (id, demand) in found {
             let Some(worker) = self
                 .model
@@ -177,7 +178,7 @@ impl Oracle {
                 continue;
             };
             if now - worker.spawned < 10 {
-                continue; // it may not even run yet
+                continue; // it may not have been spawned yet
             }
             if *demand < 50 || now - worker.spawned >= 50 {
                 worker.demand = Some(u64::from(*demand).min(100 * self.model.processors));
@@ -185,25 +186,25 @@ impl Oracle {
             if *demand < 50
                 && let Some(pool) = self.model.pools.get_mut(&(worker.pool as u32))
             {
-                pool.light = true;
+                pool.low_demand = true;
             }
         }
     }
 
-    fn about(&mut self, id: WorkerId, with: impl FnOnce(&mut Worker)) {
+    fn update(&mut self, id: WorkerId, with: impl FnOnce(&mut Worker)) {
         if let Some(worker) = self.model.workers.get_mut(&id.0) {
             with(worker);
         }
     }
 
-    pub(crate) fn entry(&mut self, now: Time, entry: &Entry) -> Verdict {
+    pub(crate) fn entry(&mut self, now: Time, entry: &Entry) -> Checked {
         match entry {
             Entry::Command(command) => self.command(now, command),
             Entry::Notice(notice) => self.notice(now, notice),
         }
     }
 
-    fn command(&mut self, now: Time, command: &Command) -> Verdict {
+    fn command(&mut self, now: Time, command: &Command) -> Checked {
         match command {
             Command::Spawn {
                 worker,
@@ -213,23 +214,23 @@ impl Oracle {
             } => self.spawn(now, worker.0, pool.0, slot.0, generation.0),
             Command::Signal(id, signal) => self.signal(now, id.0, *signal, false),
             Command::SignalTree(id, signal) => self.signal(now, id.0, *signal, true),
-            Command::SignalRemaining(id, signal) => self.tree_outlives(now, id.0, *signal),
+            Command::SignalRemaining(id, signal) => self.signal_remaining(now, id.0, *signal),
             Command::Kill(id) => self.kill(now, id.0),
-            Command::KillTree(id) => self.tree_gone(now, id.0),
+            Command::KillTree(id) => self.kill_tree(now, id.0),
             Command::Reply(ticket, pool, outcome) => {
                 hold!(
                     self.model.tickets.remove(&ticket.number),
                     "one answer",
                     "ticket {ticket} answered again"
                 );
-                let leaves = |w: &Worker| w.asked.is_some() && !w.gone && !w.lost;
+                let leaves = |w: &Worker| w.stop_began.is_some() && !w.gone && !w.lost;
                 hold!(
                     !ticket.drained || !self.model.of(pool.0).any(|(_, w)| leaves(w)),
                     "drained",
                     "ticket {ticket} answered, and a worker is leaving"
                 );
                 if ticket.drained {
-                    // What it says was so when it was decided.
+                    // The outcome was true when it was decided, before the workers had left.
                     return Ok(());
                 }
                 self.answer(pool.0, ticket.number, outcome)
@@ -250,21 +251,21 @@ impl Oracle {
                 Ok(())
             }
             Command::GiveUp { pool, .. } => {
-                let told = self
+                let reported = self
                     .model
                     .pools
                     .get(&pool.0)
                     .is_some_and(|pool| pool.unready_reported || pool.end_reported);
-                hold!(told, "essential", "given up without a word");
+                hold!(reported, "essential", "given up without a notice");
                 Ok(())
             }
-            Command::Exit { lost } => self.leave(lost),
+            Command::Exit { lost } => self.master_exits(lost),
         }
     }
 
     /// A pool that has not begun will begin with another generation.
-    pub(crate) fn begins_with(&mut self, id: u32, generation: u32) -> Verdict {
-        let returns = self.model.returns;
+    pub(crate) fn begins_with(&mut self, id: u32, generation: u32) -> Checked {
+        let rolled_back_to = self.model.rolled_back_to;
         let Some(pool) = self
             .model
             .pools
@@ -273,26 +274,26 @@ impl Oracle {
         else {
             return fail("true answers", format!("pool {id} has begun"));
         };
-        if returns == Some((id, generation)) {
-            pool.wanted = generation;
-            pool.alike.clear();
-        } else if generation == pool.latest + 1 {
+        if rolled_back_to == Some((id, generation)) {
+            pool.base = generation;
+            pool.same_source.clear();
+        } else if generation == pool.latest_generation + 1 {
             pool.next_generation();
         }
         Ok(())
     }
 
-    /// An answer is true.
-    fn answer(&mut self, id: u32, ticket: u64, outcome: &Outcome) -> Verdict {
+    /// An outcome is true at the moment of its reply.
+    fn answer(&mut self, id: u32, ticket: u64, outcome: &Outcome) -> Checked {
         let cancels = self.model.cancels.remove(&ticket);
-        let renews = self.model.replacements.remove(&ticket);
+        let replaces = self.model.replacements.remove(&ticket);
         let model = &self.model;
         let pool = model.pools.get(&id);
         match outcome {
             Outcome::Done { .. } => hold!(
                 !cancels,
                 "true answers",
-                "{ticket} cancelled, and is told that it is done"
+                "{ticket} cancelled, and gets Done"
             ),
             Outcome::Aborted { standing, .. } | Outcome::RolledBack { standing, .. } => {
                 let known = pool.map(|pool| &pool.standing);
@@ -325,9 +326,9 @@ impl Oracle {
                     "slot {slot}: the old one serves: {serves}"
                 );
                 hold!(
-                    renews == Some((id, slot.0)),
+                    replaces == Some((id, slot.0)),
                     "true answers",
-                    "{ticket} asked for {renews:?}"
+                    "{ticket} asked for {replaces:?}"
                 );
             }
             Outcome::HeldUp { by, .. } => {
@@ -391,14 +392,14 @@ impl Oracle {
             ),
             Outcome::Superseded { by } => self.caused(id, *by)?,
             Outcome::NothingDone(why) => {
-                let true_ = match why {
+                let holds = match why {
                     NothingDone::NoPool => pool.is_none() || model.created == Some(id),
                     NothingDone::Stopped => pool.is_some_and(|pool| !pool.running),
                     NothingDone::NoRoll => cancels && pool.is_some_and(|pool| pool.roll.is_none()),
                     NothingDone::AlreadyRollingBack(to) => {
                         cancels
                             && pool.is_some_and(|p| {
-                                p.roll.as_ref().is_some_and(|r| r.back) && p.wanted == to.0
+                                p.roll.as_ref().is_some_and(|r| r.rolling_back) && p.base == to.0
                             })
                     }
                     NothingDone::Oneshot => pool.is_some_and(Pool::is_oneshot),
@@ -411,42 +412,44 @@ impl Oracle {
                             here.clone().count() == 1 && here.clone().all(|(_, w)| w.serves());
                         pool.is_some_and(|p| p.is_oneshot() || slot.0 >= p.policy.count) || !serves
                     }
-                    NothingDone::Gone(slot) => renews == Some((id, slot.0)),
+                    NothingDone::Gone(slot) => replaces == Some((id, slot.0)),
                 };
-                hold!(true_, "true answers", "{why:?} of pool {id}");
+                hold!(holds, "true answers", "{why:?} of pool {id}");
             }
         }
         Ok(())
     }
 
     /// A request is superseded only by the request that was just made.
-    pub(crate) fn caused(&self, id: u32, by: SupersededBy) -> Verdict {
+    pub(crate) fn caused(&self, id: u32, by: SupersededBy) -> Checked {
         let model = &self.model;
         let pool = model.pools.get(&id);
         let (all, removed) = (
             model.stop_at.is_some(),
             pool.is_none_or(|pool| pool.removed),
         );
-        let so = match by {
-            SupersededBy::Roll => model.rolls == Some(id),
-            SupersededBy::Change => model.changes == Some(id) && model.returns.is_none(),
-            SupersededBy::RollBack => model.returns.is_some_and(|(pool, _)| pool == id),
+        let holds = match by {
+            SupersededBy::Roll => model.roll_requested == Some(id),
+            SupersededBy::Change => {
+                model.reconfigured == Some(id) && model.rolled_back_to.is_none()
+            }
+            SupersededBy::RollBack => model.rolled_back_to.is_some_and(|(pool, _)| pool == id),
             SupersededBy::Start => pool.is_some_and(|pool| pool.running),
             SupersededBy::Stop => !all && !removed && pool.is_some_and(|pool| !pool.running),
             SupersededBy::Removal => !all && removed,
             SupersededBy::StopOfAll => all,
             SupersededBy::Cancel => model.cancelled,
-            SupersededBy::Scale => model.scales,
+            SupersededBy::Scale => model.scaled,
         };
-        hold!(so, "true causes", "pool {id}: superseded by {by:?}");
+        hold!(holds, "true causes", "pool {id}: superseded by {by:?}");
         Ok(())
     }
 
-    fn leave(&mut self, lost: &[WorkerId]) -> Verdict {
+    fn master_exits(&mut self, lost: &[WorkerId]) -> Checked {
         let model = &mut self.model;
-        hold!(!model.left, "leave", "left twice");
-        hold!(model.stop_at.is_some(), "leave", "left unasked");
-        model.left = true;
+        hold!(!model.master_exited, "exit", "exited twice");
+        hold!(model.stop_at.is_some(), "exit", "exited without a request");
+        model.master_exited = true;
         let named: BTreeSet<u64> = lost.iter().map(|id| id.0).collect();
         let there: BTreeSet<u64> = model
             .workers
@@ -456,18 +459,18 @@ impl Oracle {
             .collect();
         hold!(
             named == there,
-            "leave",
-            "named as lost {named:?}, still there {there:?}"
+            "exit",
+            "reported as unkillable {named:?}, still there {there:?}"
         );
         hold!(
             there.iter().all(|id| model.workers[id].lost),
-            "leave",
-            "left before the kernel had its time"
+            "exit",
+            "exited before the kernel had its time to kill"
         );
         Ok(())
     }
 
-    fn spawn(&mut self, now: Time, id: u64, pool_id: u32, slot: u32, generation: u32) -> Verdict {
+    fn spawn(&mut self, now: Time, id: u64, pool_id: u32, slot: u32, generation: u32) -> Checked {
         let model = &mut self.model;
         hold!(
             id > model.last_id,
@@ -486,10 +489,10 @@ impl Oracle {
             "worker {id} in slot {slot}"
         );
         hold!(
-            pool.filling(generation),
+            pool.may_fill_with(generation),
             "generation",
             "generation {generation}, wanted {}",
-            pool.wanted
+            pool.base
         );
         let staying: Vec<&Worker> = model
             .of(pool_id)
@@ -500,11 +503,11 @@ impl Oracle {
         hold!(
             !model.is_held(pool_id),
             "held",
-            "worker {id} of pool {pool_id} before those it waits for are up"
+            "worker {id} of pool {pool_id} before the pools that it waits for are up"
         );
         if pool.is_oneshot() {
             hold!(
-                !model.is_there(pool_id),
+                !model.has_processes(pool_id),
                 "two runs",
                 "worker {id} while the run before is still there"
             );
@@ -517,9 +520,9 @@ impl Oracle {
         let is_rolls = pool
             .roll
             .as_ref()
-            .is_some_and(|roll| roll.generation == generation && !roll.back);
-        if is_rolls && generation != pool.wanted && !model.has_soaked(pool_id, now.0) {
-            let after = pool.roll.as_ref().map_or(0, |roll| roll.after);
+            .is_some_and(|roll| roll.generation == generation && !roll.rolling_back);
+        if is_rolls && generation != pool.base && !model.has_soaked(pool_id, now.0) {
+            let after = pool.roll.as_ref().map_or(0, |roll| roll.newest_before);
             let fresh = model
                 .of(pool_id)
                 .filter(|(id, w)| w.stays() && w.generation == generation && *id > after)
@@ -531,7 +534,7 @@ impl Oracle {
             );
         }
         let first = pool.roll.as_ref().is_some_and(|roll| {
-            roll.generation == generation && !roll.back && !roll.begun && !roll.to_base
+            roll.generation == generation && !roll.rolling_back && !roll.begun && !roll.to_base
         });
         if first {
             let before = model.rolls_before(pool_id);
@@ -555,19 +558,21 @@ impl Oracle {
         if here > 0 && pool.roll.is_none() {
             hold!(
                 model.wants_replacement(pool_id, slot),
-                "renewals",
-                "slot {slot} has a successor that nobody asked for"
+                "replacements",
+                "slot {slot} has a successor that was not requested"
             );
-            hold!(two == 0, "renewals", "two at a time");
+            hold!(two == 0, "replacements", "two replacements at a time");
             hold!(
-                generation == pool.wanted,
-                "renewals",
+                generation == pool.base,
+                "replacements",
                 "generation {generation}, wanted {}",
-                pool.wanted
+                pool.base
             );
         }
         if surge == 0 && !pool.changed {
-            let two = model.of(pool_id).any(|(_, w)| w.slot == slot && w.parts());
+            let two = model
+                .of(pool_id)
+                .any(|(_, w)| w.slot == slot && w.is_leaving());
             hold!(
                 !two,
                 "in place",
@@ -577,13 +582,13 @@ impl Oracle {
         if !pool.is_oneshot() && (surge > 0 || pool.roll.is_none()) && !pool.changed {
             model.has_room(pool_id)?;
         }
-        let seat = &pool.slots[slot as usize];
-        if let Some(at) = seat.retry_at
+        let slot_state = &pool.slots[slot as usize];
+        if let Some(at) = slot_state.retry_at
             && !is_rolls
             && pool.roll.is_none()
         {
             hold!(
-                now.0 >= at || seat.reset,
+                now.0 >= at || slot_state.reset,
                 "backoff early",
                 "slot {slot} due at {at}"
             );
@@ -602,15 +607,15 @@ impl Oracle {
                 .filter(|w| w.ready.is_none() && w.spawned >= since)
                 .filter(alone)
                 .count();
-            // Workers that fail late: the others follow once one has served for a second, and a first death is none.
+            // If workers fail late, the others follow once one has served for a second; a slot's first death does not count.
             let open = staying
                 .iter()
                 .any(|w| w.ready.is_some_and(|at| at >= since && now.0 >= at + 1000));
-            let free = pool.late_ever && (open || seat.deaths <= 1 || !seat.exact);
+            let free = pool.late_ever && (open || slot_state.deaths <= 1 || !slot_state.exact);
             hold!(
                 trying == 0 || free,
                 "one probe",
-                "worker {id} while another one tries"
+                "worker {id} while another one is tried"
             );
         }
         let worker = Worker::new(now.0, pool_id, slot, generation, pool)?;
@@ -624,21 +629,24 @@ impl Oracle {
         Ok(())
     }
 
-    fn signal(&mut self, now: Time, id: u64, signal: Signal, whole: bool) -> Verdict {
+    fn signal(&mut self, now: Time, id: u64, signal: Signal, whole: bool) -> Checked {
         let slack = self.slack;
         let model = &mut self.model;
         let Some(worker) = model.workers.get_mut(&id) else {
-            return fail("stranger", format!("signal to {id}"));
+            return fail("unknown worker", format!("signal to {id}"));
         };
         hold!(
             worker.lives() && worker.killed.is_none(),
-            "stranger",
+            "unknown worker",
             "signal to {id}, which has ended or was killed"
         );
-        let Some(asked) = worker.asked.filter(|_| worker.announced.is_some()) else {
-            return fail("unasked", format!("signal to {id} without a cause"));
+        let Some(stop_began) = worker.stop_began.filter(|_| worker.stop_reason.is_some()) else {
+            return fail(
+                "unrequested stop",
+                format!("signal to {id} without a cause"),
+            );
         };
-        let Some((after, expected, to_tree)) = worker.steps.get(worker.signals) else {
+        let Some((after, expected, to_tree)) = worker.stop_signals.get(worker.signals_sent) else {
             return fail("stop steps", format!("one signal too many to {id}"));
         };
         hold!(
@@ -647,105 +655,107 @@ impl Oracle {
             "{id} got {signal}, expected {expected}"
         );
         hold!(
-            whole == (worker.outlived || *to_tree),
+            whole == (worker.tree_stopping || *to_tree),
             "stop steps",
             "{signal} to {id}: to the tree: {whole}"
         );
         hold!(
-            now.0 >= asked + after,
+            now.0 >= stop_began + after,
             "stop early",
             "signal {signal} to {id} at {now}, due {}",
-            asked + after
+            stop_began + after
         );
         hold!(
-            worker.extended || now.0 <= asked + after + slack,
+            worker.extended || now.0 <= stop_began + after + slack,
             "stop late",
             "signal {signal} to {id} at {now}"
         );
-        worker.signals += 1;
+        worker.signals_sent += 1;
         Ok(())
     }
 
-    /// Its first process has ended in its stop: nobody is killed, and what is left gets what the stop has sent last.
-    fn tree_outlives(&mut self, now: Time, id: u64, signal: Option<Signal>) -> Verdict {
+    /// The first process has exited in its stop: nothing is killed, and the rest of the tree gets the last signal of the
+    /// stop.
+    fn signal_remaining(&mut self, now: Time, id: u64, signal: Option<Signal>) -> Checked {
         let Some(worker) = self.model.workers.get_mut(&id) else {
-            return fail("stranger", format!("outlive {id}"));
+            return fail("unknown worker", format!("rest of the tree of {id}"));
         };
         let ended = worker.exited == Some(now.0)
-            && !worker.outlived
-            && worker.swept.is_none()
+            && !worker.tree_stopping
+            && worker.tree_killed.is_none()
             && !worker.gone;
-        hold!(ended, "stranger", "{id} is outlived");
+        hold!(ended, "unknown worker", "{id} has not just exited");
         hold!(
-            worker.asked.is_some() && worker.killed.is_none(),
-            "outlived",
-            "{id}, though nobody has asked it to stop"
+            worker.stop_began.is_some() && worker.killed.is_none(),
+            "tree stopping",
+            "{id}, though it was not asked to stop"
         );
         let last = worker
-            .signals
+            .signals_sent
             .checked_sub(1)
-            .and_then(|last| worker.steps.get(last));
+            .and_then(|last| worker.stop_signals.get(last));
         let expected = last
             .filter(|(_, _, to_tree)| !to_tree)
             .map(|(_, signal, _)| *signal);
         hold!(
             signal.map(|signal| signal.0) == expected,
             "stop steps",
-            "what outlives {id} got {signal:?}"
+            "the rest of the tree of {id} got {signal:?}"
         );
-        worker.outlived = true;
+        worker.tree_stopping = true;
         Ok(())
     }
 
-    fn tree_gone(&mut self, now: Time, id: u64) -> Verdict {
+    fn kill_tree(&mut self, now: Time, id: u64) -> Checked {
         let model = &mut self.model;
         let Some(worker) = model.workers.get_mut(&id) else {
-            return fail("stranger", format!("sweep {id}"));
+            return fail("unknown worker", format!("tree of {id}"));
         };
         hold!(
-            worker.exited.is_some() && !worker.gone && worker.swept.is_none(),
-            "stranger",
-            "sweep of {id}"
+            worker.exited.is_some() && !worker.gone && worker.tree_killed.is_none(),
+            "unknown worker",
+            "tree of {id}"
         );
-        worker.swept = Some(now.0);
-        let asked = worker.asked.filter(|_| worker.killed.is_none());
-        let (Some(asked), false) = (asked, model.kill_from.is_some_and(|at| now.0 >= at)) else {
+        worker.tree_killed = Some(now.0);
+        let stop_began = worker.stop_began.filter(|_| worker.killed.is_none());
+        let (Some(stop_began), false) = (stop_began, model.kill_from.is_some_and(|at| now.0 >= at))
+        else {
             return Ok(());
         };
-        let over = asked + worker.waits;
+        let over = stop_began + worker.stop_time;
         hold!(
             now.0 >= over,
             "stop early",
-            "what outlives {id} is killed at {now}, its waits end at {over}"
+            "the rest of the tree of {id} is killed at {now}, its waits end at {over}"
         );
         Ok(())
     }
 
-    fn kill(&mut self, now: Time, id: u64) -> Verdict {
+    fn kill(&mut self, now: Time, id: u64) -> Checked {
         let model = &mut self.model;
         let Some(worker) = model.workers.get_mut(&id) else {
-            return fail("stranger", format!("kill {id}"));
+            return fail("unknown worker", format!("kill {id}"));
         };
         hold!(
             worker.exited.is_none() && worker.lives() && worker.killed.is_none(),
-            "stranger",
+            "unknown worker",
             "kill of {id}, which has ended or was killed"
         );
         worker.killed = Some(now.0);
         let at_will = model.kill_from.is_some_and(|at| now.0 >= at);
         if worker.overdue || at_will {
-            worker.asked.get_or_insert(now.0);
+            worker.stop_began.get_or_insert(now.0);
             return Ok(());
         }
-        let Some(asked) = worker.asked.filter(|_| worker.announced.is_some()) else {
-            return fail("unasked", format!("kill of {id} without a cause"));
+        let Some(stop_began) = worker.stop_began.filter(|_| worker.stop_reason.is_some()) else {
+            return fail("unrequested stop", format!("kill of {id} without a cause"));
         };
-        let waits = worker.waits;
+        let waits = worker.stop_time;
         hold!(
-            now.0 >= asked + waits,
+            now.0 >= stop_began + waits,
             "stop early",
             "{id} killed at {now}, its waits end at {}",
-            asked + waits
+            stop_began + waits
         );
         Ok(())
     }
@@ -772,31 +782,31 @@ impl Worker {
         Ok(Self {
             readiness,
             timeout,
-            waits: 0,
-            steps: Vec::new(),
-            code: None,
-            sick: false,
+            stop_time: 0,
+            stop_signals: Vec::new(),
+            exit_code: None,
+            unhealthy: false,
             unreachable: None,
             pool: pool_id as usize,
             slot,
             generation,
             spawned: now,
-            born: None,
+            started: None,
             ready: None,
             reported: None,
             soaked_at: 0,
             watched_until: 0,
-            asked: None,
+            stop_began: None,
             killed: None,
             exited: None,
             lost: false,
             extended: false,
             gone: false,
-            announced: None,
+            stop_reason: None,
             overdue: false,
-            signals: 0,
-            swept: None,
-            outlived: false,
+            signals_sent: 0,
+            tree_killed: None,
+            tree_stopping: false,
             demand: None,
         })
     }

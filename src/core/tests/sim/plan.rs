@@ -1,4 +1,5 @@
-//! What one seed stands for: pools, faults and an operator's requests. Plain data, so that it can be shrunk.
+//! The plan of one run, made from its seed: pools, faults and an operator's requests. Plain data, so that it can be
+//! shrunk.
 
 use crate::rng::Rng;
 use rotad_core::{
@@ -6,14 +7,14 @@ use rotad_core::{
     Signal, Span, StopStep, To,
 };
 
-/// The world stops faulting and the operator stops acting here.
-pub(crate) const CALM_AT: u64 = 40_000;
-/// One of the codes that workers which fail by themselves exit with.
+/// From this time on there are no faults and no requests, in milliseconds.
+pub(crate) const FAULTS_END: u64 = 40_000;
+/// An exit code of workers that fail.
 const FAILED: i32 = 1;
-/// By then everything has to be well again; then everything is stopped.
-pub(crate) const JUDGED_AT: u64 = 400_000;
+/// By then everything must be in its desired state; then everything is stopped. In milliseconds.
+pub(crate) const CONVERGED_BY: u64 = 400_000;
 
-/// Kinds of faults; the plan holds how likely each is, in percent.
+/// Kinds of faults; [`Plan::rates`] holds the probability of each, in percent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     SpawnFails,
@@ -22,25 +23,25 @@ pub(crate) enum Fault {
     DiesEarly,
     DiesReady,
     /// Ends with one of `success_exit_codes`.
-    Ends,
+    EndsWell,
     IgnoresTerm,
     SlowExit,
     Unkillable,
     ReadyTwice,
     ReadyLate,
     Extends,
-    SlowSweep,
-    /// A whole generation is bad.
+    SlowTreeKill,
+    /// All workers of a generation have the same defect.
     BadGeneration,
-    /// Unlike the one before it, a generation is made from the same files.
+    /// A generation is made from the same files as the one before.
     SameGeneration,
-    /// Everything of a moment comes in one heap.
+    /// The master is paused; then everything that has happened meanwhile comes together.
     Pause,
     LateWake,
     EarlyWake,
     /// A worker that serves fails its health check.
     Unhealthy,
-    /// In its stop the first process ends before the rest of its tree does; of these, the deaf have a deaf tree.
+    /// In a stop the first process exits before the rest of its tree. With `IgnoresTerm`, the rest ignores the stop.
     TreeOutlives,
 }
 
@@ -51,18 +52,18 @@ pub(crate) enum Act {
     Roll(usize),
     Cancel(usize),
     Scale(usize, u32),
-    Drop(usize),
-    Keep(usize),
+    StopPool(usize),
+    Ensure(usize),
     Start(usize),
-    /// Kept with another way to reload.
+    /// `EnsurePool` with a different `reload`.
     Adjust(usize, Reload),
-    /// A changed configuration: with another way to reload, and other times.
-    Change(usize, Option<Reload>, Readiness, u64),
-    /// Back to what served so many generations ago.
-    Return(usize, usize),
-    Renew(usize, u32),
-    /// A listening socket was replaced: that of all, or of every other worker.
-    Replace(usize, bool),
+    /// A changed configuration: `reload`, readiness and `ready_timeout`.
+    Reconfigure(usize, Option<Reload>, Readiness, u64),
+    /// Back to the generation that was fully rolled out that many generations ago.
+    RollBack(usize, usize),
+    ReplaceWorker(usize, u32),
+    /// A listening socket was replaced: of all workers (true), or of every other one.
+    ReplaceListener(usize, bool),
     Remove(usize),
     Stop(Option<u64>),
     StopNow,
@@ -75,7 +76,7 @@ pub(crate) struct Plan {
     pub(crate) pools: Vec<Policy>,
     pub(crate) rates: [u64; FAULTS],
     pub(crate) acts: Vec<(u64, Act)>,
-    /// Some workers never say that they are ready: only their age speaks for them.
+    /// Some workers never report that they are ready.
     pub(crate) silent: bool,
 }
 
@@ -87,7 +88,7 @@ impl Plan {
             .collect();
         let mut rates = [0; FAULTS];
         if !rng.chance(20) {
-            // Later kinds of faults are drawn in `with_more`: what a seed stands for stays what it was.
+            // Newer kinds of faults are drawn in `with_more`, so that old seeds keep their plans.
             for rate in &mut rates[..=Fault::Unhealthy as usize] {
                 if rng.chance(30) {
                     *rate = rng.pick(&[2, 5, 15, 40]);
@@ -106,7 +107,7 @@ impl Plan {
         }
     }
 
-    /// With more kinds of pools, requests and faults, drawn apart from the rest.
+    /// Adds more kinds of pools, requests and faults, from random streams of their own.
     pub(crate) fn with_more(mut self) -> Self {
         let mut rng = Rng::of(self.seed, 3 << 56);
         if rng.chance(20) {
@@ -158,16 +159,18 @@ impl Plan {
         if rng.chance(25) {
             for _ in 0..rng.pick(&[1, 1, 2, 4]) {
                 let pool = rng.range(0, self.pools.len() as u64 - 1) as usize;
-                // In the midst of something, where there is something.
+                // Usually shortly after another request.
                 let near = self
                     .acts
                     .get(rng.range(0, 6) as usize)
                     .map(|(at, _)| *at)
                     .filter(|_| rng.chance(70));
-                let (anywhere, later) = (rng.range(0, CALM_AT - 1), rng.range(0, 4000));
+                let (anywhere, later) = (rng.range(0, FAULTS_END - 1), rng.range(0, 4000));
                 let at = near.map_or(anywhere, |at| at + later);
-                self.acts
-                    .push((at.min(CALM_AT), Act::Replace(pool, rng.chance(80))));
+                self.acts.push((
+                    at.min(FAULTS_END),
+                    Act::ReplaceListener(pool, rng.chance(80)),
+                ));
             }
             self.acts.sort_by_key(|(at, _)| *at);
         }
@@ -240,15 +243,15 @@ pub(crate) fn reload(rng: &mut Rng, count: u32) -> Reload {
 
 fn more_acts(rng: &mut Rng, pools: &[Policy], acts: &mut Vec<(u64, Act)>) {
     for _ in 0..rng.range(0, 5) {
-        let at = rng.range(0, CALM_AT - 1);
+        let at = rng.range(0, FAULTS_END - 1);
         let pool = rng.range(0, pools.len() as u64 - 1) as usize;
         match rng.range(0, 10) {
             0..=3 => {
                 for _ in 0..rng.pick(&[1, 1, 2, 4]) {
-                    let later = (at + rng.pick(&[0, 1, 500])).min(CALM_AT);
+                    let later = (at + rng.pick(&[0, 1, 500])).min(FAULTS_END);
                     acts.push((
                         later,
-                        Act::Renew(pool, rng.range(0, u64::from(pools[pool].count)) as u32),
+                        Act::ReplaceWorker(pool, rng.range(0, u64::from(pools[pool].count)) as u32),
                     ));
                 }
             }
@@ -260,19 +263,19 @@ fn more_acts(rng: &mut Rng, pools: &[Policy], acts: &mut Vec<(u64, Act)>) {
                 };
                 let readiness = rng.pick(&[Readiness::Reported, Readiness::Alive(Span(300))]);
                 let timeout = rng.range(3000, 8000);
-                acts.push((at, Act::Change(pool, other, readiness, timeout)));
+                acts.push((at, Act::Reconfigure(pool, other, readiness, timeout)));
             }
             7 => acts.push((at, Act::Start(pool))),
             8..=9 => {
-                acts.push((at, Act::Return(pool, rng.range(0, 2) as usize)));
+                acts.push((at, Act::RollBack(pool, rng.range(0, 2) as usize)));
             }
             _ => {
-                let back = (at + rng.pick(&[1, 500, 3000, 20_000])).min(CALM_AT);
+                let back = (at + rng.pick(&[1, 500, 3000, 20_000])).min(FAULTS_END);
                 acts.push((at, Act::Remove(pool)));
-                acts.push((back, Act::Keep(pool)));
+                acts.push((back, Act::Ensure(pool)));
             }
         }
-        // Everybody, mostly in the order in which they come after each other.
+        // All pools, usually in the order of `after`.
         if pools.len() > 1 && rng.chance(40) {
             let mut all: Vec<usize> = (0..pools.len()).collect();
             if rng.chance(20) {
@@ -280,15 +283,15 @@ fn more_acts(rng: &mut Rng, pools: &[Policy], acts: &mut Vec<(u64, Act)>) {
             }
             acts.extend(all.into_iter().map(|pool| (at, Act::Roll(pool))));
         }
-        // Wishes like company.
+        // Often another request follows.
         if rng.chance(40) {
-            let later = (at + rng.pick(&[1, 200, 1500, 3000])).min(CALM_AT);
+            let later = (at + rng.pick(&[1, 200, 1500, 3000])).min(FAULTS_END);
             acts.push((
                 later,
                 if rng.chance(70) {
                     Act::Roll(pool)
                 } else {
-                    Act::Return(pool, 1)
+                    Act::RollBack(pool, 1)
                 },
             ));
         }
@@ -298,32 +301,32 @@ fn more_acts(rng: &mut Rng, pools: &[Policy], acts: &mut Vec<(u64, Act)>) {
 
 fn acts(rng: &mut Rng, pools: &[Policy]) -> Vec<(u64, Act)> {
     let mut acts = Vec::new();
-    // Most lives are about rolls; some have everything.
+    // Most runs are about rolls; some have all kinds of requests.
     let (rolls, wild) = (rng.range(0, 4), rng.chance(40));
     for _ in 0..rolls {
-        let at = rng.range(0, CALM_AT - 1);
+        let at = rng.range(0, FAULTS_END - 1);
         let pool = rng.range(0, pools.len() as u64 - 1) as usize;
         let burst = rng.pick(&[1, 1, 1, 2, 5]);
         for _ in 0..burst {
             let later = rng.pick(&[0, 1, 100, 2000]);
-            acts.push(((at + later).min(CALM_AT), Act::Roll(pool)));
+            acts.push(((at + later).min(FAULTS_END), Act::Roll(pool)));
         }
         if rng.chance(15) {
-            acts.push(((at + rng.range(0, 8000)).min(CALM_AT), Act::Cancel(pool)));
+            acts.push(((at + rng.range(0, 8000)).min(FAULTS_END), Act::Cancel(pool)));
         }
     }
     if wild {
         for _ in 0..rng.range(1, 5) {
-            let at = rng.range(0, CALM_AT - 1);
+            let at = rng.range(0, FAULTS_END - 1);
             let pool = rng.range(0, pools.len() as u64 - 1) as usize;
             let act = match rng.range(0, 9) {
                 0..=4 => Act::Scale(pool, rng.range(0, 7) as u32),
                 5..=6 => {
                     let back = rng.pick(&[0, 1, 500, 3000]);
-                    acts.push(((at + back).min(CALM_AT), Act::Keep(pool)));
-                    Act::Drop(pool)
+                    acts.push(((at + back).min(FAULTS_END), Act::Ensure(pool)));
+                    Act::StopPool(pool)
                 }
-                7 => Act::Keep(pool),
+                7 => Act::Ensure(pool),
                 _ => Act::Adjust(pool, reload(rng, pools[pool].count)),
             };
             acts.push((at, act));
@@ -335,19 +338,19 @@ fn acts(rng: &mut Rng, pools: &[Policy]) -> Vec<(u64, Act)> {
         } else {
             None
         };
-        let at = rng.range(0, CALM_AT - 1);
+        let at = rng.range(0, FAULTS_END - 1);
         acts.push((at, Act::Stop(cap)));
         if rng.chance(30) {
             acts.push((at + rng.range(0, 3000), Act::Stop(None)));
         }
     }
     if rng.chance(10) {
-        acts.push((rng.range(0, CALM_AT - 1), Act::StopNow));
+        acts.push((rng.range(0, FAULTS_END - 1), Act::StopNow));
     }
-    acts.sort_by_key(|(at, _)| *at); // stable: a Keep pushed before its Drop at the same time is sorted out below
+    acts.sort_by_key(|(at, _)| *at); // stable; an Ensure that was pushed before its StopPool at the same time is swapped below
     for i in 1..acts.len() {
         if acts[i - 1].0 == acts[i].0
-            && matches!((&acts[i - 1].1, &acts[i].1), (Act::Keep(a), Act::Drop(b)) if a == b)
+            && matches!((&acts[i - 1].1, &acts[i].1), (Act::Ensure(a), Act::StopPool(b)) if a == b)
         {
             acts.swap(i - 1, i);
         }

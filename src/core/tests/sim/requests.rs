@@ -17,7 +17,7 @@ impl Oracle {
                 }
             }
             Request::Scale(id, count) => self.request_scale(id.0, *count),
-            Request::Roll(id) => self.model.rolls = Some(id.0),
+            Request::Roll(id) => self.model.roll_requested = Some(id.0),
             Request::Cancel(_) => {
                 self.model.cancelled = true;
                 self.model.cancels.insert(ticket);
@@ -48,10 +48,10 @@ impl Oracle {
                 model.pools.insert(id, Pool::new(policy.clone()));
             }
             Some(pool) => {
-                pool.quiet = false;
+                pool.undisturbed = false;
                 pool.changed = true;
                 pool.policy = policy.clone();
-                pool.revive();
+                pool.run_again();
             }
         }
     }
@@ -63,20 +63,20 @@ impl Oracle {
         let Some(pool) = self.model.pools.get_mut(&id) else {
             return;
         };
-        pool.quiet = false;
-        for seat in &mut pool.slots {
-            seat.exact = false;
-            seat.reset = true;
-            seat.ended = false;
+        pool.undisturbed = false;
+        for slot_state in &mut pool.slots {
+            slot_state.exact = false;
+            slot_state.reset = true;
+            slot_state.ended = false;
         }
-        pool.revive();
+        pool.run_again();
     }
 
     fn request_stop_pool(&mut self, id: u32) {
         if let Some(pool) = self.model.pools.get_mut(&id) {
-            pool.quiet = false;
+            pool.undisturbed = false;
             pool.running = false;
-            pool.dropped = true;
+            pool.stopped_alone = true;
             pool.crash_loop = None;
             pool.reset_backoff();
         }
@@ -89,22 +89,22 @@ impl Oracle {
         if pool.policy.kind == PoolKind::Oneshot {
             return;
         }
-        self.model.scales = true;
-        pool.quiet = false;
+        self.model.scaled = true;
+        pool.undisturbed = false;
         pool.policy.count = count;
-        // Only as many early exits are remembered as make a crash loop of a pool of that size.
-        pool.early.clear();
-        // A crash loop whose tried slot is no longer desired is over.
+        // The engine remembers only as many early deaths as make a crash loop of a pool of that size.
+        pool.early_deaths.clear();
+        // A crash loop whose probed slot is no longer desired is over.
         pool.loop_is_late = false;
         if let Some(roll) = &mut pool.roll {
-            roll.troubled = true;
+            roll.disturbed = true;
         }
-        // If the slot comes back it is a new one: earlier exits no longer count.
-        for seat in pool.slots.iter_mut().skip(count as usize) {
-            seat.exact = false;
-            seat.reset = true;
-            seat.ended = false;
-            seat.first_death = None;
+        // A slot that comes back later is a new one: its earlier deaths no longer count.
+        for slot_state in pool.slots.iter_mut().skip(count as usize) {
+            slot_state.exact = false;
+            slot_state.reset = true;
+            slot_state.ended = false;
+            slot_state.first_death = None;
         }
     }
 
@@ -116,16 +116,16 @@ impl Oracle {
             self.model.created = Some(id);
             return self.request_ensure(id, policy);
         }
-        self.model.changes = Some(id);
+        self.model.reconfigured = Some(id);
         let Some(pool) = self.model.pools.get_mut(&id) else {
             return;
         };
-        pool.take(policy);
+        pool.adopt(policy);
         if !pool.running {
             pool.next_generation();
         }
         if pool.removed {
-            pool.revive();
+            pool.run_again();
         }
     }
 
@@ -139,9 +139,9 @@ impl Oracle {
         if !pool.running || pool.is_oneshot() || !pool.served.contains(&to) {
             return;
         }
-        self.model.changes = Some(id);
-        self.model.returns = Some((id, to));
-        pool.take(policy);
+        self.model.reconfigured = Some(id);
+        self.model.rolled_back_to = Some((id, to));
+        pool.adopt(policy);
     }
 
     fn request_stop(&mut self, now: Time, cap: Option<u64>) {
@@ -163,13 +163,13 @@ impl Oracle {
     fn stop_all(&mut self) {
         for pool in self.model.pools.values_mut() {
             pool.running = false;
-            pool.quiet = false;
+            pool.undisturbed = false;
         }
     }
 }
 
 impl Pool {
-    fn revive(&mut self) {
+    fn run_again(&mut self) {
         if !self.running {
             self.running = true;
             self.begun = false;
@@ -178,17 +178,17 @@ impl Pool {
             self.oneshot_done = false;
             self.oneshot_failed = false;
         }
-        self.dropped = false;
+        self.stopped_alone = false;
         self.removed = false;
     }
 
-    /// Another policy: unless only the workers are new, promises about numbers are suspended for a while.
-    fn take(&mut self, policy: &Policy) {
+    /// Adopts another policy. If it changes numbers or times, the promises about numbers are no longer checked.
+    fn adopt(&mut self, policy: &Policy) {
         if self.policy.count != policy.count
             || self.policy.reload != policy.reload
             || self.policy.stop != policy.stop
         {
-            self.quiet = false;
+            self.undisturbed = false;
             self.changed = true;
         }
         self.policy = policy.clone();

@@ -7,8 +7,8 @@ impl Rng {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678_9abc_def0)
     }
 
-    /// A stream of its own for each thing: what one worker draws does not change what another one draws, so that a
-    /// failing life stays failing while it is made smaller.
+    /// A stream of its own for each `stream` number: what one worker draws does not change what another one draws, so a
+    /// run that fails still fails while it is shrunk.
     pub(crate) fn of(seed: u64, thing: u64) -> Self {
         let mut rng = Self::new(seed ^ thing.wrapping_mul(0xd6e8_feb8_6659_fd93));
         rng.next();
@@ -23,7 +23,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// From `from` up to and including `to`.
+    /// A number from `from` to `to`, both included.
     pub(crate) fn range(&mut self, from: u64, to: u64) -> u64 {
         from + self.next() % (to - from + 1)
     }

@@ -1,10 +1,10 @@
 //! Shrinks a failing run while the same promise stays broken.
 
 use crate::plan::{FAULTS, Plan};
-use crate::verdict;
+use crate::run;
 
 pub(crate) fn shrink(mut plan: Plan, oracle: &'static str) -> Plan {
-    let fails = |plan: &Plan| verdict(plan).is_err_and(|violation| violation.oracle == oracle);
+    let fails = |plan: &Plan| run(plan).is_err_and(|violation| violation.oracle == oracle);
     loop {
         let mut smaller = false;
         let mut attempt = |plan: &mut Plan, with: &dyn Fn(&mut Plan)| {

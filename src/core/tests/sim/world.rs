@@ -4,7 +4,7 @@
 
 use crate::behaviour::Process;
 use crate::oracle::{Oracle, Violation};
-use crate::plan::{Act, CALM_AT, Fault, JUDGED_AT, Plan};
+use crate::plan::{Act, CONVERGED_BY, FAULTS_END, Fault, Plan};
 use crate::rng::Rng;
 use rotad_core::{
     Cause, Command, Engine, Entry, Exit, Generation, Input, Notice, Policy, PoolId, Request, Slot,
@@ -13,23 +13,23 @@ use rotad_core::{
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-/// What happens in the world at a moment.
+/// Something that happens in the world at a given time. Numbers are worker ids unless their variant says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Happening {
+pub(crate) enum Event {
     Start(u64),
     SpawnFails(u64),
     Ready(u64),
     ByAgeReported(u64),
-    Asks(u64),
+    AsksForTime(u64),
     Unhealthy(u64),
     Exit(u64, End),
     TreeGone(u64),
     Pinned(usize, u32),
     Act(usize),
     Pause(u64),
-    Nudge,
-    /// The workers that start are examined.
-    Look,
+    EarlyWake,
+    /// The processor demand of starting workers is measured.
+    MeasureDemand,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,13 +50,13 @@ pub(crate) struct World<'a> {
     engine: Engine,
     pub(crate) oracle: Oracle,
     pub(crate) now: u64,
-    heap: BinaryHeap<Reverse<(u64, u64, Happening)>>,
+    heap: BinaryHeap<Reverse<(u64, u64, Event)>>,
     ties: Rng,
     pub(crate) processes: BTreeMap<u64, Process>,
     next_ticket: u64,
-    left: bool,
-    looks: bool,
-    /// How much later than asked the core may be woken.
+    exited: bool,
+    measuring: bool,
+    /// How much later than its deadline the engine may be called, in milliseconds.
     lateness: u64,
     trace: Option<Vec<String>>,
     pub(crate) stats: Stats,
@@ -65,7 +65,7 @@ pub(crate) struct World<'a> {
 /// Plays one plan to its end.
 pub(crate) fn play(plan: &Plan, trace: bool) -> (Result<Stats, Violation>, Vec<String>) {
     let mut world = World::new(plan, trace);
-    let result = world.live();
+    let result = world.run();
     let lines = world.trace.take().unwrap_or_default();
     (result.map(|()| std::mem::take(&mut world.stats)), lines)
 }
@@ -80,53 +80,53 @@ impl<'a> World<'a> {
         Self {
             plan,
             engine: Engine::with_processors(plan.processors),
-            looks: false,
+            measuring: false,
             oracle: Oracle::new(lateness, plan.processors),
             now: 0,
             heap: BinaryHeap::new(),
             ties: Rng::of(plan.seed, 1 << 60),
             processes: BTreeMap::new(),
             next_ticket: 0,
-            left: false,
+            exited: false,
             lateness,
             trace: trace.then(Vec::new),
             stats: Stats::default(),
         }
     }
 
-    fn live(&mut self) -> Result<(), Violation> {
+    fn run(&mut self) -> Result<(), Violation> {
         for pool in 0..self.plan.pools.len() {
-            self.act(&Act::Keep(pool))?;
+            self.act(&Act::Ensure(pool))?;
         }
         for (i, (at, _)) in self.plan.acts.iter().enumerate() {
-            self.at(*at, Happening::Act(i));
+            self.at(*at, Event::Act(i));
         }
         let mut rng = Rng::of(self.plan.seed, 1 << 61);
-        for (fault, happening) in [(Fault::Pause, true), (Fault::EarlyWake, false)] {
+        for (fault, event) in [(Fault::Pause, true), (Fault::EarlyWake, false)] {
             for _ in 0..self.plan.rate(fault).div_ceil(4) {
-                let at = rng.range(0, CALM_AT);
+                let at = rng.range(0, FAULTS_END);
                 let span = rng.range(1, 5000);
                 self.at(
                     at,
-                    if happening {
-                        Happening::Pause(span)
+                    if event {
+                        Event::Pause(span)
                     } else {
-                        Happening::Nudge
+                        Event::EarlyWake
                     },
                 );
             }
         }
-        self.until(JUDGED_AT)?;
-        if !self.left {
-            self.now = self.now.max(JUDGED_AT);
-            self.oracle.judge(Time(self.now), &self.engine)?;
+        self.until(CONVERGED_BY)?;
+        if !self.exited {
+            self.now = self.now.max(CONVERGED_BY);
+            self.oracle.check_converged(Time(self.now), &self.engine)?;
             self.act(&Act::Stop(None))?;
             self.until(u64::MAX)?;
         }
-        self.oracle.finish(self.left)
+        self.oracle.finish(self.exited)
     }
 
-    /// Lets the world run up to that moment.
+    /// Runs the world until `end`.
     fn until(&mut self, end: u64) -> Result<(), Violation> {
         loop {
             let next = self.heap.peek().map(|Reverse((at, _, _))| *at);
@@ -143,19 +143,19 @@ impl<'a> World<'a> {
                 (wake, _) => wake.is_some(),
             };
             let at = if wake_first { wake } else { next }.unwrap_or(u64::MAX);
-            if at >= end || self.left && self.processes.is_empty() {
+            if at >= end || self.exited && self.processes.is_empty() {
                 return Ok(());
             }
             self.now = self.now.max(at);
             if wake_first {
                 self.wake()?;
-            } else if let Some(Reverse((_, _, happening))) = self.heap.pop() {
-                self.happen(happening)?;
+            } else if let Some(Reverse((_, _, event))) = self.heap.pop() {
+                self.handle(event)?;
             }
             if self.stats.steps > 200_000 {
                 return Err(Violation {
                     oracle: "spin",
-                    text: "200 000 steps in one life".into(),
+                    text: "200 000 steps in one run".into(),
                 });
             }
         }
@@ -163,57 +163,62 @@ impl<'a> World<'a> {
 
     fn wake(&mut self) -> Result<(), Violation> {
         self.step(Input::TimerFired)?;
-        // Once is enough: a second one at the same moment finds nothing to do.
+        // A second call at the same time must find nothing to do.
         let again = self.engine.handle(Time(self.now), Input::TimerFired);
         if !again.is_empty() {
             return Err(Violation {
                 oracle: "idempotence",
-                text: format!("woken again at once: {again:?}"),
+                text: format!("woken again at the same time: {again:?}"),
             });
         }
         Ok(())
     }
 
-    pub(crate) fn at(&mut self, at: u64, happening: Happening) {
+    pub(crate) fn at(&mut self, at: u64, event: Event) {
         let tie = self.ties.next();
-        self.heap.push(Reverse((at.max(self.now), tie, happening)));
+        self.heap.push(Reverse((at.max(self.now), tie, event)));
     }
 
-    pub(crate) fn calm(&self) -> bool {
-        self.now >= CALM_AT
+    pub(crate) fn faults_over(&self) -> bool {
+        self.now >= FAULTS_END
     }
 
-    fn happen(&mut self, happening: Happening) -> Result<(), Violation> {
-        match happening {
-            Happening::Start(id) => self.on_start(id),
-            Happening::SpawnFails(id) => {
+    fn handle(&mut self, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::Start(id) => self.on_start(id),
+            Event::SpawnFails(id) => {
                 self.processes.remove(&id);
                 self.step(Input::SpawnFailed(WorkerId(id)))
             }
-            Happening::Ready(id) => {
+            Event::Ready(id) => {
                 let late = self.plan.rate(Fault::ReadyLate) > 0;
-                if late || self.processes.get(&id).is_some_and(|b| !b.dead) {
+                if late
+                    || self
+                        .processes
+                        .get(&id)
+                        .is_some_and(|process| !process.exited)
+                {
                     return self.step(Input::Ready(WorkerId(id)));
                 }
                 Ok(())
             }
-            Happening::ByAgeReported(id) => self.step(Input::AgeReached(WorkerId(id))),
-            Happening::Unhealthy(id) => self.step(Input::Unhealthy(WorkerId(id))),
-            Happening::Asks(id) => match self.processes.get_mut(&id) {
-                Some(process) if !process.dead || process.rest => {
+            Event::ByAgeReported(id) => self.step(Input::AgeReached(WorkerId(id))),
+            Event::Unhealthy(id) => self.step(Input::Unhealthy(WorkerId(id))),
+            Event::AsksForTime(id) => match self.processes.get_mut(&id) {
+                Some(process) if !process.exited || process.tree_left => {
                     let by = Span(process.rng.range(100, 6000));
                     self.step(Input::TimeoutExtended(WorkerId(id), by))
                 }
                 _ => Ok(()),
             },
-            Happening::Exit(id, end) => {
+            Event::Exit(id, end) => {
                 let Some(process) = self.processes.get_mut(&id) else {
                     return Ok(());
                 };
-                if process.dead {
+                if process.exited {
                     return Ok(());
                 }
-                process.dead = true;
+                process.exited = true;
                 let exit = match end {
                     End::Code(code) => Exit::Code(code),
                     End::Signal(signal) => Exit::Signal {
@@ -227,10 +232,10 @@ impl<'a> World<'a> {
                 }
                 Ok(())
             }
-            // It may have been told by then: what finishes may also be swept.
-            Happening::TreeGone(id) if self.processes.remove(&id).is_none() => Ok(()),
-            Happening::TreeGone(id) => self.step(Input::TreeGone(WorkerId(id))),
-            Happening::Pinned(pool, generation) => {
+            // It may have been reported already: a tree that finishes may also be killed.
+            Event::TreeGone(id) if self.processes.remove(&id).is_none() => Ok(()),
+            Event::TreeGone(id) => self.step(Input::TreeGone(WorkerId(id))),
+            Event::Pinned(pool, generation) => {
                 let same = self.draw_same_files(pool, generation);
                 self.step(Input::Pinned {
                     pool: PoolId(pool as u32),
@@ -238,17 +243,17 @@ impl<'a> World<'a> {
                     same,
                 })
             }
-            Happening::Act(i) => {
+            Event::Act(i) => {
                 let act = self.plan.acts[i].1.clone();
                 self.act(&act)
             }
-            Happening::Pause(span) => {
+            Event::Pause(span) => {
                 self.pause(span);
                 Ok(())
             }
-            Happening::Nudge => self.nudge(),
-            Happening::Look => {
-                self.looks = false;
+            Event::EarlyWake => self.wake_early(),
+            Event::MeasureDemand => {
+                self.measuring = false;
                 let mut found = Vec::new();
                 for worker in self.engine.view().starting() {
                     let demand = self.ties.pick(&[0, 0, 30, 60, 100, 400]);
@@ -261,26 +266,26 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The master was paused while the world went on: all that happened meanwhile is handed in together, and the master's
-    /// clock, which leaves out pauses, did not advance.
+    /// The master was paused while the world went on: everything that happened meanwhile comes in together, and the
+    /// engine's clock, which leaves out pauses, has not advanced.
     fn pause(&mut self, span: u64) {
         let now = self.now;
-        for Reverse((at, tie, happening)) in std::mem::take(&mut self.heap).into_vec() {
+        for Reverse((at, tie, event)) in std::mem::take(&mut self.heap).into_vec() {
             self.heap
-                .push(Reverse((at.saturating_sub(span).max(now), tie, happening)));
+                .push(Reverse((at.saturating_sub(span).max(now), tie, event)));
         }
     }
 
-    fn nudge(&mut self) -> Result<(), Violation> {
+    fn wake_early(&mut self) -> Result<(), Violation> {
         let before = self.engine.deadline();
         if before.is_some_and(|at| at.0 <= self.now) {
             return self.wake();
         }
-        let orders = self.engine.handle(Time(self.now), Input::TimerFired);
-        if !orders.is_empty() || self.engine.deadline() != before {
+        let output = self.engine.handle(Time(self.now), Input::TimerFired);
+        if !output.is_empty() || self.engine.deadline() != before {
             return Err(Violation {
                 oracle: "useless wake",
-                text: format!("woken early: {orders:?}"),
+                text: format!("woken early: {output:?}"),
             });
         }
         Ok(())
@@ -288,7 +293,7 @@ impl<'a> World<'a> {
 
     fn act(&mut self, act: &Act) -> Result<(), Violation> {
         let pool_of = |pool: &usize| PoolId(*pool as u32);
-        if let Act::Replace(pool, all) = act {
+        if let Act::ReplaceListener(pool, all) = act {
             let known = self
                 .processes
                 .iter()
@@ -301,22 +306,22 @@ impl<'a> World<'a> {
             Act::Cancel(pool) => Request::Cancel(pool_of(pool)),
             Act::Scale(pool, count) => Request::Scale(pool_of(pool), *count),
             Act::Start(pool) => Request::Start(pool_of(pool)),
-            Act::Drop(pool) => Request::StopPool(pool_of(pool)),
+            Act::StopPool(pool) => Request::StopPool(pool_of(pool)),
             Act::Remove(pool) => Request::Remove(pool_of(pool)),
-            Act::Renew(pool, slot) => Request::Replace(pool_of(pool), Slot(*slot)),
-            Act::Keep(pool) => Request::EnsurePool(pool_of(pool), self.policy(*pool)),
+            Act::ReplaceWorker(pool, slot) => Request::Replace(pool_of(pool), Slot(*slot)),
+            Act::Ensure(pool) => Request::EnsurePool(pool_of(pool), self.current_policy(*pool)),
             Act::Adjust(pool, reload) => Request::EnsurePool(
                 pool_of(pool),
                 Policy {
                     reload: *reload,
-                    ..self.policy(*pool)
+                    ..self.current_policy(*pool)
                 },
             ),
-            Act::Change(pool, reload, readiness, timeout) => {
+            Act::Reconfigure(pool, reload, readiness, timeout) => {
                 let mut policy = Policy {
                     readiness: *readiness,
                     ready_timeout: Span(*timeout),
-                    ..self.policy(*pool)
+                    ..self.current_policy(*pool)
                 };
                 policy.reload = reload.unwrap_or(policy.reload);
                 Request::Reconfigure {
@@ -324,12 +329,12 @@ impl<'a> World<'a> {
                     policy,
                 }
             }
-            Act::Return(pool, back) => {
+            Act::RollBack(pool, back) => {
                 let (to, readiness, timeout) = self.oracle.served(*pool as u32, *back);
                 let policy = Policy {
                     readiness,
                     ready_timeout: Span(timeout),
-                    ..self.policy(*pool)
+                    ..self.current_policy(*pool)
                 };
                 Request::RollBack {
                     pool: pool_of(pool),
@@ -338,39 +343,39 @@ impl<'a> World<'a> {
                 }
             }
             Act::Stop(cap) => Request::Stop { cap: cap.map(Span) },
-            Act::StopNow | Act::Replace(..) => Request::StopNow,
+            Act::StopNow | Act::ReplaceListener(..) => Request::StopNow,
         };
         self.next_ticket += 1;
         let number = self.next_ticket;
         let mut rng = Rng::of(self.plan.seed, (5 << 56) + number);
         let is_stop = matches!(request, Request::Stop { .. } | Request::StopNow);
-        let nobody_waits = matches!(
+        let without_ticket = matches!(
             request,
             Request::EnsurePool(..) | Request::Scale(..) | Request::Roll(_)
         ) && rng.chance(10);
-        let ticket = (!is_stop && !nobody_waits).then(|| Ticket {
+        let ticket = (!is_stop && !without_ticket).then(|| Ticket {
             number,
             drained: rng.chance(25),
         });
         self.step(Input::Requested(ticket, request))
     }
 
-    /// The policy that a pool has now; its first one where it is not known.
-    fn policy(&self, pool: usize) -> Policy {
+    /// The current policy of a pool, or its first one if the pool does not exist.
+    fn current_policy(&self, pool: usize) -> Policy {
         self.oracle
             .policy(pool as u32)
             .unwrap_or_else(|| self.plan.pools[pool].clone())
     }
 
-    pub(crate) fn step(&mut self, event: Input) -> Result<(), Violation> {
+    pub(crate) fn step(&mut self, input: Input) -> Result<(), Violation> {
         let now = Time(self.now);
         self.stats.steps += 1;
         if let Some(trace) = &mut self.trace {
-            trace.push(format!("{now} {event:?}"));
+            trace.push(format!("{now} {input:?}"));
         }
-        self.oracle.before(now, &event);
-        let orders = self.engine.handle(now, event.clone());
-        for entry in orders {
+        self.oracle.before(now, &input);
+        let output = self.engine.handle(now, input.clone());
+        for entry in output {
             if let Some(trace) = &mut self.trace {
                 trace.push(match &entry {
                     Entry::Command(command) => format!("{now}     {command:?}"),
@@ -380,20 +385,20 @@ impl<'a> World<'a> {
             self.count(&entry);
             self.oracle.entry(now, &entry)?;
             if let Entry::Command(command) = entry {
-                self.carry_out(command);
+                self.execute(command);
             }
         }
-        if self.engine.view().limits_starts() && !std::mem::replace(&mut self.looks, true) {
+        if self.engine.view().limits_starts() && !std::mem::replace(&mut self.measuring, true) {
             let within = self.ties.range(10, 200);
-            self.at(now.0 + within, Happening::Look);
-            *self.stats.seen.entry("held back").or_default() += 1;
+            self.at(now.0 + within, Event::MeasureDemand);
+            *self.stats.seen.entry("starts limited").or_default() += 1;
         }
-        self.oracle.after(now, &event, &self.engine)
+        self.oracle.after(now, &input, &self.engine)
     }
 
-    fn carry_out(&mut self, order: Command) {
+    fn execute(&mut self, command: Command) {
         let now = self.now;
-        match order {
+        match command {
             Command::Spawn {
                 worker,
                 pool,
@@ -410,7 +415,7 @@ impl<'a> World<'a> {
                     && self
                         .processes
                         .get(&id.0)
-                        .is_some_and(|process| process.born)
+                        .is_some_and(|process| process.started)
                 {
                     self.on_term(id.0);
                 }
@@ -418,16 +423,16 @@ impl<'a> World<'a> {
             Command::Kill(id) => {
                 if let Some(process) = self.processes.get_mut(&id.0) {
                     process.killed = true;
-                    if process.born {
+                    if process.started {
                         self.on_kill(id.0);
                     }
                 }
             }
             Command::KillTree(id) => {
-                let slow = if self.calm() {
+                let slow = if self.faults_over() {
                     0
                 } else {
-                    self.plan.rate(Fault::SlowSweep)
+                    self.plan.rate(Fault::SlowTreeKill)
                 };
                 let rng = self
                     .processes
@@ -440,9 +445,9 @@ impl<'a> World<'a> {
                         rng.range(0, 3)
                     }
                 });
-                self.at(now + within, Happening::TreeGone(id.0));
+                self.at(now + within, Event::TreeGone(id.0));
             }
-            Command::Exit { .. } => self.left = true,
+            Command::Exit { .. } => self.exited = true,
             Command::Reply(..)
             | Command::BeginGeneration { .. }
             | Command::RevertConfig(_)
@@ -467,7 +472,7 @@ impl<'a> World<'a> {
                 rotad_core::Outcome::Aborted { .. } => "rolls aborted",
                 rotad_core::Outcome::RolledBack { .. } => "rolls back",
                 rotad_core::Outcome::Superseded { .. } => "rolls superseded",
-                _ => "rolls nothing",
+                _ => "rolls otherwise",
             },
             Entry::Command(Command::Reply(_, _, outcome)) => match outcome {
                 rotad_core::Outcome::Cancelled { standing, .. } if !standing.others.is_empty() => {
@@ -475,7 +480,7 @@ impl<'a> World<'a> {
                 }
                 rotad_core::Outcome::Cancelled { stuck: true, .. } => "cancelled, stuck",
                 rotad_core::Outcome::Cancelled { .. } => "cancelled",
-                rotad_core::Outcome::ReplaceFailed { .. } => "not renewed",
+                rotad_core::Outcome::ReplaceFailed { .. } => "not replaced",
                 rotad_core::Outcome::HeldUp { .. } => "held up",
                 rotad_core::Outcome::Up(_) => "up",
                 rotad_core::Outcome::StartFailed(_) => "starts failed",
@@ -485,7 +490,7 @@ impl<'a> World<'a> {
                 _ => return,
             },
             Entry::Notice(Notice::BeginsWith { .. }) => "begins",
-            Entry::Notice(Notice::RollWaits { .. }) => "rolls waited",
+            Entry::Notice(Notice::RollWaits { .. }) => "rolls waiting",
             Entry::Notice(Notice::RollAfter { .. }) => "rolls after others",
             Entry::Notice(Notice::CrashLoop { .. }) => "crash loops",
             Entry::Notice(Notice::CrashLoopEases { .. }) => "crash loops eased",
@@ -496,26 +501,26 @@ impl<'a> World<'a> {
                 if self
                     .processes
                     .get(&id.0)
-                    .is_some_and(|process| process.rest) =>
+                    .is_some_and(|process| process.tree_left) =>
             {
-                "trees cut"
+                "trees killed in their stop"
             }
-            Entry::Notice(Notice::Unkillable { .. }) => "lost",
+            Entry::Notice(Notice::Unkillable { .. }) => "unkillable",
             Entry::Notice(Notice::Waiting { .. }) => "held",
             Entry::Notice(Notice::OneshotDone { .. }) => "oneshots done",
-            Entry::Notice(Notice::WorkerReplaced { .. }) => "renewed",
+            Entry::Notice(Notice::WorkerReplaced { .. }) => "replaced",
             Entry::Notice(Notice::EssentialLost { .. } | Notice::EssentialEnded { .. }) => {
                 "essential"
             }
             Entry::Notice(Notice::Retired {
                 why: rotad_core::StopReason::Unhealthy,
                 ..
-            }) => "sick",
+            }) => "unhealthy",
             Entry::Notice(Notice::Retired {
                 why: rotad_core::StopReason::Unreachable,
                 ..
             }) => "unreachable",
-            Entry::Notice(Notice::CanaryPassed { .. }) => "soaked",
+            Entry::Notice(Notice::CanaryPassed { .. }) => "canaries passed",
             Entry::Notice(Notice::Confirmed { .. }) => "confirmed",
             Entry::Notice(Notice::Watched { .. }) => "watched",
             _ => return,

@@ -1,14 +1,22 @@
 //! Stories: inputs and the engine's answers, as readable text.
 //!
-//! A file holds several stories. `== title` begins one; `pool P key=value…` sets a policy (for other keys the default
-//! below holds); a line `> TIME input…` is one input at that many milliseconds; the engine's answers follow,
-//! indented. Deadlines before an input's time fire by themselves (`~ TIME`). `ROTAD_BLESS=1` rewrites the answers:
-//! read the diff before you keep it.
+//! A file holds several stories, with an empty line between two. `== title` begins one; `pool P key=value…` sets a policy
+//! (for other keys the defaults of `policy` below hold); `> TIME INPUT…` is one input at that many milliseconds; the
+//! engine's answers follow, indented: commands, and notices after a dot. Deadlines before an input's time fire by
+//! themselves (`~ TIME`). `ROTAD_BLESS=1` rewrites the answers: read the diff before you keep it.
 //!
-//! Inputs: `keep P` `drop P` `remove P` `roll P` `change P` `return P G` `renew P SLOT` (with the policy given last) `cancel P` `scale P N` `stop [CAP]` `stop-now` · `up W…` (born and ready) `born W…`
-//! `ready W…` `lived W…` (called ready for its age) `unhealthy W…` `unreachable W…` `fails W…` (spawn failed) `exit CODE W…` `dies SIGNAL W…` `swept W…` `gone W…` (exit 0, swept)
-//! `demand PERCENT W…` `asks SPAN W…` `pinned P G same|other` · `woke` `nothing` (only time) `look P` (the view) `processors N` (first of all; 64 otherwise). `daemonized P`. Each request but `stop`
-//! has a ticket of its own: 1, 2, 3…; `drained` at its end: answered once no worker is leaving.
+//! Inputs:
+//!
+//! - requests: `ensure P`, `start P`, `stop-pool P`, `remove P`, `roll P`, `reconfigure P`, `roll-back P GENERATION` (these
+//!   two with the policy that was given last), `replace P SLOT`, `cancel P`, `scale P N`, `stop [CAP]`, `stop-now`. Each
+//!   but the last two has a ticket of its own: 1, 2, 3…; with `drained` at its end it is answered once no worker is
+//!   leaving.
+//! - facts about workers: `started W…`, `ready W…`, `up W…` (both), `by-age W…` (ready by age), `unhealthy W…`,
+//!   `unreachable W…`, `spawn-failed W…`, `exit CODE W…`, `killed SIGNAL W…`, `exit-unknown W…`, `tree-gone W…`, `gone W…`
+//!   (exit 0, then tree gone), `demand PERCENT W…`, `extends MILLISECONDS W…`
+//! - facts about pools: `pinned P GENERATION same|other`, `daemonized P`
+//! - others: `timer` (the deadline fires), `nothing` (only time passes), `view P` (prints the view), `processors N` (must
+//!   come first; 64 otherwise)
 
 mod show;
 
@@ -20,12 +28,12 @@ use rotad_core::{
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-struct Teller {
+struct Story {
     engine: Engine,
     policies: BTreeMap<u32, Policy>,
     tickets: u64,
     now: u64,
-    told: String,
+    output: String,
 }
 
 fn policy(words: &[&str]) -> Policy {
@@ -74,7 +82,7 @@ fn policy(words: &[&str]) -> Policy {
             "abort" => policy.reload.on_failure = OnFailure::Abort,
             "never" => policy.restart.policy = RestartPolicy::Never,
             "on-failure" => policy.restart.policy = RestartPolicy::OnFailure,
-            "ends" => policy.restart.success_exit_codes = vec![number() as i32],
+            "success-exit-code" => policy.restart.success_exit_codes = vec![number() as i32],
             "never-on" => policy.restart.never_on = vec![number() as i32],
             "essential-exit" => policy.essential = Some(Essential::Exit),
             "oneshot" => policy.kind = PoolKind::Oneshot,
@@ -115,55 +123,59 @@ fn stop_step(text: &str) -> StopStep {
     }
 }
 
-impl Teller {
-    fn tell(facts: &str) -> String {
-        let mut teller = Self {
+impl Story {
+    fn play(text: &str) -> String {
+        let mut story = Self {
             engine: Engine::with_processors(64),
             policies: BTreeMap::new(),
             tickets: 0,
             now: 0,
-            told: String::new(),
+            output: String::new(),
         };
-        for line in facts.lines() {
+        for line in text.lines() {
             if line.starts_with("    ") || line.starts_with('~') {
-                continue; // an answer from before
+                continue; // an answer
             }
-            if let Some(fact) = line.strip_prefix("> ") {
-                let words: Vec<&str> = fact.split_whitespace().collect();
-                teller.wait_until(words[0].parse().expect("a time"));
-                let _ = writeln!(teller.told, "{line}");
-                teller.fact(&words[1..]);
+            if let Some(input) = line.strip_prefix("> ") {
+                let words: Vec<&str> = input.split_whitespace().collect();
+                story.wait_until(words[0].parse().expect("a time"));
+                let _ = writeln!(story.output, "{line}");
+                story.input(&words[1..]);
                 continue;
             }
             if let Some(rest) = line.strip_prefix("pool ") {
                 let words: Vec<&str> = rest.split_whitespace().collect();
-                teller
+                story
                     .policies
                     .insert(words[0].parse().expect("a pool"), policy(&words[1..]));
             }
-            let _ = writeln!(teller.told, "{line}");
+            let _ = writeln!(story.output, "{line}");
         }
-        teller.told
+        story.output
     }
 
-    /// What is due before that moment comes first.
+    /// Deadlines before `at` fire first.
     fn wait_until(&mut self, at: u64) {
         while let Some(due) = self.engine.deadline().filter(|due| due.0 < at) {
-            assert!(due.0 > self.now || self.now == 0, "no spin:\n{}", self.told);
+            assert!(
+                due.0 > self.now || self.now == 0,
+                "no spin:\n{}",
+                self.output
+            );
             self.now = due.0;
-            let _ = writeln!(self.told, "~ {}", self.now);
+            let _ = writeln!(self.output, "~ {}", self.now);
             self.step(Input::TimerFired);
         }
         self.now = at;
     }
 
-    fn step(&mut self, event: Input) {
-        for entry in self.engine.handle(Time(self.now), event) {
-            let _ = writeln!(self.told, "    {}", show::entry(&entry));
+    fn step(&mut self, input: Input) {
+        for entry in self.engine.handle(Time(self.now), input) {
+            let _ = writeln!(self.output, "    {}", show::entry(&entry));
         }
     }
 
-    fn fact(&mut self, words: &[&str]) {
+    fn input(&mut self, words: &[&str]) {
         let number = |i: usize| words[i].parse::<u64>().expect("a number");
         let pool = |i: usize| PoolId(number(i) as u32);
         let workers = |from: usize| -> Vec<WorkerId> {
@@ -173,16 +185,16 @@ impl Teller {
                 .collect()
         };
         let request = match words[0] {
-            "keep" => Request::EnsurePool(pool(1), self.policies[&(number(1) as u32)].clone()),
+            "ensure" => Request::EnsurePool(pool(1), self.policies[&(number(1) as u32)].clone()),
             "start" => Request::Start(pool(1)),
-            "drop" => Request::StopPool(pool(1)),
+            "stop-pool" => Request::StopPool(pool(1)),
             "roll" => Request::Roll(pool(1)),
             "remove" => Request::Remove(pool(1)),
-            "change" => Request::Reconfigure {
+            "reconfigure" => Request::Reconfigure {
                 pool: pool(1),
                 policy: self.policies[&(number(1) as u32)].clone(),
             },
-            "return" => {
+            "roll-back" => {
                 let policy = self.policies[&(number(1) as u32)].clone();
                 Request::RollBack {
                     pool: pool(1),
@@ -190,7 +202,7 @@ impl Teller {
                     policy,
                 }
             }
-            "renew" => Request::Replace(pool(1), Slot(number(2) as u32)),
+            "replace" => Request::Replace(pool(1), Slot(number(2) as u32)),
             "cancel" => Request::Cancel(pool(1)),
             "scale" => Request::Scale(pool(1), number(2) as u32),
             "stop" => Request::Stop {
@@ -215,18 +227,18 @@ impl Teller {
                         .collect(),
                 ));
             }
-            "woke" => return self.step(Input::TimerFired),
+            "timer" => return self.step(Input::TimerFired),
             "nothing" => return,
-            "look" => {
-                let seen = show::pool(&self.engine, pool(1));
-                return self.told.push_str(&seen);
+            "view" => {
+                let view = show::pool(&self.engine, pool(1));
+                return self.output.push_str(&view);
             }
             "exit" => {
                 return workers(2)
                     .into_iter()
                     .for_each(|w| self.step(Input::Exited(w, Exit::Code(number(1) as i32))));
             }
-            "dies" => {
+            "killed" => {
                 let exit = Exit::Signal {
                     signal: number(1) as i32,
                     core_dumped: false,
@@ -237,19 +249,19 @@ impl Teller {
             }
             "daemonized" => return self.step(Input::Daemonized(pool(1))),
             "unreachable" => return self.step(Input::Unreachable(workers(1))),
-            "vanishes" => {
+            "exit-unknown" => {
                 return workers(1)
                     .into_iter()
                     .for_each(|w| self.step(Input::Exited(w, Exit::Unknown)));
             }
-            "asks" => {
+            "extends" => {
                 return workers(2)
                     .into_iter()
                     .for_each(|w| self.step(Input::TimeoutExtended(w, Span(number(1)))));
             }
             what => {
                 for worker in workers(1) {
-                    self.about(what, worker);
+                    self.worker_input(what, worker);
                 }
                 return;
             }
@@ -264,7 +276,7 @@ impl Teller {
         self.step(Input::Requested((!is_stop).then_some(ticket), request));
     }
 
-    fn about(&mut self, what: &str, worker: WorkerId) {
+    fn worker_input(&mut self, what: &str, worker: WorkerId) {
         match what {
             "up" => {
                 self.step(Input::Started(worker));
@@ -274,44 +286,44 @@ impl Teller {
                 self.step(Input::Exited(worker, Exit::Code(0)));
                 self.step(Input::TreeGone(worker));
             }
-            "born" => self.step(Input::Started(worker)),
-            "lived" => self.step(Input::AgeReached(worker)),
+            "started" => self.step(Input::Started(worker)),
+            "by-age" => self.step(Input::AgeReached(worker)),
             "ready" => self.step(Input::Ready(worker)),
-            "fails" => self.step(Input::SpawnFailed(worker)),
+            "spawn-failed" => self.step(Input::SpawnFailed(worker)),
             "unhealthy" => self.step(Input::Unhealthy(worker)),
-            "swept" => self.step(Input::TreeGone(worker)),
-            _ => panic!("unknown fact {what}"),
+            "tree-gone" => self.step(Input::TreeGone(worker)),
+            _ => panic!("unknown input {what}"),
         }
     }
 }
 
-fn hear(name: &str, text: &str) {
-    let mut told = String::new();
+fn check(name: &str, text: &str) {
+    let mut output = String::new();
     for story in text
         .split_inclusive('\n')
         .collect::<Vec<_>>()
         .split_inclusive(|line| line.trim().is_empty())
     {
-        told.push_str(&Teller::tell(&story.concat()));
+        output.push_str(&Story::play(&story.concat()));
     }
     if std::env::var_os("ROTAD_BLESS").is_some() {
         let path = format!("{}/tests/stories/{name}.txt", env!("CARGO_MANIFEST_DIR"));
-        std::fs::write(path, told).expect("stories are written");
+        std::fs::write(path, output).expect("stories are written");
         return;
     }
-    for (line, (is, was)) in told.lines().zip(text.lines()).enumerate() {
+    for (line, (is, was)) in output.lines().zip(text.lines()).enumerate() {
         assert_eq!(is, was, "{name}.txt:{}", line + 1);
     }
-    assert_eq!(told.lines().count(), text.lines().count(), "{name}.txt");
+    assert_eq!(output.lines().count(), text.lines().count(), "{name}.txt");
 }
 
 macro_rules! stories {
     ($($name:ident)*) => {
         $(#[test]
         fn $name() {
-            hear(stringify!($name), include_str!(concat!(stringify!($name), ".txt")));
+            check(stringify!($name), include_str!(concat!(stringify!($name), ".txt")));
         })*
     };
 }
 
-stories!(start waiters roll failure requests stop restart scale late change remove order oneshot renew unhealthy unreachable back essential inplace alive starting);
+stories!(start waiters roll failure requests stop restart scale late_inputs reconfigure remove dependencies oneshot replace unhealthy unreachable rollback essential changed_in_place alive start_limit);

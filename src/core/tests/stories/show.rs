@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 pub(crate) fn entry(entry: &Entry) -> String {
     match entry {
         Entry::Command(command) => self::command(command),
-        Entry::Notice(notice) => record(notice),
+        Entry::Notice(notice) => self::notice(notice),
     }
 }
 
@@ -26,13 +26,15 @@ fn command(command: &Command) -> String {
         Command::Signal(worker, signal) => format!("signal {signal} to {worker}"),
         Command::SignalTree(worker, signal) => format!("signal {signal} to the tree of {worker}"),
         Command::SignalRemaining(worker, Some(signal)) => {
-            format!("signal {signal} to what outlives {worker}")
+            format!("signal {signal} to the rest of the tree of {worker}")
         }
-        Command::SignalRemaining(worker, None) => format!("wait for what outlives {worker}"),
+        Command::SignalRemaining(worker, None) => {
+            format!("wait for the rest of the tree of {worker}")
+        }
         Command::Kill(worker) => format!("kill {worker}"),
-        Command::KillTree(worker) => format!("sweep {worker}"),
+        Command::KillTree(worker) => format!("kill the rest of the tree of {worker}"),
         Command::Reply(ticket, pool, outcome) => {
-            format!("reply {ticket}, pool {pool}: {}", end(outcome))
+            format!("reply {ticket}, pool {pool}: {}", outcome_text(outcome))
         }
         Command::BeginGeneration { pool, generation } => {
             format!("pool {pool} begins generation {generation}")
@@ -42,10 +44,10 @@ fn command(command: &Command) -> String {
         Command::StartHealth(worker) => format!("check the health of {worker}"),
         Command::StopHealth(worker) => format!("end the checks of {worker}"),
         Command::GiveUp { pool, cause } => format!("give up for pool {pool}: {cause:?}"),
-        Command::Exit { lost } if lost.is_empty() => "leave".into(),
+        Command::Exit { lost } if lost.is_empty() => "exit".into(),
         Command::Exit { lost } => {
             format!(
-                "leave, lost: {}",
+                "exit, unkillable: {}",
                 lost.iter()
                     .map(|id| id.to_string())
                     .collect::<Vec<_>>()
@@ -55,8 +57,8 @@ fn command(command: &Command) -> String {
     }
 }
 
-fn record(record: &Notice) -> String {
-    match record {
+fn notice(notice: &Notice) -> String {
+    match notice {
         Notice::Ready {
             worker,
             took,
@@ -78,9 +80,9 @@ fn record(record: &Notice) -> String {
             ..
         } => format!(". {worker} is alive after {took}"),
         Notice::Confirmed { worker, took } => {
-            format!(". {worker} says that it is ready, after {took}")
+            format!(". {worker} reports ready after {took}")
         }
-        Notice::Watched { span, .. } => format!(". the new ones are watched for {span}"),
+        Notice::Watched { span, .. } => format!(". the new workers are watched for {span}"),
         Notice::CanaryPassed { worker } => format!(". {worker} has soaked"),
         Notice::Died {
             worker,
@@ -94,27 +96,36 @@ fn record(record: &Notice) -> String {
             let how = if *failure { "died" } else { "ended" };
             let when = if *before_ready { " before ready" } else { "" };
             let retry = retry_in.map_or(String::new(), |span| format!(", again in {span}"));
-            let vain = if *early_exits > 1 {
-                format!(", {early_exits} in vain")
+            let early = if *early_exits > 1 {
+                format!(", {early_exits} early exits")
             } else {
                 String::new()
             };
             let end = if *given_up { ", given up" } else { "" };
-            format!(". {worker} {how}{when}: {}{retry}{vain}{end}", why(*cause))
+            format!(
+                ". {worker} {how}{when}: {}{retry}{early}{end}",
+                cause_text(*cause)
+            )
         }
         Notice::Stopped { worker, exit, took } => {
-            let exit = exit.map_or("never born".into(), |exit| why(Cause::Exited(exit)));
-            format!(". {worker} is gone {took} after it was asked: {exit}")
+            let exit = exit.map_or("never started".into(), |exit| {
+                cause_text(Cause::Exited(exit))
+            });
+            format!(". {worker} is gone {took} after its stop began: {exit}")
         }
-        Notice::Retired { worker, why } => format!(". {worker} has to leave: {why:?}"),
+        Notice::Retired { worker, why } => format!(". {worker} is retired: {why:?}"),
         Notice::Killed {
             worker,
             reason,
             waited,
         } => match reason {
-            KillReason::Steps => format!(". {worker} is deaf for {waited}"),
-            KillReason::Cap => format!(". {worker} is cut off after {waited}"),
-            KillReason::Now => format!(". {worker} is cut off at once, after {waited}"),
+            KillReason::Steps => format!(". {worker} is killed {waited} after its stop began"),
+            KillReason::Cap => {
+                format!(". {worker} is killed by the cap, {waited} after its stop began")
+            }
+            KillReason::Now => {
+                format!(". {worker} is killed immediately, {waited} after its stop began")
+            }
         },
         Notice::Unkillable { worker } => format!(". {worker} cannot be killed"),
         Notice::CrashLoop { pool, deaths, span } => {
@@ -126,7 +137,7 @@ fn record(record: &Notice) -> String {
             format!(". pool {pool} crash-loops: {deaths} deaths{within}")
         }
         Notice::CrashLoopEases { pool } => {
-            format!(". pool {pool} crash-loops on, the rest is started")
+            format!(". pool {pool} still crash-loops, the other slots are started")
         }
         Notice::CrashLoopOver { pool } => format!(". pool {pool} has recovered"),
         Notice::RollStarted {
@@ -144,9 +155,9 @@ fn record(record: &Notice) -> String {
             format!(". {pool}/{slot} has {worker}, {done} of {of}")
         }
         Notice::RollingBack { to, failure, .. } => {
-            format!(". rolling back to {to}: {}", fault(failure))
+            format!(". rolling back to {to}: {}", failure_text(failure))
         }
-        Notice::RollEnded { outcome, .. } => format!(". roll ended: {}", end(outcome)),
+        Notice::RollEnded { outcome, .. } => format!(". roll ended: {}", outcome_text(outcome)),
         Notice::RollAfter { pool, by } => format!(". roll of {pool} after {}", pools(by)),
         Notice::BeginsWith {
             pool,
@@ -158,19 +169,19 @@ fn record(record: &Notice) -> String {
                 pools(by)
             )
         }
-        Notice::RollWaits { .. } => ". the wish waits".into(),
+        Notice::RollWaits { .. } => ". the request waits".into(),
         Notice::RollSuperseded {
             generation,
             by,
             retired_any,
             ..
         } => {
-            let touched = if *retired_any {
-                ", workers have been replaced"
+            let retired = if *retired_any {
+                ", after a worker was retired"
             } else {
                 ""
             };
-            format!(". generation {generation} is superseded by {by:?}{touched}")
+            format!(". generation {generation} is superseded by {by:?}{retired}")
         }
         Notice::PoolReady { pool, generation } => {
             format!(". pool {pool} is ready, generation {generation}")
@@ -190,14 +201,14 @@ fn record(record: &Notice) -> String {
             worker,
             took,
         } => {
-            format!(". {pool}/{slot} has {worker}, renewed in {took}")
+            format!(". {pool}/{slot} has {worker}, replaced in {took}")
         }
         Notice::EssentialEnded { pool, exit } => {
-            let exit = exit.map_or("never ran".into(), |exit| why(Cause::Exited(exit)));
+            let exit = exit.map_or("never ran".into(), |exit| cause_text(Cause::Exited(exit)));
             format!(". pool {pool} is essential and has ended: {exit}")
         }
         Notice::EssentialLost { pool, span } => {
-            format!(". pool {pool} is essential and had nobody ready for {span}")
+            format!(". pool {pool} is essential and had no ready worker for {span}")
         }
     }
 }
@@ -218,7 +229,7 @@ fn pools(pools: &[PoolId]) -> String {
         .join(" ")
 }
 
-fn end(outcome: &Outcome) -> String {
+fn outcome_text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done {
             generation,
@@ -229,25 +240,29 @@ fn end(outcome: &Outcome) -> String {
         }
         Outcome::Aborted {
             failure,
-            standing: who,
+            standing: workers,
             ..
-        } => format!("aborted: {}; {}", fault(failure), standing(who)),
+        } => format!("aborted: {}; {}", failure_text(failure), standing(workers)),
         Outcome::RolledBack {
             failure,
-            standing: who,
+            standing: workers,
             ..
         } => {
-            format!("rolled back: {}; {}", fault(failure), standing(who))
+            format!(
+                "rolled back: {}; {}",
+                failure_text(failure),
+                standing(workers)
+            )
         }
         Outcome::Cancelled {
             generation,
             stuck,
-            standing: who,
+            standing: workers,
         } => {
             let stuck = if *stuck { ", stuck" } else { "" };
             format!(
                 "generation {generation} cancelled{stuck}; {}",
-                standing(who)
+                standing(workers)
             )
         }
         Outcome::ReplaceFailed {
@@ -256,11 +271,11 @@ fn end(outcome: &Outcome) -> String {
             old_serves,
         } => {
             let old = if *old_serves {
-                "the old one serves"
+                "the old worker serves"
             } else {
-                "nobody serves there"
+                "no worker serves there"
             };
-            format!("slot {slot} not renewed: {}; {old}", fault(failure))
+            format!("slot {slot} not replaced: {}; {old}", failure_text(failure))
         }
         Outcome::HeldUp { generation, by } => {
             format!("held up by {}, generation {generation}", pools(by))
@@ -283,13 +298,13 @@ fn start_failure(failure: &StartFailure) -> String {
             early_exits,
             given_up,
         } => {
-            let vain = if *early_exits > 1 {
-                format!(", {early_exits} in vain")
+            let early = if *early_exits > 1 {
+                format!(", {early_exits} early exits")
             } else {
                 String::new()
             };
             let end = if *given_up { ", given up" } else { "" };
-            format!("{worker} {}{vain}{end}", why(*cause))
+            format!("{worker} {}{early}{end}", cause_text(*cause))
         }
         StartFailure::NotReadyInTime => "not ready in time".into(),
         StartFailure::Daemonized => "goes into the background".into(),
@@ -323,20 +338,20 @@ fn standing(standing: &Standing) -> String {
     text
 }
 
-fn fault(failure: &Failure) -> String {
-    let who = failure
+fn failure_text(failure: &Failure) -> String {
+    let worker = failure
         .worker
         .map_or(String::new(), |worker| format!("{worker} "));
     let mixed = if failure.mixed { ", mixed" } else { "" };
-    format!("{who}{}{mixed}", why(failure.cause))
+    format!("{worker}{}{mixed}", cause_text(failure.cause))
 }
 
-fn why(cause: Cause) -> String {
+fn cause_text(cause: Cause) -> String {
     match cause {
         Cause::Exited(Exit::Code(code)) => format!("exit {code}"),
         Cause::Exited(Exit::Signal { signal, .. }) => format!("signal {signal}"),
         Cause::Exited(Exit::Unknown) => "unknown".to_owned(),
-        Cause::SpawnFailed => "not born".into(),
+        Cause::SpawnFailed => "not spawned".into(),
         Cause::NotReadyInTime => "not ready in time".into(),
         Cause::Unhealthy => "unhealthy".into(),
         Cause::Cancelled => "cancelled".into(),
@@ -350,7 +365,7 @@ pub(crate) fn pool(engine: &Engine, id: PoolId) -> String {
         return "    no such pool\n".into();
     };
     let mut text = format!(
-        "    {:?}: {} of {} ready, {} alive, {} draining, generation {} proven, {} filling, roll {:?}\n",
+        "    {:?}: {} of {} ready, {} alive, {} draining, last good {}, filling with {}, roll {:?}\n",
         pool.state,
         pool.ready,
         pool.wanted,
@@ -367,7 +382,7 @@ pub(crate) fn pool(engine: &Engine, id: PoolId) -> String {
         let _ = writeln!(text, "      rolls after {}", pools(&pool.roll.after));
     }
     if pool.previous_good != Generation::NONE {
-        let _ = writeln!(text, "      before that: {}", pool.previous_good);
+        let _ = writeln!(text, "      rollback goes to: {}", pool.previous_good);
     }
     if pool.state == PoolState::Mixed || pool.outdated > 0 {
         let serving = pool
@@ -387,7 +402,7 @@ pub(crate) fn pool(engine: &Engine, id: PoolId) -> String {
     }
     let served = view.served(id);
     if served.iter().any(|known| *known > pool.last_good) {
-        let _ = writeln!(text, "      remembered: {}", numbers(&served));
+        let _ = writeln!(text, "      in the history: {}", numbers(&served));
     }
     for WorkerView {
         id: worker,
@@ -398,7 +413,7 @@ pub(crate) fn pool(engine: &Engine, id: PoolId) -> String {
         ..
     } in view.workers().filter(|w| w.pool == id)
     {
-        let lost = if lost { ", lost" } else { "" };
+        let lost = if lost { ", unkillable" } else { "" };
         let _ = writeln!(
             text,
             "      {id}/{slot}: {worker} {state:?}, generation {generation}{lost}"
