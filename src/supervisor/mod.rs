@@ -52,7 +52,6 @@ use crossbeam_channel::Receiver;
 use engine_queue::EngineQueue;
 use event_log::EventBuilder;
 use reload::Reload;
-use reload::lookup::Lookup;
 use workers::Workers;
 
 use health::Health;
@@ -132,18 +131,6 @@ pub fn serve(plan: Plan, context: StartContext, reader: Reader) -> u8 {
 }
 
 impl Supervisor {
-    fn lookup(&self) -> Lookup<'_> {
-        Lookup {
-            plan: &self.plan,
-            engine: self.engine.view(),
-            pools: &self.pools,
-            specs: &self.workers.spawn_specs,
-            listening: &self.listening,
-            processes: &self.workers.processes,
-            stopping: self.shutdown.stopping,
-        }
-    }
-
     /// `took_over`: a summary of the workers of a killed master that were stopped, if there were any.
     fn run(mut self, took_over: Option<String>) -> u8 {
         self.refresh_plan();

@@ -56,6 +56,20 @@ impl Supervisor {
         }
     }
 
+    /// Logs a line of progress and sends it to the client.
+    pub(crate) fn report_progress(&mut self, client: Option<u64>, text: &str) {
+        tracing::info!("{text}");
+        if let Some(client) = client {
+            self.answer(
+                client,
+                &Response::Progress {
+                    text: text.to_owned(),
+                },
+                false,
+            );
+        }
+    }
+
     /// An outcome as exit code and text.
     pub(crate) fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (u8, String) {
         let culprit = match outcome {

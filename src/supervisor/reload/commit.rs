@@ -328,49 +328,6 @@ impl Supervisor {
             ..Rotation::default()
         });
     }
-
-    /// Rebuilds the plan in force from the pools' next specs.
-    pub(crate) fn refresh_plan(&mut self) {
-        let mut listeners = Vec::new();
-        let mut pools = Vec::new();
-        let mut number = |socket: &plan::ListenPlan, own: Option<&plan::ListenPlan>| {
-            // The open socket's own plan has the current backlog and mode; the name is the spec's.
-            let socket = plan::ListenPlan {
-                name: socket.name.clone(),
-                ..own.unwrap_or(socket).clone()
-            };
-            listeners
-                .iter()
-                .position(|known| *known == socket)
-                .unwrap_or_else(|| {
-                    listeners.push(socket);
-                    listeners.len() - 1
-                })
-        };
-        for (id, plan) in self.pools.iter() {
-            let Some(next_spec) = self.pools.next_spec(id) else {
-                continue;
-            };
-            let mut plan = plan.clone();
-            let sockets = next_spec.sockets.iter().zip(&next_spec.listeners);
-            plan.recipe.listen = sockets
-                .map(|(socket, id)| {
-                    number(
-                        socket,
-                        self.listening.get(*id).map(|listener| listener.plan()),
-                    )
-                })
-                .collect();
-            pools.push(plan);
-        }
-        for id in self.listening.lone() {
-            if let Some(listener) = self.listening.get(*id) {
-                number(listener.plan(), None);
-            }
-        }
-        self.plan.pools = pools;
-        self.plan.listeners = listeners;
-    }
 }
 
 fn removed(diff: &Diff) -> impl Iterator<Item = &str> {

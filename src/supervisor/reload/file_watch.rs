@@ -9,6 +9,7 @@ use crate::observe::print::sanitize;
 use crate::plan::{Plan, Sink};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::pool_registry::PoolRegistry;
 use crate::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
 use glob::Pattern;
 use rotad_core::{PoolId, Span, Time};
@@ -42,6 +43,23 @@ impl FileWatch {
         }
     }
 
+    /// Watches what the plan in force says. `own`: patterns that exclude what the master itself writes.
+    pub(crate) fn follow(&mut self, plan: &Plan, pools: &PoolRegistry, own: &[String]) {
+        let pools = pools.iter().filter_map(|(id, pool)| {
+            let watch = pool.watch.clone()?;
+            let (key, base) = (WatchKey::Pool(id), watch.base);
+            let globs = watch.globs.into_iter().chain(own.iter().cloned()).collect();
+            Some(WatchPlan {
+                key,
+                base,
+                globs,
+                debounce: watch.debounce,
+            })
+        });
+        let config = plan.master.watch_config.then(|| config(plan));
+        self.set(pools.chain(config).collect());
+    }
+
     /// Watches exactly these files.
     fn set(&mut self, plans: Vec<WatchPlan>) {
         if plans.is_empty() {
@@ -63,63 +81,6 @@ impl FileWatch {
 }
 
 impl Supervisor {
-    /// Watches what the plan says. Called whenever the plan has changed.
-    pub(crate) fn watch_files(&mut self) {
-        let own = self.own_files();
-        let pools = self.pools.iter().filter_map(|(id, pool)| {
-            let watch = pool.watch.clone()?;
-            let (key, base) = (WatchKey::Pool(id), watch.base);
-            let globs = watch.globs.into_iter().chain(own.iter().cloned()).collect();
-            Some(WatchPlan {
-                key,
-                base,
-                globs,
-                debounce: watch.debounce,
-            })
-        });
-        let config = self.plan.master.watch_config.then(|| config(&self.plan));
-        let plans = pools.chain(config).collect();
-        self.reload.file_watch.set(plans);
-    }
-
-    /// Patterns that exclude what the master itself writes: logs, rotated logs, the pid file, and the runtime
-    /// directory.
-    fn own_files(&self) -> Vec<String> {
-        let master = &self.plan.master;
-        let own = |path: &Path| Pattern::escape(&path.to_string_lossy());
-        let pools = self
-            .pools
-            .iter()
-            .flat_map(|(_, pool)| [&pool.log.stdout, &pool.log.stderr]);
-        let pools = pools.filter_map(|sink| {
-            if let Sink::File(path) = sink {
-                Some(path)
-            } else {
-                None
-            }
-        });
-        let logs = pools.chain(&self.log.file).flat_map(|path| {
-            let path = own(path);
-            [
-                format!("!{path}"),
-                format!("!{path}.[0-9]"),
-                format!("!{path}.[0-9][0-9]*"),
-            ]
-        });
-        let runtime_dir = own(self.runtime_dir());
-        let runtime_dir = [
-            "control.sock",
-            "master.lock",
-            "master.pid",
-            "notify",
-            "workers*",
-        ]
-        .map(|name| format!("!{runtime_dir}/{name}"));
-        logs.chain([format!("!{}", own(&master.pid_file))])
-            .chain(runtime_dir)
-            .collect()
-    }
-
     /// Takes a report of the watch thread.
     pub(crate) fn on_file_change(&mut self, report: WatchReport) {
         if self.reload.file_watch.watcher.is_none() {
@@ -213,6 +174,46 @@ impl Supervisor {
             WatchKey::Config => "the configuration",
         }
     }
+}
+
+/// Patterns that exclude what the master itself writes: logs, rotated logs, the pid file, and the runtime directory.
+pub(crate) fn own_files(
+    plan: &Plan,
+    pools: &PoolRegistry,
+    log_file: Option<&Path>,
+    runtime_dir: &Path,
+) -> Vec<String> {
+    let own = |path: &Path| Pattern::escape(&path.to_string_lossy());
+    let pools = pools
+        .iter()
+        .flat_map(|(_, pool)| [&pool.log.stdout, &pool.log.stderr]);
+    let pools = pools.filter_map(|sink| {
+        if let Sink::File(path) = sink {
+            Some(path.as_path())
+        } else {
+            None
+        }
+    });
+    let logs = pools.chain(log_file).flat_map(|path| {
+        let path = own(path);
+        [
+            format!("!{path}"),
+            format!("!{path}.[0-9]"),
+            format!("!{path}.[0-9][0-9]*"),
+        ]
+    });
+    let runtime_dir = own(runtime_dir);
+    let runtime_dir = [
+        "control.sock",
+        "master.lock",
+        "master.pid",
+        "notify",
+        "workers*",
+    ]
+    .map(|name| format!("!{runtime_dir}/{name}"));
+    logs.chain([format!("!{}", own(&plan.master.pid_file))])
+        .chain(runtime_dir)
+        .collect()
 }
 
 /// The files that the plan was read from, and those that its `include` would add.

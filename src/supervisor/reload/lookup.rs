@@ -2,6 +2,7 @@
 //! supervisor: `Supervisor::lookup` makes one for each decision.
 
 use crate::plan::Plan;
+use crate::supervisor::Supervisor;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::pool_registry::PoolRegistry;
 use crate::supervisor::workers::process_table::ProcessTable;
@@ -18,4 +19,18 @@ pub(crate) struct Lookup<'a> {
     pub processes: &'a ProcessTable,
     /// Everything stops.
     pub stopping: bool,
+}
+
+impl Supervisor {
+    pub(crate) fn lookup(&self) -> Lookup<'_> {
+        Lookup {
+            plan: &self.plan,
+            engine: self.engine.view(),
+            pools: &self.pools,
+            specs: &self.workers.spawn_specs,
+            listening: &self.listening,
+            processes: &self.workers.processes,
+            stopping: self.shutdown.stopping,
+        }
+    }
 }

@@ -12,7 +12,9 @@ pub(crate) mod lookup;
 mod machine;
 pub(crate) mod on_change;
 pub(crate) mod oneshots;
+pub(crate) mod plan_in_force;
 pub(crate) mod revert;
+pub(crate) mod roll;
 pub(crate) mod rollback;
 
 use crate::control::protocol::{ReloadScope, Response, Selector, Wait};
@@ -475,20 +477,6 @@ impl Supervisor {
     fn report_reload_progress(&mut self, text: &str) {
         let client = self.reload.state.machine.request().and_then(|of| of.client);
         self.report_progress(client, text);
-    }
-
-    /// Logs a line of progress and sends it to the client.
-    pub(crate) fn report_progress(&mut self, client: Option<u64>, text: &str) {
-        tracing::info!("{text}");
-        if let Some(client) = client {
-            self.answer(
-                client,
-                &Response::Progress {
-                    text: text.to_owned(),
-                },
-                false,
-            );
-        }
     }
 
     /// Everything stops: refuses all reloads.
