@@ -164,7 +164,7 @@ fn find(folder: &str, words: &[&str], allowed: impl Fn(&str) -> bool) {
 const MODULES: [(&str, &[&str]); 16] = [
     ("plan", &["rotad_core"]),
     ("config", &["rotad_core", "plan"]),
-    ("observe", &["plan"]),
+    ("observe", &["rotad_core", "plan"]),
     ("control", &["rotad_core", "observe"]),
     ("sys", &["rotad_core"]),
     ("event_loop", &["rotad_core", "plan", "sys"]),

@@ -155,11 +155,11 @@ fn check_code_of(pool: &PoolStatus) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::status::{ReloadState, ReloadStatus};
+    use crate::observe::status::{ReloadStatus, RollState};
 
     fn pool(state: PoolState, ready: u32, wanted: u32) -> PoolStatus {
         let reload = ReloadStatus {
-            state: ReloadState::None,
+            state: RollState::None,
             generation: 0,
             reason: None,
             replaced: 0,

@@ -5,7 +5,7 @@ pub(crate) use super::rates::Rates;
 
 use crate::observe::sanitize::sanitize;
 use crate::observe::status::{
-    LastExit, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState,
+    LastExit, PoolState, PoolStatus, ReadyBy, ReloadStatus, RollState, SlotState, Status,
     WorkerStatus, outdated,
 };
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ pub(crate) fn pools(status: &Status, style: TableStyle<'_>) -> String {
         cells: vec![
             sanitize(&pool.name),
             format!("{}/{}", pool.ready, pool.wanted),
-            word(&pool.state),
+            pool.state.name().to_owned(),
             number(pool.generation),
             pool.workers
                 .iter()
@@ -82,7 +82,7 @@ pub(crate) fn workers(pool: &PoolStatus, style: TableStyle<'_>) -> String {
         "{mark} {}  {}  {}  {}/{} ready  generation {}\n",
         sanitize(&pool.name),
         sanitize(&pool.kind),
-        word(&pool.state),
+        pool.state.name().to_owned(),
         pool.ready,
         pool.wanted,
         number(pool.generation)
@@ -164,12 +164,12 @@ fn pool_mark(state: PoolState) -> Mark {
     }
 }
 
-fn worker_mark(state: WorkerState) -> Mark {
+fn worker_mark(state: SlotState) -> Mark {
     match state {
-        WorkerState::Ready | WorkerState::Done => ('●', GREEN),
-        WorkerState::Starting | WorkerState::Soaking => ('◐', YELLOW),
-        WorkerState::Backoff | WorkerState::Failed => ('×', RED),
-        WorkerState::Stopping | WorkerState::Killing | WorkerState::Stopped => ('○', GREY),
+        SlotState::Ready | SlotState::Done => ('●', GREEN),
+        SlotState::Starting | SlotState::Soaking => ('◐', YELLOW),
+        SlotState::Backoff | SlotState::Failed => ('×', RED),
+        SlotState::Stopping | SlotState::Killing | SlotState::Stopped => ('○', GREY),
     }
 }
 
@@ -182,7 +182,7 @@ fn pool_note(pool: &PoolStatus) -> String {
         .filter(|worker| {
             !matches!(
                 worker.state,
-                WorkerState::Ready | WorkerState::Done | WorkerState::Stopped
+                SlotState::Ready | SlotState::Done | SlotState::Stopped
             )
         })
         // The worker with the longest backoff has failed most often: its message says most.
@@ -234,7 +234,7 @@ fn pool_note(pool: &PoolStatus) -> String {
 fn mixture(pool: &PoolStatus) -> Option<String> {
     let mut slots: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     let serves =
-        |worker: &&WorkerStatus| matches!(worker.state, WorkerState::Ready | WorkerState::Soaking);
+        |worker: &&WorkerStatus| matches!(worker.state, SlotState::Ready | SlotState::Soaking);
     for worker in pool.workers.iter().filter(serves) {
         slots
             .entry(worker.generation)
@@ -255,13 +255,13 @@ fn threat(pool: &PoolStatus) -> Option<String> {
 
 fn reload_note(reload: &ReloadStatus) -> Option<String> {
     let what = match reload.state {
-        ReloadState::None | ReloadState::Done => return None,
-        ReloadState::Running => {
+        RollState::None | RollState::Done => return None,
+        RollState::Running => {
             return Some(format!("{} of {} replaced", reload.replaced, reload.of));
         }
-        ReloadState::Aborted => "aborted",
-        ReloadState::RolledBack => "rolled back",
-        ReloadState::Superseded => "superseded",
+        RollState::Aborted => "aborted",
+        RollState::RolledBack => "rolled back",
+        RollState::Superseded => "superseded",
     };
     let reason = reload.reason.as_ref().map_or(String::new(), |reason| {
         // The last lines of the failed worker are shown in the row of its slot.
@@ -311,7 +311,7 @@ fn exit_note(exit: &LastExit) -> String {
 
 /// It is ready only by age.
 fn is_only_alive(worker: &WorkerStatus) -> bool {
-    worker.state == WorkerState::Ready && worker.ready_by == Some(ReadyBy::Age)
+    worker.state == SlotState::Ready && worker.ready_by == Some(ReadyBy::Age)
 }
 
 fn worker_word(worker: &WorkerStatus) -> String {

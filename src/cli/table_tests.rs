@@ -6,7 +6,7 @@ const PLAIN: TableStyle<'static> = TableStyle {
     rates: None,
 };
 
-fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
+fn worker(slot: u32, state: SlotState) -> WorkerStatus {
     WorkerStatus {
         slot,
         pid: Some(4711),
@@ -26,7 +26,7 @@ fn worker(slot: u32, state: WorkerState) -> WorkerStatus {
     }
 }
 
-fn reload(state: ReloadState, reason: Option<&str>) -> ReloadStatus {
+fn reload(state: RollState, reason: Option<&str>) -> ReloadStatus {
     ReloadStatus {
         state,
         generation: 3,
@@ -40,7 +40,7 @@ fn reload(state: ReloadState, reason: Option<&str>) -> ReloadStatus {
 fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus {
     let ready = workers
         .iter()
-        .filter(|worker| worker.state == WorkerState::Ready)
+        .filter(|worker| worker.state == SlotState::Ready)
         .count() as u32;
     PoolStatus {
         name: name.to_owned(),
@@ -50,7 +50,7 @@ fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus 
         alive: ready,
         ready,
         generation: 2,
-        reload: reload(ReloadState::None, None),
+        reload: reload(RollState::None, None),
         waits_for: Vec::new(),
         unserved: vec![],
         scaled: false,
@@ -82,19 +82,19 @@ fn sick(slot: u32) -> WorkerStatus {
         cpu_s: None,
         ready_in_s: None,
         restarts: 5,
-        ..worker(slot, WorkerState::Backoff)
+        ..worker(slot, SlotState::Backoff)
     }
 }
 
 fn sample() -> Status {
-    let mut rolled = pool("api", PoolState::Ok, vec![worker(0, WorkerState::Ready)]);
-    rolled.reload = reload(ReloadState::RolledBack, Some("api/0: exit 1 before ready"));
+    let mut rolled = pool("api", PoolState::Ok, vec![worker(0, SlotState::Ready)]);
+    rolled.reload = reload(RollState::RolledBack, Some("api/0: exit 1 before ready"));
     let mut rolling = pool(
         "task",
         PoolState::Reloading,
-        vec![worker(0, WorkerState::Ready)],
+        vec![worker(0, SlotState::Ready)],
     );
-    rolling.reload = reload(ReloadState::Running, None);
+    rolling.reload = reload(RollState::Running, None);
     Status {
         master: MasterStatus {
             pid: 812,
@@ -108,7 +108,7 @@ fn sample() -> Status {
             pool(
                 "web",
                 PoolState::Degraded,
-                vec![worker(0, WorkerState::Ready), sick(1)],
+                vec![worker(0, SlotState::Ready), sick(1)],
             ),
             rolled,
             rolling,
@@ -194,7 +194,7 @@ fn between_two_looks_the_processor_is_a_share() {
 
 #[test]
 fn what_a_worker_says_and_how_it_died_in_each_way() {
-    let mut one = worker(0, WorkerState::Ready);
+    let mut one = worker(0, SlotState::Ready);
     one.says = Some("busy\n\x07".to_owned());
     assert_eq!(worker_note(&one), "busy\\x0a\\x07");
     let exit = LastExit {
@@ -250,10 +250,7 @@ fn who_is_ready_for_his_age_alone_is_called_alive() {
     let jobs = pool(
         "jobs",
         PoolState::Ok,
-        vec![
-            by_age(0, WorkerState::Ready),
-            by_age(1, WorkerState::Soaking),
-        ],
+        vec![by_age(0, SlotState::Ready), by_age(1, SlotState::Soaking)],
     );
     let rows = workers(&jobs, PLAIN);
     assert!(
@@ -263,7 +260,7 @@ fn who_is_ready_for_his_age_alone_is_called_alive() {
     let status = Status {
         pools: vec![
             jobs,
-            pool("web", PoolState::Ok, vec![worker(0, WorkerState::Ready)]),
+            pool("web", PoolState::Ok, vec![worker(0, SlotState::Ready)]),
         ],
         ..sample()
     };

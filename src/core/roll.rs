@@ -135,3 +135,27 @@ pub enum RollState {
     /// Another request took its place.
     Superseded,
 }
+
+impl RollState {
+    /// All states.
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::Running,
+        Self::Done,
+        Self::Aborted,
+        Self::RolledBack,
+        Self::Superseded,
+    ];
+
+    /// Its name in the status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Aborted => "aborted",
+            Self::RolledBack => "rolled-back",
+            Self::Superseded => "superseded",
+        }
+    }
+}

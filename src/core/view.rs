@@ -40,6 +40,40 @@ pub enum PoolState {
     Failed,
 }
 
+impl PoolState {
+    /// All states.
+    pub const ALL: [Self; 11] = [
+        Self::Starting,
+        Self::Ok,
+        Self::Mixed,
+        Self::Degraded,
+        Self::Reloading,
+        Self::RollingBack,
+        Self::CrashLoop,
+        Self::Stopping,
+        Self::Stopped,
+        Self::Done,
+        Self::Failed,
+    ];
+
+    /// Its name in the status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ok => "ok",
+            Self::Mixed => "mixed",
+            Self::Degraded => "degraded",
+            Self::Reloading => "reloading",
+            Self::RollingBack => "rolling-back",
+            Self::CrashLoop => "crash-loop",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// State of a worker; `pools[].workers[].state` in the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerState {

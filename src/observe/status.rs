@@ -2,7 +2,9 @@
 //! clients read it.
 
 use crate::plan::Kind;
-use serde::{Deserialize, Serialize};
+pub use rotad_core::{PoolState, RollState};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 /// The whole status.
@@ -39,6 +41,7 @@ pub struct PoolStatus {
     /// `worker`, `task` or `oneshot`.
     pub kind: String,
     /// Its state.
+    #[serde(serialize_with = "pool_state_name", deserialize_with = "pool_state")]
     pub state: PoolState,
     /// The desired number of workers.
     pub wanted: u32,
@@ -68,39 +71,12 @@ pub struct PoolStatus {
     pub workers: Vec<WorkerStatus>,
 }
 
-/// The state of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PoolState {
-    /// Not all workers have been ready yet.
-    Starting,
-    /// All workers are ready.
-    Ok,
-    /// Workers of more than one generation serve, and no rolling restart is running.
-    Mixed,
-    /// Fewer workers are ready than desired, or clients are not served.
-    Degraded,
-    /// A rolling restart is running.
-    Reloading,
-    /// A rolling restart to the last generation that served is running.
-    RollingBack,
-    /// Only one worker is tried at a time.
-    CrashLoop,
-    /// Its workers are being stopped.
-    Stopping,
-    /// Stopped by an operator.
-    Stopped,
-    /// A oneshot that has succeeded.
-    Done,
-    /// It failed and is not tried again.
-    Failed,
-}
-
 /// The last rolling restart of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReloadStatus {
     /// Its state.
-    pub state: ReloadState,
+    #[serde(serialize_with = "roll_state_name", deserialize_with = "roll_state")]
+    pub state: RollState,
     /// The last generation that was tried; 0: none.
     pub generation: u32,
     /// Why it did not succeed.
@@ -113,24 +89,6 @@ pub struct ReloadStatus {
     pub took_s: f64,
 }
 
-/// The state of a rolling restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReloadState {
-    /// There was none yet.
-    None,
-    /// It is running.
-    Running,
-    /// It succeeded.
-    Done,
-    /// It ended without a change.
-    Aborted,
-    /// The pool has returned to the generation before.
-    RolledBack,
-    /// A newer request replaced it.
-    Superseded,
-}
-
 /// The status of a slot and its worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
@@ -139,7 +97,7 @@ pub struct WorkerStatus {
     /// `None` while the slot has no process.
     pub pid: Option<i32>,
     /// Its state.
-    pub state: WorkerState,
+    pub state: SlotState,
     /// Its generation.
     pub generation: u32,
     /// Its age, in seconds.
@@ -181,7 +139,7 @@ pub enum ReadyBy {
 /// The state of a slot and its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum WorkerState {
+pub enum SlotState {
     /// It is starting.
     Starting,
     /// The first worker of a generation, being watched.
@@ -225,6 +183,33 @@ pub struct LastExit {
     /// Lines were left out or cut to keep the status within its limit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub log_cut: bool,
+}
+
+fn pool_state_name<S: Serializer>(state: &PoolState, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(state.name())
+}
+
+fn pool_state<'de, D: Deserializer<'de>>(from: D) -> Result<PoolState, D::Error> {
+    by_name(from, &PoolState::ALL, |state| state.name())
+}
+
+fn roll_state_name<S: Serializer>(state: &RollState, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(state.name())
+}
+
+fn roll_state<'de, D: Deserializer<'de>>(from: D) -> Result<RollState, D::Error> {
+    by_name(from, &RollState::ALL, |state| state.name())
+}
+
+/// The one of `all` with the name that is read.
+fn by_name<'de, D: Deserializer<'de>, T: Copy>(
+    from: D,
+    all: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<T, D::Error> {
+    let read = Cow::<str>::deserialize(from)?;
+    let known = all.iter().copied().find(|one| name(*one) == read);
+    known.ok_or_else(|| de::Error::custom(format!("unknown state {read:?}")))
 }
 
 /// The limit for the last lines of all workers in one status, in bytes of JSON.

@@ -9,7 +9,7 @@ use super::super::{request, status};
 use crate::config::MasterPaths;
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
-use crate::observe::status::{PoolState, ReloadState, Status};
+use crate::observe::status::{PoolState, RollState, Status};
 use crate::sys::poll::poll;
 use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
 use nix::poll::{PollFd, PollFlags};
@@ -170,8 +170,8 @@ impl DemoMaster {
                 return Err("the demo was ended before its proof was done".to_owned());
             }
             match self.web() {
-                Some((generation, ReloadState::Done)) if generation > before => return Ok(()),
-                Some((_, state @ (ReloadState::Aborted | ReloadState::RolledBack))) => {
+                Some((generation, RollState::Done)) if generation > before => return Ok(()),
+                Some((_, state @ (RollState::Aborted | RollState::RolledBack))) => {
                     return Err(format!("the rolling restart ended in {state:?}"));
                 }
                 _ => signals.wait(Some(POLL_INTERVAL)),
@@ -182,7 +182,7 @@ impl DemoMaster {
         ))
     }
 
-    fn web(&self) -> Option<(u32, ReloadState)> {
+    fn web(&self) -> Option<(u32, RollState)> {
         let pools = self.status()?.pools;
         pools
             .iter()

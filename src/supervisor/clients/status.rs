@@ -3,13 +3,15 @@
 
 use crate::control::protocol::Response;
 use crate::observe::status::{
-    MasterStatus, PoolState, PoolStatus, ReadyBy, ReloadState, ReloadStatus, Status, WorkerState,
-    WorkerStatus, kind_name, outdated,
+    MasterStatus, PoolStatus, ReadyBy, ReloadStatus, SlotState, Status, WorkerStatus, kind_name,
+    outdated,
 };
 use crate::process::rss_sampler::Usage;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::reason;
-use rotad_core::{EmptySlot, EmptyState, PoolId, PoolView, RollState, Span, Time, WorkerView};
+use rotad_core::{
+    EmptySlot, EmptyState, PoolId, PoolState, PoolView, Span, Time, WorkerState, WorkerView,
+};
 use std::collections::{BTreeMap, HashMap};
 
 /// How long a status waits for the memory and CPU time of workers. Then it is answered without them.
@@ -151,7 +153,7 @@ impl Supervisor {
             .and_then(|f| f.worker)
             .and_then(|w| self.workers.exit_reports.of_worker(w));
         let (unserved, all) = self.unserved_by(id);
-        let state = pool_state(pool.state);
+        let state = pool.state;
         Some(PoolStatus {
             name: plan.name.clone(),
             kind: kind_name(plan.kind).to_owned(),
@@ -165,7 +167,7 @@ impl Supervisor {
             ready: if all { 0 } else { pool.ready },
             generation: pool.last_good.0,
             reload: ReloadStatus {
-                state: reload_state(roll.state),
+                state: roll.state,
                 generation: roll.generation,
                 reason: roll.failure.as_ref().map(|failure| {
                     let threat = if pool.outdated > 0 {
@@ -198,7 +200,7 @@ impl Supervisor {
         WorkerStatus {
             slot: worker.slot.0,
             pid,
-            state: worker_state(worker.state),
+            state: slot_state(worker.state),
             generation: worker.generation.0,
             age_s: (self.clock.now() - worker.began).as_secs_f64(),
             ready_in_s: worker.ready_in.map(|span| span.as_secs_f64()),
@@ -226,11 +228,11 @@ impl Supervisor {
             slot: empty.slot.0,
             pid: None,
             state: match empty.state {
-                EmptyState::Held | EmptyState::Waits => WorkerState::Starting,
-                EmptyState::Backoff => WorkerState::Backoff,
-                EmptyState::Stopped => WorkerState::Stopped,
-                EmptyState::Done => WorkerState::Done,
-                EmptyState::Failed => WorkerState::Failed,
+                EmptyState::Held | EmptyState::Waits => SlotState::Starting,
+                EmptyState::Backoff => SlotState::Backoff,
+                EmptyState::Stopped => SlotState::Stopped,
+                EmptyState::Done => SlotState::Done,
+                EmptyState::Failed => SlotState::Failed,
             },
             generation: pool.fill_generation.0,
             age_s: 0.0,
@@ -252,42 +254,13 @@ fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-fn pool_state(state: rotad_core::PoolState) -> PoolState {
-    use rotad_core::PoolState as Core;
+fn slot_state(state: WorkerState) -> SlotState {
     match state {
-        Core::Starting => PoolState::Starting,
-        Core::Ok => PoolState::Ok,
-        Core::Mixed => PoolState::Mixed,
-        Core::Degraded => PoolState::Degraded,
-        Core::Reloading => PoolState::Reloading,
-        Core::RollingBack => PoolState::RollingBack,
-        Core::CrashLoop => PoolState::CrashLoop,
-        Core::Stopping => PoolState::Stopping,
-        Core::Stopped => PoolState::Stopped,
-        Core::Done => PoolState::Done,
-        Core::Failed => PoolState::Failed,
-    }
-}
-
-fn worker_state(state: rotad_core::WorkerState) -> WorkerState {
-    use rotad_core::WorkerState as Core;
-    match state {
-        Core::Starting => WorkerState::Starting,
-        Core::Soaking => WorkerState::Soaking,
-        Core::Ready => WorkerState::Ready,
-        Core::Stopping => WorkerState::Stopping,
+        WorkerState::Starting => SlotState::Starting,
+        WorkerState::Soaking => SlotState::Soaking,
+        WorkerState::Ready => SlotState::Ready,
+        WorkerState::Stopping => SlotState::Stopping,
         // What is left of its tree is being killed.
-        Core::Killing | Core::KillingTree => WorkerState::Killing,
-    }
-}
-
-fn reload_state(state: RollState) -> ReloadState {
-    match state {
-        RollState::None => ReloadState::None,
-        RollState::Running => ReloadState::Running,
-        RollState::Done => ReloadState::Done,
-        RollState::Aborted => ReloadState::Aborted,
-        RollState::RolledBack => ReloadState::RolledBack,
-        RollState::Superseded => ReloadState::Superseded,
+        WorkerState::Killing | WorkerState::KillingTree => SlotState::Killing,
     }
 }
