@@ -1,28 +1,40 @@
-//! The event log. [`Supervisor::emit`] is the one way to report what happens: it writes a log line, keeps the event in
-//! the ring, and sends it to the clients that follow `rotad events`.
+//! The event log: the ring of recent events, and how an event is made.
+//!
+//! [`Supervisor::emit`] is the one way to report what happens. It writes a log line, keeps the event in the ring, and
+//! hands it to the clients that follow `rotad events`.
 
 use super::Supervisor;
-use crate::control::protocol::Response;
+use super::workers::label::WorkerLabel;
 use crate::observe::events::{Event, EventKind, Ring};
 use rotad_core::{Generation, PoolId, WorkerId};
-use std::collections::BTreeMap;
 use tracing::Level;
 
-/// Maximum clients that follow events; each has a bounded number of unsent bytes.
-pub(super) const MAX_FOLLOWERS: usize = 16;
 /// How many past events a follower receives first.
 const INITIAL_EVENTS: usize = 10;
 
-/// The ring of recent events, and the clients that follow: for each, how many events it has missed.
+/// The events that were emitted last.
 #[derive(Debug, Default)]
 pub(super) struct EventLog {
     ring: Ring,
-    followers: BTreeMap<u64, u64>,
 }
 
 impl EventLog {
-    pub(super) fn forget(&mut self, client: u64) {
-        self.followers.remove(&client);
+    /// Writes the log line, unless the event has no level, and keeps the event. Returns it with its number and time.
+    fn record(&mut self, level: Option<Level>, event: Event) -> &Event {
+        if let Some(level) = level {
+            log_event(level, &event);
+        }
+        self.ring.push(event)
+    }
+
+    /// All events that are kept, the oldest first.
+    pub(super) fn all(&self) -> Vec<Event> {
+        self.ring.latest(usize::MAX).cloned().collect()
+    }
+
+    /// Those that a client receives which begins to follow.
+    pub(super) fn latest(&self) -> Vec<Event> {
+        self.ring.latest(INITIAL_EVENTS).cloned().collect()
     }
 }
 
@@ -111,110 +123,51 @@ impl EventBuilder {
             ..self
         }
     }
-}
 
-impl Supervisor {
-    /// Emits an event to the log, the ring and the followers.
-    pub(super) fn emit(&mut self, builder: EventBuilder) {
-        let label = builder
-            .worker
-            .map(|worker| self.workers.label(worker))
-            .unwrap_or_default();
-        let pool = builder
-            .pool
-            .or(label.pool)
-            .map(|pool| self.pools.name(pool).to_owned());
+    /// The event, without a worker and a pool.
+    #[cfg(test)]
+    pub(super) fn event(self) -> Event {
+        self.build(None, WorkerLabel::default(), None).1
+    }
+
+    /// The event, and the level of its log line. `pool` is its name, `tag` the worker's value of `ROTAD_WORKER`.
+    fn build(
+        self,
+        pool: Option<String>,
+        label: WorkerLabel,
+        tag: Option<String>,
+    ) -> (Option<Level>, Event) {
         let event = Event {
             seq: 0,
             time: String::new(),
-            event: builder.kind,
+            event: self.kind,
             pool,
             slot: label.slot.map(|slot| slot.0),
-            worker: builder.worker.map(|worker| self.workers.tag(worker)),
-            generation: builder
+            worker: tag,
+            generation: self
                 .generation
                 .or(label.generation)
                 .map(|generation| generation.0),
             pid: label.pid,
-            cause: builder.cause.map(str::to_owned),
-            text: builder.text,
+            cause: self.cause.map(str::to_owned),
+            text: self.text,
         };
-        if let Some(level) = builder.level {
-            log_event(level, &event);
-        }
-        let answer = Response::Event(Box::new(self.event_log.ring.push(event).clone()));
-        let followers: Vec<u64> = self.event_log.followers.keys().copied().collect();
-        for client in followers {
-            self.catch_up(client);
-            // A follower that has missed events gets their number first: events stay in order.
-            let missed = self
-                .event_log
-                .followers
-                .get(&client)
-                .is_none_or(|missed| *missed > 0);
-            if missed || !self.clients.server.try_send(client, &answer) {
-                self.event_log
-                    .followers
-                    .entry(client)
-                    .and_modify(|missed| *missed += 1);
-            }
-            self.flush(client);
-        }
+        (self.level, event)
     }
+}
 
-    /// Tells a follower how many events it has missed, once it reads again.
-    pub(super) fn catch_up(&mut self, client: u64) {
-        if let Some(missed) = self.event_log.followers.get_mut(&client)
-            && *missed > 0
-            && self
-                .clients
-                .server
-                .try_send(client, &Response::Skipped { count: *missed })
-        {
-            *missed = 0;
-            self.flush(client);
-        }
-    }
-
-    /// Answers `rotad events`: the events in the ring, or the latest and all that follow.
-    pub(super) fn events_for(&mut self, client: u64, follow: bool) {
-        if !follow {
-            let all: Vec<Event> = self.event_log.ring.latest(usize::MAX).cloned().collect();
-            for event in all {
-                self.clients
-                    .server
-                    .send(client, &Response::Event(Box::new(event)), false);
-            }
-            return self.done(client, 0, String::new());
-        }
-        if self.event_log.followers.len() >= MAX_FOLLOWERS {
-            return self.done(
-                client,
-                1,
-                format!("{MAX_FOLLOWERS} clients already follow the events"),
-            );
-        }
-        self.clients.server.follows(client);
-        let latest: Vec<Event> = self
-            .event_log
-            .ring
-            .latest(INITIAL_EVENTS)
-            .cloned()
-            .collect();
-        for event in latest {
-            self.clients
-                .server
-                .try_send(client, &Response::Event(Box::new(event)));
-        }
-        self.event_log.followers.insert(client, 0);
-        self.flush(client);
-    }
-
-    /// The master exits: the followers have seen every event.
-    pub(super) fn finish_followers(&mut self) {
-        for client in self.event_log.followers.keys().copied().collect::<Vec<_>>() {
-            self.done(client, 0, String::new());
-        }
+impl Supervisor {
+    /// Emits an event to the log, the ring and the clients that follow.
+    pub(super) fn emit(&mut self, builder: EventBuilder) {
+        let worker = builder.worker;
+        let label = worker.map(|worker| self.workers.label(worker));
+        let tag = worker.map(|worker| self.workers.tag(worker));
+        let label = label.unwrap_or_default();
+        let pool = builder.pool.or(label.pool);
+        let pool = pool.map(|pool| self.pools.name(pool).to_owned());
+        let (level, event) = builder.build(pool, label, tag);
+        let event = self.event_log.record(level, event);
+        self.clients.send_event(event, &self.event_loop.poller);
     }
 }
 

@@ -216,7 +216,9 @@ impl Supervisor {
             Source::Notify(worker) => self.read_messages(worker),
             Source::Listener(number) => self.on_listener_hangup(number),
             Source::SocketFile(number) => self.on_socket_file_change(number),
-            Source::Control => self.accept_clients(),
+            Source::Control => self
+                .clients
+                .accept(self.clock.now(), &self.event_loop.poller),
             Source::RuntimeDir => self.on_runtime_dir_change(),
             Source::Client(client) => self.on_client_readable(client),
             Source::Exit(worker) => self.worker_exited(worker, true),

@@ -298,9 +298,9 @@ impl Supervisor {
                     pid.unwrap_or(0)
                 );
                 let took_ms = Some(took.as_millis());
-                self.send_step(
+                self.tell_waiting(
                     pool,
-                    Response::Step {
+                    &Response::Step {
                         pool: name,
                         slot: slot.0,
                         pid,
@@ -341,9 +341,9 @@ impl Supervisor {
         );
         let took_ms = took.map(|took| took.as_millis());
         let text = format!("{name}/{slot}: pid {} {text}", pid.unwrap_or(0));
-        self.send_step(
+        self.tell_waiting(
             pool,
-            Response::Step {
+            &Response::Step {
                 pool: name,
                 slot: slot.0,
                 pid,
@@ -355,11 +355,16 @@ impl Supervisor {
         );
     }
 
-    /// Tells the clients that wait for this pool that one more worker is replaced.
-    fn send_step(&mut self, pool: PoolId, step: Response) {
-        for client in self.clients.tickets.clients_of(pool) {
-            self.answer(client, &step, false);
-        }
+    /// Sends a line of progress to the clients that wait for this pool.
+    fn tell_waiting_clients(&mut self, pool: PoolId, text: &str) {
+        let text = text.to_owned();
+        let progress = Response::Progress { text };
+        self.tell_waiting(pool, &progress);
+    }
+
+    fn tell_waiting(&mut self, pool: PoolId, answer: &Response) {
+        self.clients
+            .tell_waiting(pool, answer, &self.event_loop.poller);
     }
 
     /// Whether the worker counts as ready because of its age alone.

@@ -8,7 +8,6 @@
 use super::Supervisor;
 use super::event_log::EventBuilder;
 use super::workers::process_table::ProcessStage;
-use crate::control::protocol::Response;
 use crate::event_loop::poller::{Interest, Source};
 use crate::observe::events::EventKind;
 use crate::runtime_dir::{self, NOTIFY_DIR, Repaired, RuntimeDirError};
@@ -152,15 +151,12 @@ impl Supervisor {
 
     fn apply_repair(&mut self, repaired: Repaired) {
         if let Some(listener) = repaired.control {
-            self.event_loop
-                .poller
-                .unwatch(self.clients.server.control());
-            self.clients.server.replace(listener);
-            self.watch_control_sockets();
+            self.clients
+                .replace_control_socket(listener, &self.event_loop.poller);
         }
         if let Some(folder) = &repaired.runtime_dir {
             self.workers.notify_dir = folder.join(NOTIFY_DIR);
-            self.clients.server.set_location(&here(folder));
+            self.clients.set_location(folder);
         }
         if repaired.journal {
             let dir = self.runtime_dir().to_owned();
@@ -224,31 +220,17 @@ impl Supervisor {
         }
         real.clone_into(&mut self.plan.real);
         let paths = runtime_dir::paths(&self.plan);
-        let gone = self.clients.server.keep_presence_sockets(&paths);
-        gone.iter()
-            .for_each(|listener| self.event_loop.poller.unwatch(listener));
-        for path in paths {
-            if self.clients.server.has_presence_socket(path) {
-                continue;
-            }
-            match runtime_dir::bind_presence_socket(path) {
-                Ok(sign) => self
-                    .clients
-                    .server
-                    .add_presence_socket(sign.path, sign.listener),
-                Err(error) => tracing::warn!("{error}"),
-            }
-        }
-        self.watch_control_sockets();
+        self.clients
+            .set_presence_sockets(&paths, &self.event_loop.poller, |path| {
+                match runtime_dir::bind_presence_socket(path) {
+                    Ok(sign) => Some((sign.path, sign.listener)),
+                    Err(error) => {
+                        tracing::warn!("{error}");
+                        None
+                    }
+                }
+            });
         // A log path through the symlink leads to another file now.
         self.log.writer.reopen();
-    }
-}
-
-/// Where to find the master, for those who may only ask its abstract socket.
-pub(super) fn here(folder: &Path) -> Response {
-    Response::Here {
-        runtime_dir: folder.to_owned(),
-        config: None,
     }
 }

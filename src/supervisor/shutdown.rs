@@ -4,7 +4,6 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
-use crate::control::protocol::Response;
 use crate::observe::events::EventKind;
 use crate::sys::thread;
 use rotad_core::{Request, Span, Time, WorkerId};
@@ -181,19 +180,9 @@ impl Supervisor {
         } else {
             lost.clone()
         };
-        for client in std::mem::take(&mut self.clients.stop_clients) {
-            self.clients.server.send(
-                client,
-                &Response::Done {
-                    code,
-                    message: message.clone(),
-                },
-                true,
-            );
-            self.clients.server.flush(client);
-        }
+        self.clients.answer_stop(code, &message);
         self.answer_overdue_statuses(true);
-        self.finish_followers();
+        self.clients.finish_followers(&self.event_loop.poller);
         self.log.writer.drain();
         self.clients.log_clients.end(CLIENT_TIMEOUT);
         let Self {
@@ -204,7 +193,7 @@ impl Supervisor {
             ..
         } = self;
         // Cgroups and runtime directory go before the report: once `rotad start` returns, nothing is left.
-        clients.server.keep_presence_sockets(&[]);
+        clients.close_presence_sockets();
         drop(workers);
         run_with_timeout(
             FILES_TIMEOUT,

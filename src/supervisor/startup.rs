@@ -2,9 +2,7 @@
 //! handlers, the workers of a killed master, sockets, the control socket, the journal, and only then the pid file.
 
 use super::clients::launch::StartWatch;
-use super::clients::log_clients::LogClients;
-use super::clients::status::PendingStatuses;
-use super::clients::tickets::Tickets;
+use super::clients::{self, Clients};
 use super::engine_queue::EngineQueue;
 use super::event_log::EventLog;
 use super::health::Health;
@@ -17,7 +15,7 @@ use super::reload::fd_budget::raise_nofile;
 use super::reload::file_watch::FileWatch;
 use super::reload::on_change::OnChange;
 use super::report::Report;
-use super::runtime_files::{self, RuntimeFiles};
+use super::runtime_files::RuntimeFiles;
 use super::service_manager::ServiceManager;
 use super::workers::cgroups::WorkerCgroups;
 use super::workers::exit_report::ExitReports;
@@ -25,7 +23,7 @@ use super::workers::journal::Journal;
 use super::workers::orphans::Orphans;
 use super::workers::process_table::ProcessTable;
 use super::workers::spawn_spec::SpawnSpecs;
-use super::{Clients, EventLoop, Log, Reload, Runtime, Shutdown, Workers};
+use super::{EventLoop, Log, Reload, Runtime, Shutdown, Workers};
 use super::{Failed, Supervisor};
 use crate::control::server::Server;
 use crate::daemon::StartContext;
@@ -139,7 +137,7 @@ fn prepare(
         .control_socket(plan.control.mode, plan.control.group)
         .map_err(|e| Failed::at("cannot open the control socket", e))?;
     let mut server = Server::new(control, plan.control.mode);
-    server.set_location(&runtime_files::here(runtime_dir.path()));
+    server.set_location(&clients::here(runtime_dir.path()));
     signs
         .into_iter()
         .for_each(|sign| server.add_presence_socket(sign.path, sign.listener));
@@ -630,14 +628,7 @@ impl Parts {
                 on_change: OnChange::default(),
                 file_watch: FileWatch::new(mailbox.of(Report::Files), acquired.clock),
             },
-            clients: Clients {
-                server: acquired.server,
-                statuses: PendingStatuses::default(),
-                log_clients: LogClients::default(),
-                tickets: Tickets::default(),
-                start_watch,
-                stop_clients: Vec::new(),
-            },
+            clients: Clients::new(acquired.server, start_watch),
             event_log: EventLog::default(),
             log: Log {
                 writer: acquired.log_writer,

@@ -121,7 +121,7 @@ impl Supervisor {
         match timer {
             Timer::Spawner => self.workers.spawner.deadline(),
             Timer::RuntimeFiles => self.runtime.files.deadline(),
-            Timer::Clients => self.clients.server.deadline(),
+            Timer::Clients => self.clients.deadline(),
             Timer::Statuses => self.clients.statuses.deadline(),
             Timer::Trees => self.workers.processes.next_sweep(),
             Timer::Journal => self.workers.journal.deadline(),
@@ -145,12 +145,7 @@ impl Supervisor {
         match timer {
             Timer::Spawner => self.workers.spawner.check(now),
             Timer::RuntimeFiles => self.run_due_runtime_files(now),
-            Timer::Clients => {
-                for client in self.clients.server.overdue(now) {
-                    self.drop_client(client);
-                }
-                self.resume_accepting(now);
-            }
+            Timer::Clients => self.clients.run_due(now, &self.event_loop.poller),
             Timer::Statuses => self.answer_overdue_statuses(false),
             Timer::Trees => {
                 for worker in self.workers.processes.overdue(now) {

@@ -1,134 +1,21 @@
-//! Requests over the control socket: accepts clients, reads their requests, checks that they mean this master's
-//! configuration, and dispatches them (`requests.rs`, `reload.rs`, `rollback.rs`, `event_log.rs`, `log_clients.rs`).
+//! Requests over the control socket: checks that they mean this master's configuration, and dispatches them
+//! (`requests.rs`, `reload/`, `log_clients.rs`, `status.rs`).
 
 use crate::control::protocol::{Method, Request, Response, Selector};
-use crate::control::server::ReadOutcome;
-use crate::event_loop::poller::{Interest, Source};
 use crate::observe::events::EventKind;
 use crate::plan::{Kind, PoolPlan};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::pool_registry::is_meant;
 use crate::supervisor::reload::ReloadRequest;
-use rotad_core::{PoolId, Time};
+use rotad_core::PoolId;
 use std::path::Path;
 
 impl Supervisor {
-    pub(crate) fn accept_clients(&mut self) {
-        for client in self.clients.server.accept(self.clock.now()) {
-            let watched = self.clients.server.stream(client).is_some_and(|stream| {
-                self.event_loop
-                    .poller
-                    .watch(stream, Source::Client(client), Interest::Read)
-                    .is_ok()
-            });
-            if !watched {
-                self.clients.server.forget(client);
-            }
-        }
-        for client in self.clients.server.surplus() {
-            self.drop_client(client);
-        }
-        match self.clients.server.shortage() {
-            Some(true) => tracing::warn!(
-                "no descriptor is left for clients of the control socket (limit of open files, `nofile`): they are \
-                 refused or wait; workers are supervised on"
-            ),
-            Some(false) => {
-                tracing::info!("there are descriptors for clients of the control socket again")
-            }
-            None => {}
-        }
-        if self.clients.server.is_paused() {
-            self.clients
-                .server
-                .listeners()
-                .for_each(|listener_fd| self.event_loop.poller.unwatch(listener_fd));
-        }
-    }
-
-    /// Accepts connections again after a lack of descriptors.
-    pub(crate) fn resume_accepting(&mut self, now: Time) {
-        if self.clients.server.resume(now) {
-            self.watch_control_sockets();
-        }
-    }
-
-    /// Watches every listening control socket; those already watched stay so.
-    pub(crate) fn watch_control_sockets(&self) {
-        for listener_fd in self
-            .clients
-            .server
-            .listeners()
-            .filter(|_| !self.clients.server.is_paused())
-        {
-            if let Err(error) =
-                self.event_loop
-                    .poller
-                    .watch(listener_fd, Source::Control, Interest::Read)
-                && error.kind() != std::io::ErrorKind::AlreadyExists
-            {
-                tracing::error!("cannot watch the control socket: {error}");
-            }
-        }
-    }
-
-    pub(crate) fn drop_client(&mut self, client: u64) {
-        if let Some(stream) = self.clients.server.stream(client) {
-            self.event_loop.poller.unwatch(stream);
-        }
-        self.clients.server.forget(client);
-        self.clients.tickets.detach(client);
-        self.event_log.forget(client);
-        self.clients.statuses.forget(client);
-        self.clients.stop_clients.retain(|known| *known != client);
-    }
-
     pub(crate) fn on_client_readable(&mut self, client: u64) {
-        match self.clients.server.read(client) {
-            ReadOutcome::Request(request) => self.on_request(client, *request),
-            ReadOutcome::Nothing => {
-                self.flush(client);
-                self.catch_up(client);
-            }
-            ReadOutcome::Gone => self.drop_client(client),
+        if let Some(request) = self.clients.read(client, &self.event_loop.poller) {
+            self.on_request(client, request);
         }
-    }
-
-    pub(crate) fn answer(&mut self, client: u64, answer: &Response, last: bool) {
-        self.clients.server.send(client, answer, last);
-        self.flush(client);
-    }
-
-    pub(crate) fn flush(&mut self, client: u64) {
-        match self.clients.server.flush(client) {
-            None => self.drop_client(client),
-            Some(more) => {
-                let interest = if more {
-                    Interest::ReadWrite
-                } else {
-                    Interest::Read
-                };
-                if let Some(stream) = self.clients.server.stream(client) {
-                    self.event_loop
-                        .poller
-                        .change(stream, Source::Client(client), interest)
-                        .ok();
-                }
-            }
-        }
-    }
-
-    pub(crate) fn done(&mut self, client: u64, code: u8, message: String) {
-        self.answer(client, &Response::Done { code, message }, true);
-    }
-
-    /// The client's pid and uid, for the log.
-    pub(crate) fn client_name(&self, client: u64) -> String {
-        self.clients.server.peer(client).map_or_else(
-            || "a client".to_owned(),
-            |(pid, uid)| format!("pid {pid} (uid {uid})"),
-        )
     }
 
     fn on_request(&mut self, client: u64, request: Request) {
@@ -201,11 +88,11 @@ impl Supervisor {
             Method::Stop { pools, now } if pools.is_empty() => {
                 let text = format!(
                     "{} asks to stop{}",
-                    self.client_name(client),
+                    self.clients.name(client),
                     if now { " at once" } else { "" }
                 );
                 self.emit(EventBuilder::new(EventKind::Request, text).cause("stop"));
-                self.clients.stop_clients.push(client);
+                self.clients.wait_for_stop(client);
                 self.stop(now);
             }
             Method::Stop { pools, now } => self.stop_pools(client, pools, now),
@@ -217,7 +104,7 @@ impl Supervisor {
                 extent,
                 wait,
             } => {
-                let who = self.client_name(client);
+                let who = self.clients.name(client);
                 self.reload(ReloadRequest {
                     client: Some(client),
                     who,
@@ -235,7 +122,16 @@ impl Supervisor {
             Method::Cancel { pools } => self.cancel(client, pools),
             Method::Scale { pool, to } => self.scale(client, &pool, to),
             Method::Signal { pool, slot, signal } => self.send_signal(client, &pool, slot, signal),
-            Method::Events { follow } => self.events_for(client, follow),
+            Method::Events { follow: true } => {
+                let latest = self.event_log.latest();
+                self.clients
+                    .follow_events(client, latest, &self.event_loop.poller);
+            }
+            Method::Events { follow: false } => {
+                let all = self.event_log.all();
+                self.clients
+                    .send_events(client, all, &self.event_loop.poller);
+            }
             Method::Logs {
                 pool,
                 slot,

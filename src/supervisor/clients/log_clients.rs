@@ -122,8 +122,8 @@ impl Supervisor {
                 "no descriptor is left for another client".to_owned(),
             );
         };
-        let Some(stream) = self.clients.server.hand_over(client) else {
-            return self.drop_client(client);
+        let Some(stream) = self.clients.hand_over(client) else {
+            return self.clients.drop_client(client, &self.event_loop.poller);
         };
         let thread = Arc::new(ClientThread {
             waker: waker.clone(),
@@ -148,7 +148,7 @@ impl Supervisor {
         };
         match thread::spawn("log-client", 256 << 10, move || log_stream.run()) {
             // The thread has the connection now.
-            Ok(_) => self.drop_client(client),
+            Ok(_) => self.clients.drop_client(client, &self.event_loop.poller),
             Err(error) => self.done(
                 client,
                 1,

@@ -2,11 +2,10 @@
 //!
 //! `effects.rs` calls [`Supervisor::reply`] for each reply of the engine.
 
-use crate::control::protocol::Response;
 use crate::plan::Kind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::{OutcomeContext, describe_outcome};
-use crate::supervisor::clients::tickets::{Owner, Settled, WaitId};
+use crate::supervisor::clients::tickets::Owner;
 use crate::supervisor::workers::exit_report::describe;
 use rotad_core::{Cause, Exit, Generation, Outcome, PoolId, StartFailure, Ticket, WorkerId};
 
@@ -16,57 +15,13 @@ impl Supervisor {
         match self.clients.tickets.take(ticket) {
             Some(Owner::Wait(wait)) => {
                 let (code, text) = self.outcome(pool, outcome);
-                let settled = self.clients.tickets.settle(wait, code, text);
-                self.answer_wait(settled);
+                self.clients
+                    .settle(wait, code, text, &self.event_loop.poller);
             }
             Some(Owner::Start) => self.start_replied(pool, outcome),
             Some(Owner::Oneshot) => self.oneshot_replied(pool, outcome),
             Some(Owner::Recycling(worker)) => self.recycling_replied(worker, outcome),
             None => tracing::error!("a reply to ticket {ticket}, which is not known"),
-        }
-    }
-
-    /// No ticket follows: the reply is sent once all are answered.
-    pub(crate) fn close_wait(&mut self, wait: WaitId) {
-        let settled = self.clients.tickets.close(wait);
-        self.answer_wait(settled);
-    }
-
-    fn answer_wait(&mut self, settled: Option<Settled>) {
-        if let Some(Settled {
-            client: Some(client),
-            code,
-            message,
-        }) = settled
-        {
-            self.answer(client, &Response::Done { code, message }, true);
-        }
-    }
-
-    /// Sends a line of progress to the clients that wait for this pool.
-    pub(crate) fn tell_waiting_clients(&mut self, pool: PoolId, text: &str) {
-        for client in self.clients.tickets.clients_of(pool) {
-            self.answer(
-                client,
-                &Response::Progress {
-                    text: text.to_owned(),
-                },
-                false,
-            );
-        }
-    }
-
-    /// Logs a line of progress and sends it to the client.
-    pub(crate) fn report_progress(&mut self, client: Option<u64>, text: &str) {
-        tracing::info!("{text}");
-        if let Some(client) = client {
-            self.answer(
-                client,
-                &Response::Progress {
-                    text: text.to_owned(),
-                },
-                false,
-            );
         }
     }
 

@@ -22,7 +22,7 @@ impl Supervisor {
             "roll",
             format!(
                 "{} asks to roll {}",
-                self.client_name(client),
+                self.clients.name(client),
                 self.pools.list(&pools)
             ),
         );
@@ -74,7 +74,7 @@ impl Supervisor {
             "cancel",
             format!(
                 "{} asks to cancel {}",
-                self.client_name(client),
+                self.clients.name(client),
                 self.pools.list(&pools)
             ),
         );
@@ -93,7 +93,7 @@ impl Supervisor {
             "stop",
             format!(
                 "{} asks to stop {}{at_once}",
-                self.client_name(client),
+                self.clients.name(client),
                 self.pools.list(&pools)
             ),
         );
@@ -127,7 +127,7 @@ impl Supervisor {
             "start",
             format!(
                 "{} asks to start {}",
-                self.client_name(client),
+                self.clients.name(client),
                 self.pools.list(&pools)
             ),
         );
@@ -239,7 +239,7 @@ impl Supervisor {
         let count = wanted as u32;
         let text = format!(
             "{} asks to scale: {from} → {count}",
-            self.client_name(client)
+            self.clients.name(client)
         );
         self.emit(
             EventBuilder::new(EventKind::Scaled, text)
@@ -305,7 +305,7 @@ impl Supervisor {
         }
         let told = format!(
             "{} sends {text} to {}",
-            self.client_name(client),
+            self.clients.name(client),
             pids.join(", ")
         );
         self.emit(
@@ -339,7 +339,7 @@ impl Supervisor {
         }
         let text = format!(
             "{} asks for a new worker in place of {name}/{slot}",
-            self.client_name(client)
+            self.clients.name(client)
         );
         self.emit(
             EventBuilder::new(EventKind::Request, text)

@@ -49,7 +49,7 @@ impl Supervisor {
         let only = if dry_run { ", as a dry run" } else { "" };
         let text = format!(
             "{} asks to roll back {}{target}{only}",
-            self.client_name(client),
+            self.clients.name(client),
             self.pools.list(&pools)
         );
         self.emit_request("rollback", text);
