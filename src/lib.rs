@@ -21,6 +21,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod event_loop;
+pub mod exit_code;
 pub mod listener;
 pub mod log;
 pub mod notify_socket;

@@ -5,6 +5,7 @@
 //! Only datagrams of up to 4096 bytes and from the worker's uid or root are accepted. Their descriptors are closed unread
 //! (that is how BARRIER=1 works), on a separate thread since close(2) may block.
 
+use crate::plan::MAX_UNIX_PATH;
 use crate::sys::message::{self, Datagram};
 use crate::sys::thread;
 use crossbeam_channel::{Sender, TrySendError, bounded};
@@ -29,8 +30,6 @@ const MAX_BYTES: usize = 4096;
 const MAX_STATUS: usize = 256;
 /// Maximum number of former sockets that are read besides the current one.
 const MAX_OLD_SOCKETS: usize = 2;
-/// Maximum length of a unix socket's path, in bytes (unix(7)).
-const MAX_PATH: usize = 107;
 
 /// The content of one datagram.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,47 +76,32 @@ impl NotifySocket {
     /// # Errors
     /// EADDRINUSE: the file exists; EPERM: only root can change the owner; EMFILE, ENOSPC, EROFS.
     pub fn open(dir: &Path, worker: WorkerId, owner: Option<u32>) -> io::Result<Self> {
-        let fd = notify_socket()?;
-        let path = dir.join(worker.to_string());
         let uid = owner.unwrap_or_else(|| geteuid().as_raw());
-        let (too_long, foreign) = (AtomicU64::new(0), AtomicU64::new(0));
-        if path.as_os_str().len() > MAX_PATH {
-            let value = bind_abstract(&fd)?;
-            return Ok(Self {
-                fd,
-                old_sockets: Vec::new(),
-                path: None,
-                value,
-                uid,
-                too_long,
-                foreign,
-            });
-        }
-        match bind_file(&fd, &path, uid) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let fd = notify_socket()?;
-                let value = bind_abstract(&fd)?;
-                return Ok(Self {
-                    fd,
-                    old_sockets: Vec::new(),
-                    path: None,
-                    value,
-                    uid,
-                    too_long,
-                    foreign,
-                });
+        let mut fd = notify_socket()?;
+        let mut path = Some(dir.join(worker.to_string()))
+            .filter(|path| path.as_os_str().len() <= MAX_UNIX_PATH);
+        if let Some(file) = &path
+            && let Err(error) = bind_file(&fd, file, uid)
+        {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
             }
-            other => other?,
+            // Without the directory; a new one, since the file may have gone after bind(2).
+            fd = notify_socket()?;
+            path = None;
         }
-        let value = path.clone().into_os_string();
+        let value = match &path {
+            Some(path) => path.clone().into_os_string(),
+            None => bind_abstract(&fd)?,
+        };
         Ok(Self {
             fd,
             old_sockets: Vec::new(),
-            path: Some(path),
+            path,
             value,
             uid,
-            too_long,
-            foreign,
+            too_long: AtomicU64::new(0),
+            foreign: AtomicU64::new(0),
         })
     }
 

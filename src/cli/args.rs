@@ -235,7 +235,18 @@ pub(super) struct StatusArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit_code::ExitCode;
     use clap::CommandFactory;
+
+    #[test]
+    fn the_help_lists_the_exit_codes() {
+        // Not the shell's way to say SIGINT.
+        for (code, _) in ExitCode::MEANINGS {
+            let listed = AFTER_HELP.contains(&format!(" {code} "))
+                || AFTER_HELP.contains(&format!("\n{code} "));
+            assert_eq!(listed, code != ExitCode::DETACHED, "{code}");
+        }
+    }
 
     #[test]
     fn the_definitions_are_consistent() {

@@ -1,12 +1,13 @@
 //! `check`: validates the configuration and starts nothing.
 
-use super::{code, print};
+use super::print;
 use crate::config::{self, Loaded};
+use crate::exit_code::ExitCode;
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// 0: valid, perhaps with warnings; 78: it has errors. All findings are printed.
-pub(super) fn check(file: Option<&Path>, json: bool) -> u8 {
+pub(super) fn check(file: Option<&Path>, json: bool) -> ExitCode {
     let path = match config::find(file).map_err(|error| error.to_string()) {
         Ok(path) => path,
         Err(message) => {
@@ -31,7 +32,13 @@ pub(super) fn check(file: Option<&Path>, json: bool) -> u8 {
     print_result(json, Some(&path), valid, &text, report.to_json())
 }
 
-fn print_result(json: bool, path: Option<&Path>, valid: bool, text: &str, findings: Value) -> u8 {
+fn print_result(
+    json: bool,
+    path: Option<&Path>,
+    valid: bool,
+    text: &str,
+    findings: Value,
+) -> ExitCode {
     if json {
         let json = json!({"config": path, "valid": valid, "findings": findings}).to_string();
         print::raw(&format!("{}\n", print::sanitize_json(&json)));
@@ -43,5 +50,9 @@ fn print_result(json: bool, path: Option<&Path>, valid: bool, text: &str, findin
             print::line(&format!("{}: valid", path.display()));
         }
     }
-    if valid { 0 } else { code::CONFIG }
+    if valid {
+        ExitCode::DONE
+    } else {
+        ExitCode::CONFIG
+    }
 }

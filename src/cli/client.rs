@@ -8,6 +8,7 @@ use crate::config::MasterPaths;
 use crate::control::protocol::{Method, Request, Response, VERSION};
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
+use crate::exit_code::ExitCode;
 use crate::sys::poll::poll;
 use crate::sys::process::Process;
 use nix::poll::{PollFd, PollFlags};
@@ -35,7 +36,7 @@ pub enum ClientError {
     #[error("{text}")]
     Uncertain {
         /// The exit code of other verbs than `stop`.
-        code: u8,
+        code: ExitCode,
         /// What is known, and what to do.
         text: String,
     },
@@ -61,15 +62,15 @@ pub enum ClientError {
 
 impl ClientError {
     /// The exit code.
-    pub fn code(&self) -> u8 {
+    pub fn code(&self) -> ExitCode {
         match self {
-            Self::Unreachable(_) | Self::Elsewhere(_) => 4,
+            Self::Unreachable(_) | Self::Elsewhere(_) => ExitCode::NOT_FOUND,
             Self::Uncertain { code, .. } => *code,
-            Self::NotPermitted(_) => 5,
-            Self::Failed(_) => 1,
-            Self::TimedOut => 124,
-            Self::Detached => 130,
-            Self::OutputClosed => 0,
+            Self::NotPermitted(_) => ExitCode::NOT_PERMITTED,
+            Self::Failed(_) => ExitCode::FAILED,
+            Self::TimedOut => ExitCode::TIMED_OUT,
+            Self::Detached => ExitCode::DETACHED,
+            Self::OutputClosed => ExitCode::DONE,
         }
     }
 }
@@ -339,14 +340,14 @@ mod tests {
     fn without_a_master_connecting_fails_immediately() {
         let folder = tempfile::tempdir().unwrap();
         let error = Client::connect(&paths(folder.path()), &WaitLimits::default()).unwrap_err();
-        assert_eq!(error.code(), 4);
+        assert_eq!(error.code(), ExitCode::NOT_FOUND);
         assert!(
             error.to_string().contains("/x.toml") && error.to_string().contains("rotad start"),
             "{error}"
         );
         drop(UnixListener::bind(folder.path().join(SOCKET)).unwrap());
         let error = Client::connect(&paths(folder.path()), &WaitLimits::default()).unwrap_err();
-        assert_eq!(error.code(), 4, "a stale socket: {error}");
+        assert_eq!(error.code(), ExitCode::NOT_FOUND, "a stale socket: {error}");
     }
 
     #[test]
@@ -385,7 +386,7 @@ mod tests {
         assert_eq!(
             client.next_response(&WaitLimits::default()).unwrap(),
             Response::Done {
-                code: 10,
+                code: ExitCode::OLD_SERVE,
                 message: "b".into()
             }
         );
@@ -394,7 +395,7 @@ mod tests {
                 .next_response(&WaitLimits::default())
                 .unwrap_err()
                 .code(),
-            1
+            ExitCode::FAILED
         );
         drop(server);
         assert_eq!(
@@ -402,7 +403,7 @@ mod tests {
                 .next_response(&WaitLimits::default())
                 .unwrap_err()
                 .code(),
-            1
+            ExitCode::FAILED
         );
     }
 }

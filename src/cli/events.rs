@@ -3,6 +3,7 @@
 use super::client::{Client, ClientError, WaitLimits};
 use super::{print, request};
 use crate::control::protocol::{Method, Response};
+use crate::exit_code::ExitCode;
 use crate::observe::events::{Event, EventKind};
 use crate::observe::sanitize::sanitize_json;
 use serde_json::json;
@@ -10,7 +11,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 /// Prints the events that the master keeps, or its latest and those to come, until Ctrl-C or until stdout is closed.
-pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
+pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> ExitCode {
     let paths = match request::master_paths(file) {
         Ok(paths) => paths,
         Err(code) => return code,
@@ -26,7 +27,7 @@ pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> u8 {
     });
     match done {
         // The ordinary end of following.
-        Err(ClientError::Detached) => 0,
+        Err(ClientError::Detached) => ExitCode::DONE,
         Err(error @ (ClientError::Unreachable(_) | ClientError::Uncertain { .. })) => {
             let code = request::failed(&error, &paths.config);
             print::plain_error(&format!(
@@ -49,7 +50,7 @@ fn show(
     client: &mut Client,
     limits: &WaitLimits,
     style: Style,
-) -> Result<(u8, String), ClientError> {
+) -> Result<(ExitCode, String), ClientError> {
     loop {
         let text = match client.next_response(limits)? {
             Response::Done { code, message } => return Ok((code, message)),

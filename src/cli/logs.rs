@@ -4,6 +4,8 @@ use super::args::Target;
 use super::client::{Client, ClientError, WaitLimits};
 use super::{print, request};
 use crate::control::protocol::{Line, Method, Response};
+use crate::exit_code::ExitCode;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::IsTerminal;
 use std::path::Path;
 
@@ -12,7 +14,12 @@ const COLOURS: [u8; 6] = [36, 33, 35, 34, 32, 96];
 const RED: u8 = 31;
 
 /// Prints the last lines of workers and, if asked, those to come, until Ctrl-C or until stdout is closed.
-pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option<Target>) -> u8 {
+pub(super) fn logs(
+    file: Option<&Path>,
+    follow: bool,
+    lines: u32,
+    target: Option<Target>,
+) -> ExitCode {
     let paths = match request::master_paths(file) {
         Ok(paths) => paths,
         Err(code) => return code,
@@ -38,7 +45,7 @@ pub(super) fn logs(file: Option<&Path>, follow: bool, lines: u32, target: Option
     });
     match done {
         // The regular end of following.
-        Err(ClientError::Detached) => 0,
+        Err(ClientError::Detached) => ExitCode::DONE,
         Err(error @ (ClientError::Unreachable(_) | ClientError::Uncertain { .. })) => {
             let code = request::failed(&error, &paths.config);
             let more = "pools with a log file of their own (`[pool.NAME.log] stdout`) print there";
@@ -66,7 +73,7 @@ fn show(
     client: &mut Client,
     limits: &WaitLimits,
     style: &mut Style,
-) -> Result<(u8, String), ClientError> {
+) -> Result<(ExitCode, String), ClientError> {
     loop {
         let text = match client.next_response(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
@@ -111,12 +118,11 @@ impl Style {
     }
 }
 
-/// A colour that is always the same for a name (FNV-1a).
+/// A colour that is always the same for a name: this hasher has no random seed.
 fn colour_of(pool: &str) -> u8 {
-    let hash = pool.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    COLOURS[(hash % COLOURS.len() as u64) as usize]
+    let mut hasher = DefaultHasher::new();
+    pool.hash(&mut hasher);
+    COLOURS[(hasher.finish() % COLOURS.len() as u64) as usize]
 }
 
 #[cfg(test)]

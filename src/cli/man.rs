@@ -2,6 +2,7 @@
 //! command line.
 
 use super::args::Args;
+use crate::exit_code::ExitCode;
 use crate::observe::print;
 use clap::{Arg, Command, CommandFactory};
 use clap_mangen::Man;
@@ -25,24 +26,6 @@ const SIGNALS: [(&str, &str); 6] = [
         "RTMIN, WINCH",
         "open the log files again (WINCH not when the master has a terminal)",
     ),
-];
-
-const EXIT_CODES: [(&str, &str); 12] = [
-    ("0", "done"),
-    ("1", "failed"),
-    ("2", "usage"),
-    ("3", "stopped or failed (status --check)"),
-    ("4", "no such pool, or no master reachable"),
-    ("5", "not permitted"),
-    (
-        "10",
-        "aborted or rolled back: the old workers serve (where nobody does: 1)",
-    ),
-    ("69", "an essential pool failed (the master's own)"),
-    ("75", "already running"),
-    ("78", "configuration error, or not supported yet"),
-    ("124", "timed out; what was asked for goes on"),
-    ("130", "detached by Ctrl-C; what was asked for goes on"),
 ];
 
 const FILES: [(&str, &str); 6] = [
@@ -88,15 +71,15 @@ const EXAMPLES: [(&str, &str); 6] = [
 ];
 
 /// Prints the page as roff: `rotad man | man -l -`.
-pub(super) fn man() -> u8 {
+pub(super) fn man() -> ExitCode {
     match page() {
         Ok(page) => print::raw(&page),
         Err(error) => {
             print::error(&format!("the manual page cannot be generated: {error}"));
-            return super::code::FAILED;
+            return ExitCode::FAILED;
         }
     }
-    0
+    ExitCode::DONE
 }
 
 fn page() -> io::Result<String> {
@@ -112,7 +95,10 @@ fn page() -> io::Result<String> {
         section(&verb, &mut page)?;
     }
     list("SIGNALS", &SIGNALS).to_writer(&mut page)?;
-    list("EXIT STATUS", &EXIT_CODES).to_writer(&mut page)?;
+    let numbers = ExitCode::MEANINGS.map(|(code, _)| code.to_string());
+    let meanings = ExitCode::MEANINGS.map(|(_, meaning)| meaning);
+    let exit_codes: Vec<(&str, &str)> = numbers.iter().map(String::as_str).zip(meanings).collect();
+    list("EXIT STATUS", &exit_codes).to_writer(&mut page)?;
     list("FILES", &FILES).to_writer(&mut page)?;
     list("EXAMPLES", &EXAMPLES).to_writer(&mut page)?;
     Ok(String::from_utf8_lossy(&page).into_owned())

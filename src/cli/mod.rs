@@ -20,25 +20,16 @@ mod table;
 mod value_parsers;
 mod watch;
 
+use crate::exit_code::ExitCode;
 use crate::observe::print;
 use crate::sys::signal;
 use args::{Args, Verb};
 use clap::Parser;
 pub use man::reference;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-
-/// Exit codes that the verbs use themselves (docs/cli.md).
-mod code {
-    pub(super) const FAILED: u8 = 1;
-    pub(super) const USAGE: u8 = 2;
-    pub(super) const UNREACHABLE: u8 = 4;
-    pub(super) const RUNNING: u8 = 75;
-    pub(super) const CONFIG: u8 = 78;
-}
 
 /// Parses the command line, runs the verb, and returns the exit code.
-pub fn main() -> ExitCode {
+pub fn main() -> std::process::ExitCode {
     // Built-in workers come first: they need no parsing, and the shim must not change signals.
     match hidden_verb().as_deref() {
         Some("__demo-web") => return demo::web::main().into(),
@@ -54,7 +45,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version go to stdout with 0, a usage error to stderr with 2; a closed pipe must not panic.
             error.print().ok();
-            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(code::USAGE))
+            match error.exit_code() {
+                0 => ExitCode::DONE,
+                _ => ExitCode::USAGE,
+            }
+            .into()
         }
     }
 }
@@ -63,7 +58,7 @@ fn hidden_verb() -> Option<String> {
     std::env::args_os().nth(1)?.into_string().ok()
 }
 
-fn dispatch(args: Args, hup_ignored: bool) -> u8 {
+fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
     let config = args.config;
     match args.verb {
         Verb::Run {
@@ -88,7 +83,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
                 print::error(&format!(
                     "the configuration file goes with -c: `rotad start -c {file}`"
                 ));
-                code::USAGE
+                ExitCode::USAGE
             }
             Some(_) => pools::start(config.as_deref(), pools, no_wait, timeout),
             None => run::start(
@@ -153,13 +148,16 @@ fn dispatch(args: Args, hup_ignored: bool) -> u8 {
 }
 
 /// The file comes as an argument or by -c, not both.
-fn one_file(argument: Option<PathBuf>, option: Option<PathBuf>) -> Result<Option<PathBuf>, u8> {
+fn one_file(
+    argument: Option<PathBuf>,
+    option: Option<PathBuf>,
+) -> Result<Option<PathBuf>, ExitCode> {
     match (argument, option) {
         (Some(_), Some(_)) => {
             print::error(
                 "the configuration file is given twice: as an argument and by -c; one of them is enough",
             );
-            Err(code::USAGE)
+            Err(ExitCode::USAGE)
         }
         (one, other) => Ok(one.or(other)),
     }

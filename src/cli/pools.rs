@@ -3,6 +3,7 @@
 use super::args::Target;
 use super::request;
 use crate::control::protocol::{Method, ScaleTo, Wait};
+use crate::exit_code::ExitCode;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ pub(super) fn stop(
     pools: Vec<String>,
     now: bool,
     timeout: Option<Duration>,
-) -> u8 {
+) -> ExitCode {
     request::once(file, Method::Stop { pools, now }, timeout)
 }
 
@@ -22,16 +23,16 @@ pub(super) fn start(
     pools: Vec<String>,
     no_wait: bool,
     timeout: Option<Duration>,
-) -> u8 {
+) -> ExitCode {
     let wait = if no_wait { Wait::No } else { Wait::Done };
     request::once(file, Method::Start { pools, wait }, timeout)
 }
 
-pub(super) fn scale(file: Option<&Path>, pool: String, to: ScaleTo) -> u8 {
+pub(super) fn scale(file: Option<&Path>, pool: String, to: ScaleTo) -> ExitCode {
     request::once(file, Method::Scale { pool, to }, None)
 }
 
-pub(super) fn signal(file: Option<&Path>, target: Target, signal: i32) -> u8 {
+pub(super) fn signal(file: Option<&Path>, target: Target, signal: i32) -> ExitCode {
     request::once(
         file,
         Method::Signal {

@@ -2,23 +2,24 @@
 //! result and return the exit code.
 
 use super::client::{Client, ClientError, WaitLimits};
+use super::print;
 use super::progress::Progress;
-use super::{code, print};
 use crate::config::{self, MasterPaths};
 use crate::control::protocol::{Method, Response};
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
+use crate::exit_code::ExitCode;
 use std::path::Path;
 use std::time::Duration;
 
 /// Finds the master of this configuration. The error is an exit code whose message has been printed.
-pub(super) fn master_paths(file: Option<&Path>) -> Result<MasterPaths, u8> {
+pub(super) fn master_paths(file: Option<&Path>) -> Result<MasterPaths, ExitCode> {
     config::meant(file)
         .map_err(|error| error.to_string())
         .and_then(|path| paths_of(&path))
         .map_err(|message| {
             print::plain_error(&message);
-            code::CONFIG
+            ExitCode::CONFIG
         })
 }
 
@@ -50,7 +51,7 @@ pub(super) fn until_interrupted() -> WaitLimits {
 }
 
 /// Sends one request, prints progress, and returns the exit code after printing its message.
-pub(super) fn once(file: Option<&Path>, method: Method, timeout: Option<Duration>) -> u8 {
+pub(super) fn once(file: Option<&Path>, method: Method, timeout: Option<Duration>) -> ExitCode {
     match master_paths(file) {
         Ok(paths) => once_with(&paths, method, timeout),
         Err(code) => code,
@@ -58,7 +59,11 @@ pub(super) fn once(file: Option<&Path>, method: Method, timeout: Option<Duration
 }
 
 /// The same with a master that was already found.
-pub(super) fn once_with(paths: &MasterPaths, method: Method, timeout: Option<Duration>) -> u8 {
+pub(super) fn once_with(
+    paths: &MasterPaths,
+    method: Method,
+    timeout: Option<Duration>,
+) -> ExitCode {
     let limits = limits(timeout);
     let done = Client::connect(paths, &limits)
         .and_then(|mut client| exchange(&mut client, method, &limits));
@@ -66,7 +71,7 @@ pub(super) fn once_with(paths: &MasterPaths, method: Method, timeout: Option<Dur
 }
 
 /// Stops everything, gracefully or with `now` at once. Returns 0 also if certainly nothing is running.
-pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) -> u8 {
+pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) -> ExitCode {
     let paths = match master_paths(file) {
         Ok(paths) => paths,
         Err(code) => return code,
@@ -82,7 +87,7 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
             &limits,
         )?;
         // After a refusal (another configuration's master, not permitted) it keeps running.
-        if code == 0 || code == code::FAILED {
+        if code == ExitCode::DONE || code == ExitCode::FAILED {
             client.wait_gone(&limits)?;
         }
         Ok((code, message))
@@ -93,11 +98,11 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
                 "nothing is running for {}",
                 paths.config.display()
             ));
-            0
+            ExitCode::DONE
         }
         Err(error @ ClientError::Uncertain { .. }) => {
             failed(&error, &paths.config);
-            code::FAILED
+            ExitCode::FAILED
         }
         done => finish(done, &paths.config),
     }
@@ -108,7 +113,7 @@ fn exchange(
     client: &mut Client,
     method: Method,
     limits: &WaitLimits,
-) -> Result<(u8, String), ClientError> {
+) -> Result<(ExitCode, String), ClientError> {
     client.send(method)?;
     let progress = Progress::on_stdout();
     loop {
@@ -119,14 +124,14 @@ fn exchange(
     }
 }
 
-pub(super) fn finish(done: Result<(u8, String), ClientError>, config: &Path) -> u8 {
+pub(super) fn finish(done: Result<(ExitCode, String), ClientError>, config: &Path) -> ExitCode {
     match done {
         Err(error) => failed(&error, config),
         Ok((code, message)) => {
             let message = print::sanitize_lines(&message);
             match (code, message.is_empty()) {
                 (_, true) => {}
-                (0, false) => print::line(&message),
+                (ExitCode::DONE, false) => print::line(&message),
                 (_, false) => print::error(&message),
             }
             code
@@ -146,7 +151,7 @@ pub(super) fn log_file(paths: &MasterPaths) -> String {
 }
 
 /// Prints why there is no answer; after detaching, also that the work continues and how to follow it.
-pub(super) fn failed(error: &ClientError, config: &Path) -> u8 {
+pub(super) fn failed(error: &ClientError, config: &Path) -> ExitCode {
     match error {
         ClientError::TimedOut | ClientError::Detached => print::error(&format!(
             "{error}; the work goes on: `rotad status -c {}` shows it",

@@ -1,8 +1,9 @@
 //! `reload`, `roll`, `rollback`, `cancel`: replace workers.
 
 use super::args::{self, Target};
-use super::{code, print, request};
+use super::{print, request};
 use crate::control::protocol::{Method, ReloadScope, Selector, Wait};
+use crate::exit_code::ExitCode;
 use std::path::Path;
 
 /// When the final response is sent.
@@ -21,13 +22,13 @@ pub(super) fn reload(
     config_only: bool,
     dry_run: bool,
     wait: &args::Wait,
-) -> u8 {
+) -> ExitCode {
     if let Some(slot) = which.pools.iter().find(|name| name.contains('/')) {
         print::error(&format!(
             "`reload` takes whole pools; `rotad roll {}` replaces one worker",
             print::sanitize(slot)
         ));
-        return code::USAGE;
+        return ExitCode::USAGE;
     }
     let extent = match (config_only, dry_run) {
         (true, _) => ReloadScope::ConfigOnly,
@@ -47,7 +48,7 @@ pub(super) fn reload(
 
 /// Rolls pools, or replaces single workers one after another. Mixing both is refused, since their order would be
 /// unclear.
-pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait) -> u8 {
+pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait) -> ExitCode {
     let slots = which.pools.iter().filter(|name| name.contains('/')).count();
     if slots == 0 {
         return request::once(
@@ -63,7 +64,7 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
         print::error(
             "either whole pools or single workers (POOL/SLOT), not both at once: roll them one after another",
         );
-        return code::USAGE;
+        return ExitCode::USAGE;
     }
     let mut targets = Vec::new();
     for name in &which.pools {
@@ -75,7 +76,7 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
             Ok(Target { slot: None, .. }) => {}
             Err(error) => {
                 print::error(&error);
-                return code::USAGE;
+                return ExitCode::USAGE;
             }
         }
     }
@@ -94,11 +95,11 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
             wait.timeout,
         );
         // The workers that follow were named on the assumption that this replacement succeeds.
-        if code != 0 {
+        if code != ExitCode::DONE {
             return code;
         }
     }
-    0
+    ExitCode::DONE
 }
 
 /// Rolls back to the previous generation, or to another one.
@@ -108,7 +109,7 @@ pub(super) fn rollback(
     to: Option<u32>,
     dry_run: bool,
     wait: &args::Wait,
-) -> u8 {
+) -> ExitCode {
     request::once(
         file,
         Method::Rollback {
@@ -122,7 +123,7 @@ pub(super) fn rollback(
 }
 
 /// Cancels running rolling restarts.
-pub(super) fn cancel(file: Option<&Path>, pools: Vec<String>) -> u8 {
+pub(super) fn cancel(file: Option<&Path>, pools: Vec<String>) -> ExitCode {
     request::once(file, Method::Cancel { pools }, None)
 }
 

@@ -1,16 +1,17 @@
 //! `run` and `start`: this process becomes the master, or launches one.
 
-use super::{client, code, print, request};
+use super::{client, print, request};
 use crate::config::{self, Loaded};
 use crate::daemon::{self, Side, StartContext, StartOptions};
 use crate::event_loop::clock::Deadline;
+use crate::exit_code::ExitCode;
 use crate::plan::Plan;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Runs the master in the foreground.
-pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) -> u8 {
+pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) -> ExitCode {
     let context = daemon::foreground(
         StartOptions {
             no_wait: false,
@@ -33,7 +34,7 @@ pub(super) struct Start {
 
 /// Starts the master in the background. The configuration is read here, so that findings come before anything is
 /// started.
-pub(super) fn start(file: Option<&Path>, options: Start, hup_ignored: bool) -> u8 {
+pub(super) fn start(file: Option<&Path>, options: Start, hup_ignored: bool) -> ExitCode {
     let plan = match load(file) {
         Ok(plan) => plan,
         Err(code) => return code,
@@ -53,15 +54,15 @@ pub(super) fn start(file: Option<&Path>, options: Start, hup_ignored: bool) -> u
             print::error(&format!(
                 "failed to launch the master: {error}; nothing was started"
             ));
-            code::FAILED
+            ExitCode::FAILED
         }
     }
 }
 
-fn load(file: Option<&Path>) -> Result<Plan, u8> {
+fn load(file: Option<&Path>) -> Result<Plan, ExitCode> {
     let path = config::find(file).map_err(|error| {
         print::error(&error.to_string());
-        code::CONFIG
+        ExitCode::CONFIG
     })?;
     if let Some(message) = request::paths_of(&path)
         .ok()
@@ -69,7 +70,7 @@ fn load(file: Option<&Path>) -> Result<Plan, u8> {
         .and_then(client::runs_elsewhere)
     {
         print::error(&message);
-        return Err(code::RUNNING);
+        return Err(ExitCode::ALREADY_RUNNING);
     }
     match config::load(&path) {
         Ok(Loaded { plan, warnings }) => {
@@ -80,13 +81,13 @@ fn load(file: Option<&Path>) -> Result<Plan, u8> {
         }
         Err(findings) => {
             print::plain_error(&findings.to_string());
-            Err(code::CONFIG)
+            Err(ExitCode::CONFIG)
         }
     }
 }
 
 /// Runs the master until its last worker is gone. Returns its exit code.
-fn serve(plan: Plan, context: StartContext) -> u8 {
+fn serve(plan: Plan, context: StartContext) -> ExitCode {
     crate::supervisor::serve(plan, context, Arc::new(load_for_log))
 }
 

@@ -3,10 +3,11 @@
 use super::args::StatusArgs;
 use super::client::{Client, ClientError, WaitLimits};
 use super::table::{self, TableStyle};
-use super::{code, print, request, watch};
+use super::{print, request, watch};
 use crate::config::MasterPaths;
 use crate::control::protocol::{Method, Response};
 use crate::event_loop::clock::Deadline;
+use crate::exit_code::ExitCode;
 use crate::observe::sanitize::sanitize_json;
 use crate::observe::status::{PoolState, PoolStatus, Status};
 use std::path::Path;
@@ -16,11 +17,11 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Never starts anything. Without `--check` it returns 0 if there is something to show.
-pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> u8 {
+pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> ExitCode {
     let paths = match request::master_paths(file) {
         Ok(paths) => paths,
         // For a script, a master whose file cannot be found is unreachable.
-        Err(_) if args.check => return code::UNREACHABLE,
+        Err(_) if args.check => return ExitCode::NOT_FOUND,
         Err(code) => return code,
     };
     if args.watch {
@@ -30,7 +31,11 @@ pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> u8 {
         Ok(status) => status,
         Err((code, message)) => {
             print::error(&message);
-            return if args.check { code::UNREACHABLE } else { code };
+            return if args.check {
+                ExitCode::NOT_FOUND
+            } else {
+                code
+            };
         }
     };
     print::raw(&render(
@@ -44,7 +49,7 @@ pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> u8 {
     if args.check {
         check_code(&status.pools, args.pool.is_some(), args.min_ready)
     } else {
-        0
+        ExitCode::DONE
     }
 }
 
@@ -52,7 +57,7 @@ pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> u8 {
 pub(super) fn requested_status(
     paths: &MasterPaths,
     args: &StatusArgs,
-) -> Result<Status, (u8, String)> {
+) -> Result<Status, (ExitCode, String)> {
     let mut status = match fetch(paths) {
         Ok(Ok(status)) => status,
         Ok(Err((code, message))) => return Err((code, print::sanitize_lines(&message))),
@@ -69,13 +74,15 @@ pub(super) fn requested_status(
             print::sanitize(name),
             names.join(", ")
         );
-        return Err((code::UNREACHABLE, message));
+        return Err((ExitCode::NOT_FOUND, message));
     }
     Ok(status)
 }
 
 /// The status of the master, or its refusal.
-pub(super) fn fetch(paths: &MasterPaths) -> Result<Result<Status, (u8, String)>, ClientError> {
+pub(super) fn fetch(
+    paths: &MasterPaths,
+) -> Result<Result<Status, (ExitCode, String)>, ClientError> {
     let limits = WaitLimits {
         until: Some(Deadline::after(TIMEOUT)),
         ..WaitLimits::default()
@@ -116,39 +123,39 @@ pub(super) fn render(status: &Status, args: &StatusArgs, style: TableStyle<'_>) 
 
 /// The exit code of `--check`. Pools stopped on purpose do not count, unless one was named or there are no others.
 /// `min_ready`: this many ready workers, in all pools together or in the named one, are enough.
-fn check_code(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> u8 {
+fn check_code(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> ExitCode {
     let ready: u32 = pools.iter().map(|pool| pool.ready).sum();
     if min_ready.is_some_and(|enough| ready >= enough) {
-        return 0;
+        return ExitCode::DONE;
     }
     let worst = pools
         .iter()
         .filter(|pool| by_name || pool.state != PoolState::Stopped)
         .map(check_code_of)
-        .max();
+        .reduce(ExitCode::worse);
     match worst {
         // Everything is fine, but more ready workers were required.
-        Some(0) if min_ready.is_some() => 1,
+        Some(ExitCode::DONE) if min_ready.is_some() => ExitCode::FAILED,
         Some(code) => code,
         None => {
             if pools.is_empty() {
-                0
+                ExitCode::DONE
             } else {
-                3
+                ExitCode::STOPPED
             }
         }
     }
 }
 
-fn check_code_of(pool: &PoolStatus) -> u8 {
+fn check_code_of(pool: &PoolStatus) -> ExitCode {
     match pool.state {
-        PoolState::Done => 0,
-        PoolState::Stopped | PoolState::Failed => 3,
-        PoolState::CrashLoop if pool.ready == 0 => 3,
-        PoolState::Stopping => 1,
-        _ if !pool.unserved.is_empty() => 1,
-        _ if pool.ready >= pool.wanted => 0,
-        _ => 1,
+        PoolState::Done => ExitCode::DONE,
+        PoolState::Stopped | PoolState::Failed => ExitCode::STOPPED,
+        PoolState::CrashLoop if pool.ready == 0 => ExitCode::STOPPED,
+        PoolState::Stopping => ExitCode::FAILED,
+        _ if !pool.unserved.is_empty() => ExitCode::FAILED,
+        _ if pool.ready >= pool.wanted => ExitCode::DONE,
+        _ => ExitCode::FAILED,
     }
 }
 
@@ -189,20 +196,45 @@ mod tests {
         use PoolState::*;
         let ok = || pool(Ok, 4, 4);
         let cases = [
-            (vec![ok()], false, None, 0),
-            (vec![ok(), pool(Starting, 1, 2)], false, None, 1),
-            (vec![ok(), pool(Reloading, 3, 2)], false, None, 0),
-            (vec![ok(), pool(CrashLoop, 0, 2)], false, None, 3),
-            (vec![ok(), pool(CrashLoop, 1, 2)], false, None, 1),
-            (vec![ok(), pool(Failed, 0, 2)], false, None, 3),
-            (vec![ok(), pool(Stopped, 0, 0)], false, None, 0),
-            (vec![pool(Stopped, 0, 0)], true, None, 3),
-            (vec![pool(Stopped, 0, 0)], false, None, 3),
-            (vec![pool(Done, 0, 0)], false, None, 0),
-            (vec![pool(Stopping, 2, 0)], false, None, 1),
-            (vec![pool(Degraded, 3, 4)], true, Some(3), 0),
-            (vec![pool(Degraded, 3, 4)], true, Some(4), 1),
-            (vec![ok()], true, Some(5), 1),
+            (vec![ok()], false, None, ExitCode::DONE),
+            (
+                vec![ok(), pool(Starting, 1, 2)],
+                false,
+                None,
+                ExitCode::FAILED,
+            ),
+            (
+                vec![ok(), pool(Reloading, 3, 2)],
+                false,
+                None,
+                ExitCode::DONE,
+            ),
+            (
+                vec![ok(), pool(CrashLoop, 0, 2)],
+                false,
+                None,
+                ExitCode::STOPPED,
+            ),
+            (
+                vec![ok(), pool(CrashLoop, 1, 2)],
+                false,
+                None,
+                ExitCode::FAILED,
+            ),
+            (
+                vec![ok(), pool(Failed, 0, 2)],
+                false,
+                None,
+                ExitCode::STOPPED,
+            ),
+            (vec![ok(), pool(Stopped, 0, 0)], false, None, ExitCode::DONE),
+            (vec![pool(Stopped, 0, 0)], true, None, ExitCode::STOPPED),
+            (vec![pool(Stopped, 0, 0)], false, None, ExitCode::STOPPED),
+            (vec![pool(Done, 0, 0)], false, None, ExitCode::DONE),
+            (vec![pool(Stopping, 2, 0)], false, None, ExitCode::FAILED),
+            (vec![pool(Degraded, 3, 4)], true, Some(3), ExitCode::DONE),
+            (vec![pool(Degraded, 3, 4)], true, Some(4), ExitCode::FAILED),
+            (vec![ok()], true, Some(5), ExitCode::FAILED),
         ];
         for (pools, by_name, min_ready, code) in cases {
             assert_eq!(

@@ -8,6 +8,7 @@ use super::{print, request, status};
 use crate::config::MasterPaths;
 use crate::event_loop::clock::{Clock, Deadline};
 use crate::event_loop::signal_pipe::SignalPipe;
+use crate::exit_code::ExitCode;
 use crate::observe::status::Status;
 use crate::sys::terminal;
 use nix::libc;
@@ -23,7 +24,7 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 /// Shows the status until Ctrl-C or until stdout is closed. A master that cannot be reached at first is an error; one
 /// that goes away later is reported and looked for again.
-pub(super) fn watch(paths: &MasterPaths, args: &StatusArgs) -> u8 {
+pub(super) fn watch(paths: &MasterPaths, args: &StatusArgs) -> ExitCode {
     let limits = request::until_interrupted();
     let clock = Clock::start();
     let mut last = match status::requested_status(paths, args) {
@@ -40,11 +41,11 @@ pub(super) fn watch(paths: &MasterPaths, args: &StatusArgs) -> u8 {
     let screen = Screen::enter(args);
     loop {
         if screen.show(&page).is_err() {
-            return 0;
+            return ExitCode::DONE;
         }
         match pause(&screen, &limits) {
             Ok(()) => {}
-            Err(_) => return 0,
+            Err(_) => return ExitCode::DONE,
         }
         page = match status::requested_status(paths, args) {
             Ok(now) => {

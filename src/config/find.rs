@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 /// Where a configuration is looked for, after `-c` and `$ROTAD_CONFIG`.
 const SEARCH: [&str; 3] = ["rotad.toml", "config/rotad.toml", "/etc/rotad/rotad.toml"];
 
-/// There is no usable configuration. The exit code is [`super::Report::EXIT`].
+/// There is no usable configuration. The exit code is 78.
 #[derive(Debug, thiserror::Error)]
 pub enum NotFound {
     #[error(

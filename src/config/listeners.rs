@@ -5,13 +5,10 @@ use super::paths;
 use super::reader::{Located, Parser};
 use super::report::{nearest, shown};
 use super::sections::Listen;
-use crate::plan::{Address, ListenPlan};
+use crate::plan::{Address, ListenPlan, MAX_UNIX_PATH};
 use nix::unistd::Uid;
 use std::net::SocketAddr;
 use std::path::Path;
-
-/// sun_path is 108 bytes with its NUL (unix(7)).
-const LONGEST_UNIX_PATH: usize = 107;
 
 const BACKLOG: u32 = 4096;
 
@@ -264,9 +261,9 @@ fn unix(parser: &mut Parser, written: &Located<String>, path: &str) -> Option<Ad
     }
     let path = paths::under(&parser.base, Path::new(path));
     let length = path.as_os_str().len();
-    if length > LONGEST_UNIX_PATH {
+    if length > MAX_UNIX_PATH {
         let message =
-            format!("the path of this socket has {length} bytes, {LONGEST_UNIX_PATH} are the most");
+            format!("the path of this socket has {length} bytes, {MAX_UNIX_PATH} are the most");
         parser.error_with(
             &written.span,
             message,

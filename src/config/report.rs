@@ -103,9 +103,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// The exit code of a refused configuration.
-    pub const EXIT: u8 = 78;
-
     /// A report of one error about a file as a whole.
     pub(super) fn of_file(file: &Path, message: String) -> Self {
         let mut report = Self::default();

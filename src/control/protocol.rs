@@ -1,5 +1,6 @@
 //! The protocol of the control socket: one JSON object on each line, so that `nc -U` works too.
 
+use crate::exit_code::ExitCode;
 use crate::observe::events::Event;
 use crate::observe::status::Status;
 use serde::{Deserialize, Serialize};
@@ -247,7 +248,7 @@ pub enum Response {
     /// The final response.
     Done {
         /// The exit code of the command (docs/cli.md).
-        code: u8,
+        code: ExitCode,
         /// What to print; may be empty.
         message: String,
     },

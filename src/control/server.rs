@@ -3,6 +3,7 @@
 //! that waits to be read. A slow or hostile client costs its own connection and nothing else.
 
 use super::protocol::{MAX_REQUEST, Request, Response, VERSION};
+use crate::exit_code::ExitCode;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rotad_core::{Span, Time};
 use std::collections::BTreeMap;
@@ -223,7 +224,10 @@ impl Server {
                 "the master has no descriptor left (its limit of open files, `nofile`): its workers serve on; \
                            try again, or raise the limit"
                     .to_owned();
-            if let Ok(mut line) = serde_json::to_vec(&Response::Done { code: 1, message }) {
+            if let Ok(mut line) = serde_json::to_vec(&Response::Done {
+                code: ExitCode::FAILED,
+                message,
+            }) {
                 line.push(b'\n');
                 // Best effort: the buffer of a new connection has room for it.
                 stream.write_all(&line).ok();
@@ -320,7 +324,14 @@ impl Server {
             if client.inbox.len() > MAX_REQUEST {
                 client.has_request = true;
                 let message = format!("the request is longer than {MAX_REQUEST} bytes");
-                self.send(id, &Response::Done { code: 2, message }, true);
+                self.send(
+                    id,
+                    &Response::Done {
+                        code: ExitCode::USAGE,
+                        message,
+                    },
+                    true,
+                );
                 return ReadOutcome::Nothing;
             }
         }
@@ -330,7 +341,7 @@ impl Server {
     fn parse_request(&mut self, id: u64, line: &[u8], refused: bool) -> ReadOutcome {
         let response = if refused {
             Response::Done {
-                code: 5,
+                code: ExitCode::NOT_PERMITTED,
                 message: "not permitted: see `mode` and `group` in [control]".to_owned(),
             }
         } else {
@@ -339,14 +350,14 @@ impl Server {
                     return ReadOutcome::Request(Box::new(request));
                 }
                 Ok(request) => Response::Done {
-                    code: 1,
+                    code: ExitCode::FAILED,
                     message: format!(
                         "this master speaks version {VERSION}, not {}",
                         request.version
                     ),
                 },
                 Err(error) => Response::Done {
-                    code: 2,
+                    code: ExitCode::USAGE,
                     message: format!("the request is not understood: {error}"),
                 },
             }
@@ -381,7 +392,7 @@ impl Server {
                 let code = if let Response::Done { code, .. } = response {
                     *code
                 } else {
-                    1
+                    ExitCode::FAILED
                 };
                 client.queue(
                     &Response::Done { code, message },

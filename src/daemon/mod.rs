@@ -4,6 +4,7 @@
 mod startup_report;
 
 use crate::event_loop::signals;
+use crate::exit_code::ExitCode;
 use crate::listener::{ActivationSocket, InheritedFds};
 use crate::plan::Plan;
 use crate::sys::descriptors::close_all_but;
@@ -104,7 +105,7 @@ pub fn daemonize(plan: &Plan, options: StartOptions) -> io::Result<Side> {
             drop(read);
             setsid().ok();
             match fork() {
-                Ok(Fork::Parent { .. }) => exit_now(0),
+                Ok(Fork::Parent { .. }) => exit_now(ExitCode::DONE.number().into()),
                 Ok(Fork::Child) => become_daemon(
                     plan,
                     options,
@@ -113,9 +114,11 @@ pub fn daemonize(plan: &Plan, options: StartOptions) -> io::Result<Side> {
                     activation_pid,
                 ),
                 Err(error) => {
-                    Report::to_launcher(write)?
-                        .finish(1, &format!("failed to fork the master: {error}"));
-                    exit_now(1)
+                    Report::to_launcher(write)?.finish(
+                        ExitCode::FAILED,
+                        &format!("failed to fork the master: {error}"),
+                    );
+                    exit_now(ExitCode::FAILED.number().into())
                 }
             }
         }
@@ -131,10 +134,10 @@ fn become_daemon(
 ) -> io::Result<Side> {
     if let Err((what, error)) = set_up_process(plan, &report, &inherited_fds) {
         report.finish(
-            1,
+            ExitCode::FAILED,
             &format!("failed to {what}: {error}; nothing was started"),
         );
-        exit_now(1);
+        exit_now(ExitCode::FAILED.number().into());
     }
     Ok(Side::Master(StartContext {
         report,

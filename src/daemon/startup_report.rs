@@ -5,6 +5,7 @@
 
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
+use crate::exit_code::ExitCode;
 use crate::observe::print;
 use crate::sys::poll::poll;
 use nix::poll::{PollFd, PollFlags};
@@ -25,7 +26,7 @@ const MAX_REPORT: usize = 8 << 20;
 #[serde(rename_all = "kebab-case")]
 enum Line {
     Progress { text: String },
-    Finish { code: u8, text: String },
+    Finish { code: ExitCode, text: String },
 }
 
 /// The master's end of the pipe. Dropped without [`Report::finish`], it tells the launcher that the master died.
@@ -64,8 +65,8 @@ impl Report {
     ///
     /// A master that fails reports it after everything else has ended and its runtime directory is cleaned up, so that
     /// the launcher's exit proves that nothing is running.
-    pub fn finish(mut self, code: u8, text: &str) {
-        if self.pipe.is_none() && code != 0 {
+    pub fn finish(mut self, code: ExitCode, text: &str) {
+        if self.pipe.is_none() && code != ExitCode::DONE {
             print::error(text);
         }
         self.send(
@@ -134,7 +135,7 @@ pub struct LauncherEnd {
 impl LauncherEnd {
     /// Prints the report until it has finished, and returns the exit code. Ctrl-C (130) and `until` (124) detach: the master
     /// has its own session and goes on.
-    pub fn wait(mut self, until: Option<Deadline>) -> u8 {
+    pub fn wait(mut self, until: Option<Deadline>) -> ExitCode {
         let interrupt = SignalPipe::on_ctrl_c().ok();
         let mut text = Vec::new();
         let mut read = 0;
@@ -170,28 +171,28 @@ impl LauncherEnd {
     }
 
     /// The report cannot be shown, so the result of the start is unknown.
-    fn unreadable(&self, why: &str) -> u8 {
+    fn unreadable(&self, why: &str) -> ExitCode {
         let (config, log) = (self.config.display(), self.log_file.display());
         print::error(&format!(
             "the master's report cannot be shown ({why}): see `rotad status -c {config}` and {log}"
         ));
-        1
+        ExitCode::FAILED
     }
 
-    fn master_died(&self) -> u8 {
+    fn master_died(&self) -> ExitCode {
         print::error(&format!(
             "the master died before it was ready: see {}",
             self.log_file.display()
         ));
-        1
+        ExitCode::FAILED
     }
 }
 
-fn finished(code: u8, text: &str) -> u8 {
+fn finished(code: ExitCode, text: &str) -> ExitCode {
     let text = print::sanitize_lines(text);
     match (code, text.is_empty()) {
         (_, true) => {}
-        (0, false) => print::line(&text),
+        (ExitCode::DONE, false) => print::line(&text),
         (_, false) => print::error(&text),
     }
     code
@@ -202,15 +203,15 @@ fn wait_or_detach(
     pipe: &File,
     interrupt: Option<&SignalPipe>,
     until: Option<Deadline>,
-) -> Option<(u8, &'static str)> {
+) -> Option<(ExitCode, &'static str)> {
     let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
     fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
     let left = until.map(|until| until.left());
     let ready = poll(&mut fds, left);
     if interrupt.is_some_and(SignalPipe::take) {
-        return Some((130, "detached"));
+        return Some((ExitCode::DETACHED, "detached"));
     }
-    (ready == Ok(0)).then_some((124, "timed out"))
+    (ready == Ok(0)).then_some((ExitCode::TIMED_OUT, "timed out"))
 }
 
 #[cfg(test)]
@@ -231,8 +232,8 @@ mod tests {
     fn the_final_report_is_the_exit_code() {
         let (end, mut report) = pipe_ends();
         report.progress("web: ready");
-        report.finish(75, "already running");
-        assert_eq!(end.wait(None), 75);
+        report.finish(ExitCode::ALREADY_RUNNING, "already running");
+        assert_eq!(end.wait(None), ExitCode::ALREADY_RUNNING);
     }
 
     #[test]
@@ -240,7 +241,7 @@ mod tests {
         let (end, mut report) = pipe_ends();
         assert_eq!(
             end.wait(Some(Deadline::after(Duration::from_millis(20)))),
-            124
+            ExitCode::TIMED_OUT
         );
         report.progress("nobody hears this, and that does no harm");
     }
@@ -250,7 +251,7 @@ mod tests {
         let (end, mut report) = pipe_ends();
         report.progress("so far so good");
         drop(report);
-        assert_eq!(end.wait(None), 1);
+        assert_eq!(end.wait(None), ExitCode::FAILED);
     }
 
     #[test]
@@ -260,6 +261,6 @@ mod tests {
             report.progress("a line that nobody reads");
         }
         drop(end);
-        report.finish(0, "and now nobody is there");
+        report.finish(ExitCode::DONE, "and now nobody is there");
     }
 }

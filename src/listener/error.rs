@@ -1,7 +1,7 @@
 //! Why an address cannot be listened on, and which program holds it.
 
-use crate::listener::{address_text, folder_of, unix};
-use crate::plan::{Address, ListenPlan};
+use crate::listener::{address_text, folder_of};
+use crate::plan::{Address, ListenPlan, MAX_UNIX_PATH};
 use crate::process::procfs;
 use nix::errno::Errno;
 use std::fmt;
@@ -99,7 +99,7 @@ fn unix_hint(path: &Path, errno: Errno) -> Option<String> {
         Errno::EPERM => {
             Some("not permitted: only root can give the file to another user or group".to_owned())
         }
-        Errno::ENAMETOOLONG => Some(format!("the path is longer than {} bytes", unix::MAX_PATH)),
+        Errno::ENAMETOOLONG => Some(format!("the path is longer than {} bytes", MAX_UNIX_PATH)),
         _ => None,
     }
 }

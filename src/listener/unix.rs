@@ -3,7 +3,7 @@
 //! the temporary name, so a runtime that removes its socket file at exit does not remove ours.
 
 use crate::listener::folder_of;
-use crate::plan::ListenPlan;
+use crate::plan::{ListenPlan, MAX_UNIX_PATH};
 use crate::sys::socket as sys;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open as open_file};
@@ -17,8 +17,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Maximum length of a unix socket's path, in bytes, without the terminating NUL (unix(7)).
-pub(super) const MAX_PATH: usize = 107;
 /// The default mode of systemd and nginx.
 const DEFAULT_MODE: u32 = 0o666;
 
@@ -41,7 +39,7 @@ impl FileId {
 
 /// Opens a listener at the path. Replaces the file of a socket on which no program listens.
 pub(super) fn open(plan: &ListenPlan, path: &Path) -> io::Result<(OwnedFd, FileId)> {
-    if path.as_os_str().len() > MAX_PATH {
+    if path.as_os_str().len() > MAX_UNIX_PATH {
         return Err(Errno::ENAMETOOLONG.into());
     }
     check_free(path)?;
@@ -92,7 +90,7 @@ fn bind_temporary(fd: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
         let mut name = format!(".{:x}.{number:x}", std::process::id());
         let folder = folder_of(path);
         // In a deep directory only a short name fits.
-        let room = MAX_PATH.saturating_sub(folder.as_os_str().len() + 1);
+        let room = MAX_UNIX_PATH.saturating_sub(folder.as_os_str().len() + 1);
         if name.len() > room {
             name = format!("~{number:x}");
         }

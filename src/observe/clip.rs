@@ -1,6 +1,6 @@
 //! Cuts text that is too long, and marks that it was cut.
 
-/// The text, or as much of its beginning as fits into `max` bytes together with a mark that something is missing.
+/// The text, or as much of its beginning as fits into `max` bytes, and a mark that says how much is missing.
 pub fn clip(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();

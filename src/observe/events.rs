@@ -1,6 +1,7 @@
 //! Events: what the master did and why. The words for it, one event, and the ring buffer that keeps the latest ones.
 //! The supervisor's event log adds them; `rotad events` shows them.
 
+use super::clip::clip;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::SystemTime;
@@ -193,14 +194,7 @@ impl Ring {
         self.last += 1;
         event.seq = self.last;
         event.time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        if event.text.len() > MAX_TEXT {
-            let end = (0..=MAX_TEXT)
-                .rev()
-                .find(|end| event.text.is_char_boundary(*end))
-                .unwrap_or(0);
-            event.text.truncate(end);
-            event.text.push('…');
-        }
+        event.text = clip(&event.text, MAX_TEXT);
         self.bytes += event.bytes();
         self.events.push_back(event);
         while self.events.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.events.len() > 1) {
@@ -255,7 +249,7 @@ mod tests {
         }
         assert!(
             ring.latest(usize::MAX)
-                .all(|event| event.text.len() <= MAX_TEXT + 3)
+                .all(|event| event.text.len() <= MAX_TEXT + 40)
         );
     }
 

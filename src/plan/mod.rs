@@ -22,6 +22,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Maximum length of a unix socket's path, in bytes: sun_path is 108 bytes with its NUL (unix(7)).
+pub const MAX_UNIX_PATH: usize = 107;
+
 /// One configuration, ready to be executed.
 #[derive(Clone, Debug)]
 pub struct Plan {

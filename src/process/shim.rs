@@ -8,6 +8,7 @@
 
 use super::{SpawnError, SpawnFault, SpawnStage};
 use crate::sys::descriptors::take_inherited;
+use crate::sys::exec::NOT_EXECUTED;
 use crate::sys::{child_setup, exec};
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::libc;
@@ -29,8 +30,6 @@ use std::process::ExitCode;
 pub const OURSELVES: &str = "/proc/self/exe";
 /// The hidden verb.
 const VERB: &str = "__shim";
-/// Exit status of a shim that could not execute the worker's program.
-const FAILED: u8 = 127;
 /// The longest path that an error carries: escaped, and twice, it still fits into a line.
 const SUBJECT: usize = 1000;
 const LINE: usize = 16 * 1024;
@@ -125,14 +124,14 @@ pub fn intercept() -> Option<ExitCode> {
 fn run(first: i32) -> u8 {
     // Without these descriptors there is no one to report to: it was typed by hand.
     if first < 3 {
-        return FAILED;
+        return NOT_EXECUTED;
     }
     let taken = (
         take_inherited(first),
         take_inherited(first.saturating_add(1)),
     );
     let (Ok(spec), Ok(status)) = taken else {
-        return FAILED;
+        return NOT_EXECUTED;
     };
     let mut error = match read_spec(spec) {
         Ok((spec, strings)) => match transform(&spec, strings) {
@@ -147,7 +146,7 @@ fn run(first: i32) -> u8 {
     }
     let line = serde_json::to_vec(&error).unwrap_or_default();
     File::from(status).write_all(&line).ok();
-    FAILED
+    NOT_EXECUTED
 }
 
 fn shorten(text: &mut String) {

@@ -16,7 +16,7 @@ use nix::unistd::geteuid;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -213,7 +213,8 @@ fn spawning_child(path: &Path) -> Option<i32> {
 pub fn lock_owner(runtime_dir: &Path) -> Option<i32> {
     let path = runtime_dir.join(NAME);
     let stat = path.symlink_metadata().ok()?;
-    if !stat.is_file() || stat.file_type().is_socket() {
+    // Reading a FIFO that somebody put there would wait for a writer.
+    if !stat.is_file() {
         return None;
     }
     // If the file is readable, its content tells which lock is meant among those with the same inode number.
@@ -269,6 +270,31 @@ fn locker(line: &str, inode: u64, device: Option<u64>) -> Option<Locker> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Read, a FIFO would block the command that looks for a master, and a link would lead to any file.
+    #[test]
+    fn only_a_regular_file_has_a_lock_owner() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(NAME);
+        let locked = dir.path().join("locked");
+        let file = File::create(&locked).expect("a file");
+        file.try_lock().expect("the lock");
+        std::os::unix::fs::symlink(&locked, &path).expect("a link");
+        assert_eq!(lock_owner(dir.path()), None);
+        std::fs::remove_file(&path).expect("removed");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+        assert_eq!(lock_owner(dir.path()), None);
+        std::fs::remove_file(&path).expect("removed");
+        let socket = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+        assert_eq!(lock_owner(dir.path()), None);
+        drop(socket);
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::rename(&locked, &path).expect("moved");
+        assert_eq!(
+            lock_owner(dir.path()),
+            Some(std::process::id().cast_signed())
+        );
+    }
 
     #[test]
     fn lines_of_proc_locks_are_parsed() {

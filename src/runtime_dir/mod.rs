@@ -15,6 +15,7 @@ pub use lock::lock_owner;
 pub use repair::{NOTIFY_DIR, Repaired, RuntimeDirRepair, make_notify_dir};
 
 use crate::control::protocol::SOCKET;
+use crate::exit_code::ExitCode;
 use crate::plan::Plan;
 use dir::TrustedDir;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
@@ -39,19 +40,25 @@ const NEW_SOCKET: &str = "control.new";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RuntimeDirError {
-    /// The exit code: 75 (EX_TEMPFAIL) if another master runs, else 1.
-    pub code: u8,
+    /// The exit code: ExitCode::ALREADY_RUNNING (EX_TEMPFAIL) if another master runs, else 1.
+    pub code: ExitCode,
     /// What happened and what to do.
     pub message: String,
 }
 
 impl RuntimeDirError {
     fn failed(message: String) -> Self {
-        Self { code: 1, message }
+        Self {
+            code: ExitCode::FAILED,
+            message,
+        }
     }
 
     fn taken(message: String) -> Self {
-        Self { code: 75, message }
+        Self {
+            code: ExitCode::ALREADY_RUNNING,
+            message,
+        }
     }
 }
 

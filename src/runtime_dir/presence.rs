@@ -197,7 +197,7 @@ fn name(path: &Path, uid: u32) -> String {
     format!("{}{uid}", name_prefix(path))
 }
 
-/// The prefix of all names of a path. 108 bytes have no room for the path itself, so this is a hash of it (FNV-1a). It only
+/// The prefix of all names of a path. A socket address has no room for the path itself, so this is a hash of it (FNV-1a). It only
 /// has to differ between the paths of one user, because the kernel tells the owner of a socket.
 fn name_prefix(path: &Path) -> String {
     let root = Path::new("/")
@@ -230,12 +230,13 @@ fn random_name() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::MAX_UNIX_PATH;
 
     #[test]
     fn a_name_belongs_to_a_path_and_a_user_and_fits_into_an_address() {
         let long = PathBuf::from("/x".repeat(2000));
         assert!(
-            name(&long, u32::MAX).len() + 33 <= 107,
+            name(&long, u32::MAX).len() + 33 <= MAX_UNIX_PATH,
             "{}",
             name(&long, u32::MAX)
         );

@@ -51,7 +51,7 @@ fn a_second_master_is_refused_and_told_who_the_first_is() {
     let plan = plan(folder.path());
     let runtime_dir = enter(&plan);
     let error = RuntimeDir::enter(&plan).unwrap_err();
-    assert_eq!(error.code, 75);
+    assert_eq!(error.code, ExitCode::ALREADY_RUNNING);
     assert!(
         error
             .message
@@ -118,7 +118,7 @@ fn strange_pid_files_are_refused_untouched() {
     std::os::unix::fs::symlink(&victim, path).unwrap();
     let error = RuntimeDir::enter(&plan).unwrap_err();
     assert!(
-        error.code == 1 && error.message.contains("symbolic link"),
+        error.code == ExitCode::FAILED && error.message.contains("symbolic link"),
         "{error}"
     );
     std::fs::remove_file(path).unwrap();
@@ -126,17 +126,17 @@ fn strange_pid_files_are_refused_untouched() {
     std::fs::hard_link(&victim, path).unwrap();
     let error = RuntimeDir::enter(&plan).unwrap_err();
     assert!(
-        error.code == 1 && error.message.contains("hard links"),
+        error.code == ExitCode::FAILED && error.message.contains("hard links"),
         "{error}"
     );
     std::fs::remove_file(path).unwrap();
 
     nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert_eq!(RuntimeDir::enter(&plan).unwrap_err().code, 1);
+    assert_eq!(RuntimeDir::enter(&plan).unwrap_err().code, ExitCode::FAILED);
     std::fs::remove_file(path).unwrap();
 
     std::fs::create_dir(path).unwrap();
-    assert_eq!(RuntimeDir::enter(&plan).unwrap_err().code, 1);
+    assert_eq!(RuntimeDir::enter(&plan).unwrap_err().code, ExitCode::FAILED);
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
 }
 
@@ -148,9 +148,15 @@ fn a_pid_file_that_another_master_holds_is_75_also_when_it_comes_late() {
     other.master.runtime_dir = folder.path().join("other");
     let (mut first, mut second) = (enter(&one), enter(&other));
     first.write_pid().unwrap();
-    assert_eq!(second.write_pid().unwrap_err().code, 75);
+    assert_eq!(
+        second.write_pid().unwrap_err().code,
+        ExitCode::ALREADY_RUNNING
+    );
     drop(second);
-    assert_eq!(RuntimeDir::enter(&other).unwrap_err().code, 75);
+    assert_eq!(
+        RuntimeDir::enter(&other).unwrap_err().code,
+        ExitCode::ALREADY_RUNNING
+    );
     assert!(one.master.pid_file.exists());
 }
 
@@ -162,7 +168,10 @@ fn a_folder_that_others_may_write_is_refused() {
     std::fs::create_dir(&open).unwrap();
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
     let error = RuntimeDir::enter(&plan).unwrap_err();
-    assert!(error.code == 1 && error.message.contains("0777"), "{error}");
+    assert!(
+        error.code == ExitCode::FAILED && error.message.contains("0777"),
+        "{error}"
+    );
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
     enter(&plan);
 }

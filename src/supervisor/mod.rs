@@ -40,6 +40,7 @@ use crate::event_loop::clock::LoopClock;
 use crate::event_loop::poller::{Poller, Source};
 use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
 use crate::event_loop::waker::Waker;
+use crate::exit_code::ExitCode;
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use crate::plan::Plan;
@@ -114,13 +115,13 @@ struct Runtime {
 /// Why the master could not start.
 #[derive(Debug)]
 struct Failed {
-    code: u8,
+    code: ExitCode,
     message: String,
 }
 
 /// Runs one master until it exits, and returns the exit code. `reader` reads the configuration for a reload; it is
 /// called on a thread.
-pub fn serve(plan: Plan, context: StartContext, reader: Reader) -> u8 {
+pub fn serve(plan: Plan, context: StartContext, reader: Reader) -> ExitCode {
     match Supervisor::start(plan, context, reader) {
         Ok((supervisor, took_over)) => supervisor.run(took_over),
         Err((context, failed)) => {
@@ -132,7 +133,7 @@ pub fn serve(plan: Plan, context: StartContext, reader: Reader) -> u8 {
 
 impl Supervisor {
     /// `took_over`: a summary of the workers of a killed master that were stopped, if there were any.
-    fn run(mut self, took_over: Option<String>) -> u8 {
+    fn run(mut self, took_over: Option<String>) -> ExitCode {
         self.refresh_plan();
         // Before any worker reads the files: a change from then on is noticed.
         self.watch_files();

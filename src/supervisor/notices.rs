@@ -9,6 +9,7 @@ use super::service_manager::ended_text;
 use super::workers::exit_report::{describe, exit_text, last_exit, last_known};
 use super::workers::orphans::list_members;
 use crate::control::protocol::Response;
+use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use rotad_core::{
     Cause, Exit, KillReason, Notice, Outcome, PoolId, Slot, Span, StopReason, WorkerId, WorkerState,
@@ -562,7 +563,7 @@ impl Supervisor {
         let is_failure = matches!(
             outcome,
             Outcome::Aborted { .. } | Outcome::RolledBack { .. }
-        ) && code != 0;
+        ) && code != ExitCode::DONE;
         self.emit(if is_failure { event.error() } else { event });
     }
 }

@@ -6,13 +6,12 @@ use super::clients::outcome_text::reason;
 use super::sd_notify::{self, PoolLine, ServiceManagerSocket};
 use super::workers::exit_report::exit_text;
 use crate::event_loop::clock::{Clock, span};
+use crate::exit_code::ExitCode;
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
 use rotad_core::{Cause, EssentialLoss, Exit, PoolId, PoolState, PoolView, RollState, Span, Time};
 use std::time::Duration;
 
-/// The exit code of a master whose essential pool has failed.
-const ESSENTIAL_FAILED: u8 = 69;
 /// While everything stops, the manager is asked for this much more time …
 const EXTENSION: Duration = Duration::from_secs(20);
 /// … this often.
@@ -235,7 +234,7 @@ impl Supervisor {
         let name = self.pools.name(pool);
         let (code, text) = match cause {
             EssentialLoss::NotReady(span) => (
-                ESSENTIAL_FAILED,
+                ExitCode::ESSENTIAL_FAILED,
                 format!("{name} is essential, and none of its workers was ready for {span}"),
             ),
             EssentialLoss::Ended(exit) => (
@@ -255,11 +254,11 @@ impl Supervisor {
 }
 
 /// The exit code of a master whose essential pool has ended: the pool's own, or what a shell reports for a signal.
-fn ended_code(exit: Option<Exit>) -> u8 {
+fn ended_code(exit: Option<Exit>) -> ExitCode {
     match exit {
-        Some(Exit::Code(code)) => u8::try_from(code).unwrap_or(u8::MAX),
-        Some(Exit::Signal { signal, .. }) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
-        Some(Exit::Unknown) | None => ESSENTIAL_FAILED,
+        Some(Exit::Code(code)) => ExitCode::of_child(u8::try_from(code).unwrap_or(u8::MAX)),
+        Some(Exit::Signal { signal, .. }) => ExitCode::of_signal(signal),
+        Some(Exit::Unknown) | None => ExitCode::ESSENTIAL_FAILED,
     }
 }
 

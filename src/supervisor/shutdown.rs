@@ -4,6 +4,7 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
+use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::sys::thread;
 use rotad_core::{Request, Span, Time, WorkerId};
@@ -61,7 +62,7 @@ pub(super) struct Shutdown {
     /// What the kernel cannot end, for the exit message.
     pub unkillable: BTreeMap<Leftover, String>,
     /// The exit code, where it is not 0.
-    pub exit_code: Option<u8>,
+    pub exit_code: Option<ExitCode>,
 }
 
 /// Processes that are left when the master exits.
@@ -138,7 +139,7 @@ impl Supervisor {
     }
 
     /// The exit code, once nothing is left to wait for.
-    pub(super) fn can_exit(&mut self) -> Option<u8> {
+    pub(super) fn can_exit(&mut self) -> Option<ExitCode> {
         let deadline = self.shutdown.exiting.as_ref()?.deadline;
         // None: the scan has not finished.
         let left = self.workers.orphans.left;
@@ -152,13 +153,13 @@ impl Supervisor {
             self.shutdown.unkillable.insert(Leftover::Orphans, text);
         }
         Some(if self.shutdown.unkillable.is_empty() {
-            0
+            ExitCode::DONE
         } else {
-            1
+            ExitCode::FAILED
         })
     }
 
-    pub(super) fn finish(mut self, code: u8) -> u8 {
+    pub(super) fn finish(mut self, code: ExitCode) -> ExitCode {
         let lost: Vec<&str> = self
             .shutdown
             .unkillable
@@ -175,7 +176,7 @@ impl Supervisor {
         if self.shutdown.unkillable.is_empty() {
             self.workers.journal.remove();
         }
-        let message = if code == 0 {
+        let message = if code == ExitCode::DONE {
             "stopped".to_owned()
         } else {
             lost.clone()
@@ -205,7 +206,7 @@ impl Supervisor {
             .finish_on_exit((!lost.is_empty()).then_some(lost.as_str()));
         start_code
             .unwrap_or(code)
-            .max(code)
-            .max(shutdown.exit_code.unwrap_or(0))
+            .worse(code)
+            .worse(shutdown.exit_code.unwrap_or(ExitCode::DONE))
     }
 }

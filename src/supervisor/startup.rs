@@ -32,6 +32,7 @@ use crate::event_loop::mailbox::{self, Mailbox};
 use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::event_loop::signals::{Meaning, Signals};
 use crate::event_loop::waker::Waker;
+use crate::exit_code::ExitCode;
 use crate::listener::{self, ActivationSocket, Listener};
 use crate::log::tracing_setup;
 use crate::log::{self, LogWriter, MasterLog, Rotation};
@@ -63,7 +64,7 @@ const MAX_NAMES: usize = 20;
 impl Failed {
     pub(super) fn at(what: &str, error: impl std::fmt::Display) -> Self {
         Self {
-            code: 1,
+            code: ExitCode::FAILED,
             message: format!("{what}: {error}"),
         }
     }
@@ -130,7 +131,7 @@ fn prepare(
     }
     .begin(left)?;
     let listeners = listener::open_all(&plan.listeners, passed).map_err(|e| Failed {
-        code: 1,
+        code: ExitCode::FAILED,
         message: e.to_string(),
     })?;
     let control = runtime_dir
@@ -213,7 +214,10 @@ fn find_stale_workers(
         plan.config.display(),
         list_names(&left.found)
     );
-    Err(Failed { code: 1, message })
+    Err(Failed {
+        code: ExitCode::FAILED,
+        message,
+    })
 }
 
 /// Stops the workers that a killed master left. Their output is logged meanwhile, because a worker that blocks on a
@@ -312,7 +316,10 @@ impl TakeOver<'_> {
                 "these processes of a killed master cannot be ended by the kernel, and nothing is started beside them:\n{}",
                 list_names(&done.unkillable)
             );
-            return Err(Failed { code: 1, message });
+            return Err(Failed {
+                code: ExitCode::FAILED,
+                message,
+            });
         }
         let killed = match &done.killed[..] {
             [] => String::new(),
@@ -328,7 +335,11 @@ impl TakeOver<'_> {
         tracing::warn!("{text}");
         if stop.asked {
             // `run` was asked to stop and has stopped; for `start` that is a failure.
-            let code = if context.foreground { 0 } else { 1 };
+            let code = if context.foreground {
+                ExitCode::DONE
+            } else {
+                ExitCode::FAILED
+            };
             return Err(Failed {
                 code,
                 message: format!("{text}; stopped before anything was started"),

@@ -13,6 +13,10 @@ use std::ptr::null;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+/// The exit status of a child that could not become its program, as shells report it. Nobody reads it: why is reported
+/// by [`ExecProgress`] or through the shim's pipe.
+pub const NOT_EXECUTED: u8 = 127;
+
 /// How often execve(2) is retried while the program's file is open for writing (ETXTBSY).
 const BUSY_RETRIES: u32 = 5;
 /// Pause before such a retry, in milliseconds.
@@ -239,7 +243,7 @@ fn fail_and_exit(progress: &ExecProgress, errno: i32, detail: u32) -> ! {
     progress.fail(errno, detail);
     loop {
         // SAFETY: a number only. Not exit(3): its handlers are the parent's.
-        unsafe { libc::syscall(libc::SYS_exit_group, c_long::from(127_u8)) };
+        unsafe { libc::syscall(libc::SYS_exit_group, c_long::from(NOT_EXECUTED)) };
     }
 }
 

@@ -6,6 +6,8 @@ use super::{ClientError, WaitLimits, wait};
 use crate::config::{self, MasterPaths};
 use crate::control::protocol::{Method, Request, Response, SOCKET, VERSION};
 use crate::event_loop::clock::Deadline;
+use crate::exit_code::ExitCode;
+use crate::plan::MAX_UNIX_PATH;
 use crate::runtime_dir::stale_workers::StaleWorkers;
 use crate::runtime_dir::{self, presence};
 use nix::fcntl::OFlag;
@@ -227,10 +229,10 @@ fn connect_if_alive(runtime_dir: &Path) -> io::Result<UnixStream> {
 
 fn connect(runtime_dir: &Path) -> io::Result<UnixStream> {
     let path = runtime_dir.join(SOCKET);
-    if path.as_os_str().len() < 100 {
+    if path.as_os_str().len() <= MAX_UNIX_PATH {
         return UnixStream::connect(path);
     }
-    // A socket address has room for 108 bytes; /proc/self/fd makes every directory short.
+    // /proc/self/fd makes every directory short.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let folder = nix::fcntl::open(runtime_dir, flags, Mode::empty())?;
     UnixStream::connect(runtime_dir::proc_fd_path(&folder, SOCKET))
@@ -284,7 +286,7 @@ fn no_master(paths: &MasterPaths) -> ClientError {
             .map(|one| line(&one.pool, one.slot, one.pid))
             .collect();
         return ClientError::Uncertain {
-            code: 4,
+            code: ExitCode::NOT_FOUND,
             text: format!(
                 "the master of {config} was killed, and these of its workers still run:\n{}\n`rotad start -c {}` takes \
                  over: it stops them and starts new ones",
@@ -298,7 +300,11 @@ fn no_master(paths: &MasterPaths) -> ClientError {
     match &paths.unsure {
         Some(why) => ClientError::Uncertain {
             // A file that does not exist is usually a typing mistake.
-            code: if paths.config.exists() { 4 } else { 78 },
+            code: if paths.config.exists() {
+                ExitCode::NOT_FOUND
+            } else {
+                ExitCode::CONFIG
+            },
             text: format!(
                 "no master was found for {config}, but {why}, so where its master would be is not known for sure: \
                  nothing listens on {socket}, and no master says that it runs this file\n  fix the file, or name the \

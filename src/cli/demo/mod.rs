@@ -5,7 +5,8 @@ mod stage;
 pub(super) mod task;
 pub(super) mod web;
 
-use super::{code, print};
+use super::print;
+use crate::exit_code::ExitCode;
 use crate::sys::signal;
 use load::Load;
 use stage::{DemoMaster, DemoSignals};
@@ -18,7 +19,7 @@ const ROLLS: u32 = 3;
 const BETWEEN: u64 = 200;
 
 /// Runs until Ctrl-C, or with `once` until the measurement is done. Removes everything it made.
-pub(super) fn demo(once: bool, port: Option<u16>) -> u8 {
+pub(super) fn demo(once: bool, port: Option<u16>) -> ExitCode {
     // If the parent ignores CHLD, the kernel would reap our master and its exit would go unseen.
     signal::reset_all();
     signal::ignore_until_handled();
@@ -26,12 +27,12 @@ pub(super) fn demo(once: bool, port: Option<u16>) -> u8 {
         Ok(code) => code,
         Err(message) => {
             print::error(&message);
-            code::FAILED
+            ExitCode::FAILED
         }
     }
 }
 
-fn play(once: bool, port: Option<u16>) -> Result<u8, String> {
+fn play(once: bool, port: Option<u16>) -> Result<ExitCode, String> {
     let port = free_port(port)?;
     let signals =
         DemoSignals::new().map_err(|error| format!("failed to catch signals: {error}"))?;
@@ -94,7 +95,7 @@ Ctrl-C here stops everything and removes {}.
 }
 
 /// Load, rolling restarts by signal to the pid in the pid file, and the count of what was lost.
-fn measure(mut stage: DemoMaster, signals: &DemoSignals, port: u16) -> Result<u8, String> {
+fn measure(mut stage: DemoMaster, signals: &DemoSignals, port: u16) -> Result<ExitCode, String> {
     let load = Load::start(port).map_err(|error| format!("failed to start the load: {error}"))?;
     let mut rolled = Ok(());
     for roll in 1..=ROLLS {
@@ -120,6 +121,10 @@ fn measure(mut stage: DemoMaster, signals: &DemoSignals, port: u16) -> Result<u8
         "requests {}, lost {}",
         result.requests, result.connection_lost
     ));
-    let good = rolled.is_ok() && result.connection_lost == 0 && ended == 0;
-    Ok(if good { 0 } else { code::FAILED })
+    let good = rolled.is_ok() && result.connection_lost == 0 && ended == ExitCode::DONE;
+    Ok(if good {
+        ExitCode::DONE
+    } else {
+        ExitCode::FAILED
+    })
 }

@@ -9,6 +9,7 @@ use super::super::{request, status};
 use crate::config::MasterPaths;
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
+use crate::exit_code::ExitCode;
 use crate::observe::status::{PoolState, RollState, Status};
 use crate::sys::poll::poll;
 use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
@@ -196,7 +197,7 @@ impl DemoMaster {
     }
 
     /// Stops the master, if it runs, and returns how it ended.
-    pub(super) fn close(mut self, signals: &DemoSignals) -> Result<u8, String> {
+    pub(super) fn close(mut self, signals: &DemoSignals) -> Result<ExitCode, String> {
         if !self.stopping {
             self.signal(Signal::SIGTERM);
         }
@@ -204,7 +205,7 @@ impl DemoMaster {
     }
 
     /// Waits for the master's exit, passing on signals to the demo.
-    pub(super) fn wait_end(mut self, signals: &DemoSignals) -> Result<u8, String> {
+    pub(super) fn wait_end(mut self, signals: &DemoSignals) -> Result<ExitCode, String> {
         loop {
             if let Some(code) = self.ended() {
                 return Ok(code);
@@ -236,14 +237,17 @@ impl DemoMaster {
     }
 
     /// The master's exit code, once it has ended.
-    fn ended(&mut self) -> Option<u8> {
+    fn ended(&mut self) -> Option<ExitCode> {
         let Some(child) = &mut self.child else {
-            return Some(1);
+            return Some(ExitCode::FAILED);
         };
         let status = child.try_wait().transpose()?;
         self.child = None;
         let code = status.ok().and_then(|status| status.code());
-        Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+        Some(
+            code.and_then(|code| u8::try_from(code).ok())
+                .map_or(ExitCode::FAILED, ExitCode::of_child),
+        )
     }
 }
 

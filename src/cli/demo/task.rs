@@ -1,6 +1,7 @@
 //! `__demo-task`: a task worker without a job queue. It reports ready, counts seconds, and stops on TERM.
 
 use crate::event_loop::signal_pipe::SignalPipe;
+use crate::exit_code::ExitCode;
 use crate::observe::print;
 use crate::sys::poll::poll;
 use nix::poll::{PollFd, PollFlags};
@@ -18,20 +19,20 @@ const TICK: Duration = Duration::from_secs(1);
 const TICKS_A_STATUS: u64 = 10;
 
 /// Ticks until TERM, then returns 0.
-pub(in super::super) fn main() -> u8 {
+pub(in super::super) fn main() -> ExitCode {
     crate::sys::signal::ignore(&crate::sys::signal::MEANT_FOR_A_MASTER);
     if Path::new(super::web::BROKEN).exists() {
         print::plain_error(&format!(
             "demo: the new code is broken, because the file {} exists",
             super::web::BROKEN
         ));
-        return 1;
+        return ExitCode::FAILED;
     }
     match work() {
-        Ok(()) => 0,
+        Ok(()) => ExitCode::DONE,
         Err(error) => {
             print::plain_error(&format!("demo: {error}"));
-            1
+            ExitCode::FAILED
         }
     }
 }

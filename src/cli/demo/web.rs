@@ -1,6 +1,7 @@
 //! `__demo-web`: a small HTTP server on the socket that the master passes as fd 3, and how a worker stops gracefully.
 
 use crate::event_loop::signal_pipe::SignalPipe;
+use crate::exit_code::ExitCode;
 use crate::observe::print;
 use crate::sys::descriptors::take_inherited;
 use crate::sys::poll::{is_ready, poll};
@@ -28,19 +29,19 @@ const STACK: usize = 256 << 10;
 const MAX_HEAD: usize = 16 << 10;
 
 /// Serves until TERM, then finishes its requests and returns 0.
-pub(in super::super) fn main() -> u8 {
+pub(in super::super) fn main() -> ExitCode {
     crate::sys::signal::ignore(&crate::sys::signal::MEANT_FOR_A_MASTER);
     if Path::new(BROKEN).exists() {
         print::plain_error(&format!(
             "demo: the new code is broken, because the file {BROKEN} exists"
         ));
-        return 1;
+        return ExitCode::FAILED;
     }
     match SignalPipe::on(&[nix::libc::SIGTERM, nix::libc::SIGINT]).and_then(serve) {
-        Ok(()) => 0,
+        Ok(()) => ExitCode::DONE,
         Err(error) => {
             print::plain_error(&format!("demo: {error}"));
-            1
+            ExitCode::FAILED
         }
     }
 }

@@ -3,8 +3,9 @@
 mod detect;
 mod unit;
 
-use super::{code, print};
+use super::print;
 use crate::config::{self, Loaded};
+use crate::exit_code::ExitCode;
 use detect::Pool;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -18,21 +19,21 @@ const UNIT: &str = "rotad.service";
 const SAMPLE: &str = include_str!("../../../config/rotad.toml");
 
 /// Writes both files into the current directory, or none: existing files are never overwritten.
-pub(super) fn init(file: Option<&Path>, command: &[String]) -> u8 {
+pub(super) fn init(file: Option<&Path>, command: &[String]) -> ExitCode {
     if file.is_some() {
         print::error("`init` writes ./rotad.toml: leave out -c, and move the file afterwards");
-        return code::USAGE;
+        return ExitCode::USAGE;
     }
     match write(command) {
         Ok(code) => code,
         Err(message) => {
             print::error(&message);
-            code::FAILED
+            ExitCode::FAILED
         }
     }
 }
 
-fn write(command: &[String]) -> Result<u8, String> {
+fn write(command: &[String]) -> Result<ExitCode, String> {
     let here = std::env::current_dir()
         .map_err(|error| format!("the current folder cannot be found: {error}"))?;
     let (config, unit) = (here.join(CONFIG), here.join(UNIT));
@@ -54,7 +55,11 @@ fn write(command: &[String]) -> Result<u8, String> {
     })?;
     let valid = judge(&config);
     tell(&pools, &config, &unit);
-    Ok(if valid { 0 } else { code::CONFIG })
+    Ok(if valid {
+        ExitCode::DONE
+    } else {
+        ExitCode::CONFIG
+    })
 }
 
 /// The sample with these pools in place of its example; unchanged if there are none.

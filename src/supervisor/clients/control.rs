@@ -2,6 +2,7 @@
 //! (`requests.rs`, `reload/`, `log_clients.rs`, `status.rs`).
 
 use crate::control::protocol::{Method, Request, Response, Selector};
+use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::plan::{Kind, PoolPlan};
 use crate::supervisor::Supervisor;
@@ -77,7 +78,7 @@ impl Supervisor {
             "\n  it is asked by `-c {quoted}`; if your file is to take its place, `rotad stop -c {quoted}` first; if both \
              are to run, give each its own `name` (or `runtime_dir`) in [master]"
         ));
-        self.done(client, 4, message);
+        self.done(client, ExitCode::NOT_FOUND, message);
     }
 
     fn handle_request(&mut self, client: u64, ask: Method) {
@@ -158,7 +159,7 @@ impl Supervisor {
                 "no such pool: {unknown}; there are: {}",
                 self.pools.names().join(", ")
             );
-            self.done(client, 4, message);
+            self.done(client, ExitCode::NOT_FOUND, message);
             return None;
         }
         let wanted = |pool: &PoolPlan| {
@@ -172,7 +173,11 @@ impl Supervisor {
             .map(|(id, _)| id)
             .collect();
         if pools.is_empty() {
-            self.done(client, 0, "there is no pool of that kind".to_owned());
+            self.done(
+                client,
+                ExitCode::DONE,
+                "there is no pool of that kind".to_owned(),
+            );
             return None;
         }
         Some(pools)

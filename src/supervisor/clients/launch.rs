@@ -3,6 +3,7 @@
 //! `run` and `--no-wait` nothing waits.
 
 use crate::daemon::{Report, StartContext};
+use crate::exit_code::ExitCode;
 use crate::observe::clip::join_within;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::superseded;
@@ -26,7 +27,7 @@ pub(crate) struct StartWatch {
     report: Option<Report>,
     pools: BTreeMap<PoolId, Pool>,
     /// Exit code and text, reported once all workers are gone.
-    final_report: Option<(u8, String)>,
+    final_report: Option<(ExitCode, String)>,
 }
 
 struct Pool {
@@ -59,7 +60,7 @@ impl StartWatch {
             final_report: None,
         };
         if context.no_wait {
-            watch.finish(0, "");
+            watch.finish(ExitCode::DONE, "");
         }
         watch
     }
@@ -70,13 +71,13 @@ impl StartWatch {
     }
 
     /// An essential pool is lost: reported at the end if the start is still being waited for.
-    pub(crate) fn abandon(&mut self, code: u8, why: &str) {
+    pub(crate) fn abandon(&mut self, code: ExitCode, why: &str) {
         if self.report.is_some() && self.final_report.is_none() {
             self.final_report = Some((code, format!("{why}; nothing is left running")));
         }
     }
 
-    fn finish(&mut self, code: u8, text: &str) {
+    fn finish(&mut self, code: ExitCode, text: &str) {
         if let Some(report) = self.report.take() {
             report.finish(code, text);
         }
@@ -152,12 +153,12 @@ impl StartWatch {
                 .chain(only_alive)
                 .collect::<Vec<_>>()
                 .join("; ");
-            self.finish(0, &text);
+            self.finish(ExitCode::DONE, &text);
             return StartAction::Nothing;
         }
         if serving.is_empty() && alive.is_empty() && ended.is_empty() {
             self.final_report = Some((
-                1,
+                ExitCode::FAILED,
                 format!(
                     "{}\nnothing came up; nothing is left running",
                     join_within(&failed, MAX_REPORT_BYTES)
@@ -180,16 +181,18 @@ impl StartWatch {
             "{}\n{serve}; still retrying the others",
             join_within(&failed, MAX_REPORT_BYTES)
         );
-        self.finish(1, &text);
+        self.finish(ExitCode::FAILED, &text);
         StartAction::Nothing
     }
 
     /// The master exits: reports to a start that still waits. Returns the exit code of a failed start.
-    pub(crate) fn finish_on_exit(&mut self, lost: Option<&str>) -> Option<u8> {
-        let (code, mut text) = self
-            .final_report
-            .take()
-            .unwrap_or_else(|| (1, "stopped before every pool was ready".to_owned()));
+    pub(crate) fn finish_on_exit(&mut self, lost: Option<&str>) -> Option<ExitCode> {
+        let (code, mut text) = self.final_report.take().unwrap_or_else(|| {
+            (
+                ExitCode::FAILED,
+                "stopped before every pool was ready".to_owned(),
+            )
+        });
         if let Some(lost) = lost {
             text.push('\n');
             text.push_str(lost);

@@ -4,6 +4,7 @@
 
 use crate::control::protocol::{Line, Response};
 use crate::event_loop::waker::Waker;
+use crate::exit_code::ExitCode;
 use crate::log::{Filter, Follower, LogLine};
 use crate::observe::sanitize::sanitize;
 use crate::plan::{PoolPlan, Sink};
@@ -101,12 +102,12 @@ impl Supervisor {
                 "no such pool: {name}; there are: {}",
                 self.pools.names().join(", ")
             );
-            return self.done(client, 4, message);
+            return self.done(client, ExitCode::NOT_FOUND, message);
         }
         if self.clients.log_clients.is_full() {
             return self.done(
                 client,
-                1,
+                ExitCode::FAILED,
                 format!("{MAX_CLIENTS} clients already read logs"),
             );
         }
@@ -118,7 +119,7 @@ impl Supervisor {
         let Ok(waker) = Waker::new() else {
             return self.done(
                 client,
-                1,
+                ExitCode::FAILED,
                 "no descriptor is left for another client".to_owned(),
             );
         };
@@ -151,7 +152,7 @@ impl Supervisor {
             Ok(_) => self.clients.drop_client(client, &self.event_loop.poller),
             Err(error) => self.done(
                 client,
-                1,
+                ExitCode::FAILED,
                 format!("no thread is left for another client: {error}"),
             ),
         }
@@ -227,7 +228,10 @@ impl LogStream {
             let (lines, skipped) = self.follower.take();
             if std::mem::take(&mut first) && lines.len() < self.lines {
                 if let Some(message) = self.unknown.take().filter(|_| lines.is_empty()) {
-                    return self.send(&encode(&Response::Done { code: 4, message }));
+                    return self.send(&encode(&Response::Done {
+                        code: ExitCode::NOT_FOUND,
+                        message,
+                    }));
                 }
                 let text = std::mem::take(&mut self.hint);
                 self.send(&encode(&Response::Hint { text }))?;
@@ -235,7 +239,7 @@ impl LogStream {
             self.send_lines(&lines, skipped)?;
             if self.once || shutting_down {
                 return self.send(&encode(&Response::Done {
-                    code: 0,
+                    code: ExitCode::DONE,
                     message: String::new(),
                 }));
             }

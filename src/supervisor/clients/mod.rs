@@ -16,6 +16,7 @@ pub(crate) mod tickets;
 use crate::control::protocol::{Request, Response};
 use crate::control::server::{ReadOutcome, Server};
 use crate::event_loop::poller::{Interest, Poller, Source};
+use crate::exit_code::ExitCode;
 use crate::observe::events::Event;
 use crate::supervisor::Supervisor;
 use launch::StartWatch;
@@ -193,7 +194,7 @@ impl Clients {
     }
 
     /// Sends the final response.
-    pub(crate) fn done(&mut self, client: u64, code: u8, message: String, poller: &Poller) {
+    pub(crate) fn done(&mut self, client: u64, code: ExitCode, message: String, poller: &Poller) {
         self.answer(client, &Response::Done { code, message }, true, poller);
     }
 
@@ -227,14 +228,14 @@ impl Clients {
             let event = Response::Event(Box::new(event));
             self.server.send(client, &event, false);
         }
-        self.done(client, 0, String::new(), poller);
+        self.done(client, ExitCode::DONE, String::new(), poller);
     }
 
     /// The client follows events: it gets the latest ones, and each that is emitted.
     pub(crate) fn follow_events(&mut self, client: u64, latest: Vec<Event>, poller: &Poller) {
         if self.followers.len() >= MAX_FOLLOWERS {
             let message = format!("{MAX_FOLLOWERS} clients already follow the events");
-            return self.done(client, 1, message, poller);
+            return self.done(client, ExitCode::FAILED, message, poller);
         }
         self.server.follows(client);
         for event in latest {
@@ -285,7 +286,7 @@ impl Clients {
     }
 
     /// Records the outcome of one ticket of a wait. The client gets its reply with the last one.
-    pub(crate) fn settle(&mut self, wait: WaitId, code: u8, text: String, poller: &Poller) {
+    pub(crate) fn settle(&mut self, wait: WaitId, code: ExitCode, text: String, poller: &Poller) {
         let settled = self.tickets.settle(wait, code, text);
         self.answer_wait(settled, poller);
     }
@@ -314,7 +315,7 @@ impl Clients {
 
     /// The master exits: answers the clients that wait for that. Their connections end with the process, which proves
     /// its exit.
-    pub(crate) fn answer_stop(&mut self, code: u8, message: &str) {
+    pub(crate) fn answer_stop(&mut self, code: ExitCode, message: &str) {
         for client in std::mem::take(&mut self.stop_clients) {
             let message = message.to_owned();
             self.server
@@ -326,7 +327,7 @@ impl Clients {
     /// The master exits: the followers have seen every event.
     pub(crate) fn finish_followers(&mut self, poller: &Poller) {
         for client in self.followers.keys().copied().collect::<Vec<_>>() {
-            self.done(client, 0, String::new(), poller);
+            self.done(client, ExitCode::DONE, String::new(), poller);
         }
     }
 }
@@ -345,7 +346,7 @@ impl Supervisor {
             .answer(client, answer, last, &self.event_loop.poller);
     }
 
-    pub(crate) fn done(&mut self, client: u64, code: u8, message: String) {
+    pub(crate) fn done(&mut self, client: u64, code: ExitCode, message: String) {
         self.clients
             .done(client, code, message, &self.event_loop.poller);
     }

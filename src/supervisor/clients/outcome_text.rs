@@ -1,5 +1,6 @@
 //! Outcomes in words: exit code and text of each way in which a request ends, for clients and the log. `replies.rs` asks.
 
+use crate::exit_code::ExitCode;
 use crate::supervisor::workers::exit_report::{ExitReport, describe};
 use rotad_core::{Cause, Failure, Generation, NothingDone, Outcome, Standing, SupersededBy, Up};
 use std::collections::BTreeMap;
@@ -25,7 +26,10 @@ pub(crate) struct OutcomeContext<'a> {
 }
 
 /// An outcome as exit code and text. 10: failed, but workers serve as before.
-pub(crate) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -> (u8, String) {
+pub(crate) fn describe_outcome(
+    context: OutcomeContext<'_>,
+    outcome: &Outcome,
+) -> (ExitCode, String) {
     let OutcomeContext { pool, culprit, .. } = context;
     match outcome {
         Outcome::Done {
@@ -33,7 +37,7 @@ pub(crate) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
             replaced,
             took,
         } => (
-            0,
+            ExitCode::DONE,
             format!(
                 "{pool}: done: generation {generation}, {} replaced in {took}",
                 workers(*replaced)
@@ -46,7 +50,7 @@ pub(crate) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
         } if context.is_oneshot => {
             let why = reason(failure, culprit);
             (
-                10,
+                ExitCode::OLD_SERVE,
                 format!(
                     "{pool}: failed: generation {generation}: {why}\nit runs again when it is asked for"
                 ),
@@ -112,7 +116,12 @@ pub(crate) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
             } else {
                 describe_standing(context, standing, *stuck)
             };
-            (u8::from(*stuck), text + &who)
+            let code = if *stuck {
+                ExitCode::FAILED
+            } else {
+                ExitCode::DONE
+            };
+            (code, text + &who)
         }
         Outcome::ReplaceFailed {
             slot,
@@ -121,9 +130,15 @@ pub(crate) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
         } => {
             let reason = reason(failure, culprit);
             let (code, who) = if *old_serves {
-                (10, "the worker that it was to replace serves on")
+                (
+                    ExitCode::OLD_SERVE,
+                    "the worker that it was to replace serves on",
+                )
             } else {
-                (1, "nobody serves in its place; still retrying")
+                (
+                    ExitCode::FAILED,
+                    "nobody serves in its place; still retrying",
+                )
             };
             (
                 code,
@@ -136,9 +151,9 @@ pub(crate) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
                 "{pool}: has not started: it waits for {by}, which has failed; nobody serves\n\
                  it starts with generation {generation} once {by} is there"
             );
-            (1, text)
+            (ExitCode::FAILED, text)
         }
-        Outcome::Up(how) => (0, format!("{pool}: {}", up_text(*how))),
+        Outcome::Up(how) => (ExitCode::DONE, format!("{pool}: {}", up_text(*how))),
         Outcome::StartFailed(_) => {
             let (why, then) = context.start_failure.unwrap_or_default();
             let then = if then.is_empty() {
@@ -146,18 +161,21 @@ pub(crate) fn describe_outcome(context: OutcomeContext<'_>, outcome: &Outcome) -
             } else {
                 format!("\n{then}")
             };
-            (1, format!("{pool}: {why}{then}"))
+            (ExitCode::FAILED, format!("{pool}: {why}{then}"))
         }
-        Outcome::Stopped | Outcome::Removed => (0, format!("{pool}: stopped")),
+        Outcome::Stopped | Outcome::Removed => (ExitCode::DONE, format!("{pool}: stopped")),
         Outcome::Scaled { from, to } => {
             let then = if context.stopped_by_operator {
                 " (once it is started)"
             } else {
                 ""
             };
-            (0, format!("{pool}: {from} → {to} workers{then}"))
+            (
+                ExitCode::DONE,
+                format!("{pool}: {from} → {to} workers{then}"),
+            )
         }
-        Outcome::Superseded { by } => (1, format!("{pool}: {}", superseded(*by))),
+        Outcome::Superseded { by } => (ExitCode::FAILED, format!("{pool}: {}", superseded(*by))),
         Outcome::NothingDone(why) => describe_nothing(pool, *why),
     }
 }
@@ -174,8 +192,12 @@ pub(crate) fn up_text(how: Up) -> String {
 }
 
 /// The exit code of a failed rolling restart: 1 if no worker serves, 10 if the old ones do.
-fn failure_code(standing: &Standing) -> u8 {
-    if standing.serving() == 0 { 1 } else { 10 }
+fn failure_code(standing: &Standing) -> ExitCode {
+    if standing.serving() == 0 {
+        ExitCode::FAILED
+    } else {
+        ExitCode::OLD_SERVE
+    }
 }
 
 /// Why a rolling restart ended early, or never began.
@@ -195,36 +217,37 @@ pub(crate) fn superseded(by: SupersededBy) -> &'static str {
     }
 }
 
-fn describe_nothing(pool: &str, why: NothingDone) -> (u8, String) {
+fn describe_nothing(pool: &str, why: NothingDone) -> (ExitCode, String) {
     match why {
-        NothingDone::NoPool => (1, format!("{pool}: is not there any more")),
+        NothingDone::NoPool => (ExitCode::FAILED, format!("{pool}: is not there any more")),
         NothingDone::Stopped => (
-            0,
+            ExitCode::DONE,
             format!("{pool}: is stopped, and stays so until `rotad start {pool}`"),
         ),
         NothingDone::NoRoll => (
-            0,
+            ExitCode::DONE,
             format!("{pool}: nothing to cancel: no rolling restart runs"),
         ),
         NothingDone::AlreadyRollingBack(to) => (
-            0,
+            ExitCode::DONE,
             format!(
                 "{pool}: nothing to cancel: the rolling restart has failed, and goes back to generation {to}"
             ),
         ),
         NothingDone::Oneshot => (
-            1,
+            ExitCode::FAILED,
             format!("{pool}: is a oneshot: there is nothing to go back to"),
         ),
-        NothingDone::Forgotten(generation) => {
-            (1, format!("{pool}: generation {generation} is not known"))
-        }
+        NothingDone::Forgotten(generation) => (
+            ExitCode::FAILED,
+            format!("{pool}: generation {generation} is not known"),
+        ),
         NothingDone::Empty(slot) => (
-            1,
+            ExitCode::FAILED,
             format!("{pool}/{slot}: no worker serves there that could be replaced"),
         ),
         NothingDone::Gone(slot) => (
-            0,
+            ExitCode::DONE,
             format!(
                 "{pool}/{slot}: its worker has ended before its turn came; a new one takes its place"
             ),
@@ -358,7 +381,7 @@ mod tests {
             ..Standing::default()
         };
         let (code, text) = describe_outcome(context(true), &aborted(standing(2)));
-        assert_eq!(code, 10);
+        assert_eq!(code, ExitCode::OLD_SERVE);
         assert!(
             text.contains("the old workers (generation 1) serve on: 2 of 3"),
             "{text}"
@@ -368,7 +391,7 @@ mod tests {
             (false, "generation 1 has never served in full"),
         ] {
             let (code, text) = describe_outcome(context(has_served), &aborted(standing(0)));
-            assert_eq!(code, 1);
+            assert_eq!(code, ExitCode::FAILED);
             assert!(
                 text.contains(words) && !text.contains("old workers"),
                 "{text}"
@@ -382,7 +405,7 @@ mod tests {
             ..standing(1)
         };
         let (code, text) = describe_outcome(context(true), &aborted(mix));
-        assert_eq!(code, 10);
+        assert_eq!(code, ExitCode::OLD_SERVE);
         for part in [
             "serves on: 1 of 3",
             "slots 0, 2 serve on with generation 2",

@@ -2,6 +2,7 @@
 //!
 //! `effects.rs` calls [`Supervisor::reply`] for each reply of the engine.
 
+use crate::exit_code::ExitCode;
 use crate::plan::Kind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::{OutcomeContext, describe_outcome};
@@ -26,7 +27,7 @@ impl Supervisor {
     }
 
     /// An outcome as exit code and text.
-    pub(crate) fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (u8, String) {
+    pub(crate) fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (ExitCode, String) {
         let culprit = match outcome {
             Outcome::Aborted { failure, .. }
             | Outcome::RolledBack { failure, .. }
@@ -71,7 +72,7 @@ impl Supervisor {
         {
             text.push_str("; alive, nothing says that they are ready");
         }
-        if code != 0 && self.pools.reverted.contains(&pool) {
+        if code != ExitCode::DONE && self.pools.reverted.contains(&pool) {
             text.push_str("\nthe change of its configuration was put back: the file and what holds differ now");
         }
         (code, text)

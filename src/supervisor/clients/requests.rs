@@ -2,6 +2,7 @@
 //! the handlers; each ends in a reply to the client, at the latest when its wait is settled.
 
 use crate::control::protocol::{ScaleTo, Selector, Wait};
+use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::plan::Kind;
 use crate::supervisor::Supervisor;
@@ -52,7 +53,11 @@ impl Supervisor {
         }
         if wait == Wait::No {
             self.roll(None, false, &pools);
-            return self.done(client, 0, format!("rolling {}", self.pools.list(&pools)));
+            return self.done(
+                client,
+                ExitCode::DONE,
+                format!("rolling {}", self.pools.list(&pools)),
+            );
         }
         self.roll(Some(client), wait == Wait::Drained, &pools);
     }
@@ -121,7 +126,7 @@ impl Supervisor {
             return;
         };
         if self.shutdown.stopping {
-            return self.done(client, 1, "everything stops".to_owned());
+            return self.done(client, ExitCode::FAILED, "everything stops".to_owned());
         }
         self.emit_request(
             "start",
@@ -140,7 +145,11 @@ impl Supervisor {
         }
         self.close_wait(waiting);
         if wait == Wait::No {
-            self.done(client, 0, format!("starting {}", self.pools.list(&pools)));
+            self.done(
+                client,
+                ExitCode::DONE,
+                format!("starting {}", self.pools.list(&pools)),
+            );
         }
     }
 
@@ -162,7 +171,7 @@ impl Supervisor {
                 .is_some_and(|policy| policy.count == 0)
         {
             let text = format!("{}: {NONE_WANTED}", self.pools.name(pool));
-            return self.clients.tickets.note(wait, 0, text);
+            return self.clients.tickets.note(wait, ExitCode::DONE, text);
         }
         let runs = |view: rotad_core::PoolView| {
             use rotad_core::PoolState::{Degraded, Mixed, Ok};
@@ -170,7 +179,7 @@ impl Supervisor {
         };
         if !was_stopped && self.engine.view().pool(pool).is_some_and(runs) {
             let text = format!("{}: runs already", self.pools.name(pool));
-            return self.clients.tickets.note(wait, 0, text);
+            return self.clients.tickets.note(wait, ExitCode::DONE, text);
         }
         if was_stopped {
             // An operator's start follows a directory or program that has moved since. Older generations stay where
@@ -232,7 +241,7 @@ impl Supervisor {
         if let Some(why) = refused {
             return self.done(
                 client,
-                1,
+                ExitCode::FAILED,
                 format!("{name}: {why}\nnothing was changed: {from} workers are wanted"),
             );
         }
@@ -260,7 +269,11 @@ impl Supervisor {
             return;
         };
         if !(1..=nix::libc::SIGRTMAX()).contains(&signal) {
-            return self.done(client, 1, format!("there is no signal {signal}"));
+            return self.done(
+                client,
+                ExitCode::FAILED,
+                format!("there is no signal {signal}"),
+            );
         }
         let all: Vec<_> = self
             .engine
@@ -285,7 +298,11 @@ impl Supervisor {
                 (Some(_), false) => "is not ready: before that, a signal would end it",
                 (None, _) => "no worker is ready",
             };
-            return self.done(client, 1, format!("{target}: {why}; nothing was sent"));
+            return self.done(
+                client,
+                ExitCode::FAILED,
+                format!("{target}: {why}; nothing was sent"),
+            );
         }
         let text = format!("SIG{}", crate::event_loop::signals::name(signal));
         let (mut pids, mut failed) = (Vec::new(), Vec::new());
@@ -316,13 +333,13 @@ impl Supervisor {
         if failed.is_empty() {
             return self.done(
                 client,
-                0,
+                ExitCode::DONE,
                 format!("{target}: {text} sent to {}", pids.join(", ")),
             );
         }
         self.done(
             client,
-            1,
+            ExitCode::FAILED,
             format!("{target}: {text} not sent to all: {}", failed.join(", ")),
         );
     }
@@ -335,7 +352,7 @@ impl Supervisor {
         let slots = self.pools.policy(pool).map_or(0, |policy| policy.count);
         if slot >= slots {
             let message = format!("{name}/{slot}: no such worker: {name} has {slots}, from 0");
-            return self.done(client, 4, message);
+            return self.done(client, ExitCode::NOT_FOUND, message);
         }
         let text = format!(
             "{} asks for a new worker in place of {name}/{slot}",
@@ -356,7 +373,7 @@ impl Supervisor {
                 .request_with(ticket, Request::Replace(pool, Slot(slot)));
         }
         if wait == Wait::No {
-            self.done(client, 0, format!("replacing {name}/{slot}"));
+            self.done(client, ExitCode::DONE, format!("replacing {name}/{slot}"));
         }
     }
 
@@ -372,7 +389,7 @@ impl Supervisor {
                 "no such pool: {name}; there are: {}",
                 self.pools.names().join(", ")
             );
-            self.done(client, 4, message);
+            self.done(client, ExitCode::NOT_FOUND, message);
         }
         found
     }

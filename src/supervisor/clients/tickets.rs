@@ -2,6 +2,7 @@
 //! (`replies.rs`). A wait of a client or a signal collects the outcomes of its tickets and gives one reply, with the worst
 //! exit code.
 
+use crate::exit_code::ExitCode;
 use crate::observe::clip::join_within;
 use rotad_core::{PoolId, Ticket, WorkerId};
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ struct PendingWait {
     /// More tickets may be added.
     open: bool,
     left: usize,
-    code: u8,
+    code: ExitCode,
     lines: Vec<String>,
 }
 
@@ -51,7 +52,7 @@ pub(crate) struct Tickets {
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub client: Option<u64>,
-    pub code: u8,
+    pub code: ExitCode,
     pub message: String,
 }
 
@@ -65,7 +66,7 @@ impl Tickets {
             drained,
             open: true,
             left: 0,
-            code: 0,
+            code: ExitCode::DONE,
             lines: Vec::new(),
         };
         self.waits.insert(self.last, wait);
@@ -102,9 +103,9 @@ impl Tickets {
     }
 
     /// Adds a line to the reply.
-    pub(crate) fn note(&mut self, wait: WaitId, code: u8, line: String) {
+    pub(crate) fn note(&mut self, wait: WaitId, code: ExitCode, line: String) {
         if let Some(wait) = self.waits.get_mut(&wait.0) {
-            wait.code = worse(wait.code, code);
+            wait.code = wait.code.worse(code);
             wait.lines.push(line);
         }
     }
@@ -148,10 +149,10 @@ impl Tickets {
     }
 
     /// Records one outcome. Returns the wait if it was the last one.
-    pub(crate) fn settle(&mut self, wait: WaitId, code: u8, line: String) -> Option<Settled> {
+    pub(crate) fn settle(&mut self, wait: WaitId, code: ExitCode, line: String) -> Option<Settled> {
         let known = self.waits.get_mut(&wait.0)?;
         known.left -= 1;
-        known.code = worse(known.code, code);
+        known.code = known.code.worse(code);
         known.lines.push(line);
         self.end(wait.0)
     }
@@ -166,34 +167,5 @@ impl Tickets {
             code: wait.code,
             message: join_within(&wait.lines, MAX_REPORT_BYTES),
         })
-    }
-}
-
-/// The worse of two exit codes. 10 (failed, but the old workers serve on) is less bad than any other failure.
-fn worse(one: u8, other: u8) -> u8 {
-    let rank = |code: &u8| match code {
-        0 => 0,
-        10 => 1,
-        code => 1 + u32::from(*code),
-    };
-    [one, other].into_iter().max_by_key(rank).unwrap_or(one)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_worst_outcome_counts() {
-        for (one, other, worst) in [
-            (0, 0, 0),
-            (0, 10, 10),
-            (10, 1, 1),
-            (1, 10, 1),
-            (0, 1, 1),
-            (10, 78, 78),
-        ] {
-            assert_eq!(worse(one, other), worst);
-        }
     }
 }

@@ -2,6 +2,7 @@
 //! rolled or adjusted, and the master's own keys follow.
 
 use crate::control::protocol::{ReloadScope, Wait};
+use crate::exit_code::ExitCode;
 use crate::log::Rotation;
 use crate::log::tracing_setup;
 use crate::observe::events::EventKind;
@@ -132,12 +133,12 @@ impl Supervisor {
             };
             let same = format!("the configuration has not changed{nobody}");
             let text = format!("{}: {same}", request.who);
-            self.clients.tickets.note(wait, 0, same);
+            self.clients.tickets.note(wait, ExitCode::DONE, same);
             self.emit(EventBuilder::new(EventKind::ConfigApplied, text).cause("unchanged"));
         }
         for pool in ran.iter().filter(|pool| self.pools.plan(**pool).is_some()) {
             let text = format!("{}: done", self.pools.name(*pool));
-            self.clients.tickets.note(wait, 0, text);
+            self.clients.tickets.note(wait, ExitCode::DONE, text);
         }
         self.close_wait(wait);
         self.listening.may_be_unused = true;
@@ -231,7 +232,7 @@ impl Supervisor {
             if chosen || *change != PoolChange::Same {
                 self.clients.tickets.note(
                     wait,
-                    0,
+                    ExitCode::DONE,
                     format!("{name}: is stopped, and stays so until `rotad start {name}`"),
                 );
             }
@@ -260,7 +261,7 @@ impl Supervisor {
                 } else if matches!(change, PoolChange::Adjusted { .. }) {
                     self.clients.tickets.note(
                         wait,
-                        0,
+                        ExitCode::DONE,
                         format!("{name}: adjusted without a restart"),
                     );
                 }

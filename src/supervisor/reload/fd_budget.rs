@@ -1,5 +1,6 @@
 //! The budget of open files: how many descriptors the master needs, and whether its limit allows them.
 
+use crate::exit_code::ExitCode;
 use crate::plan::{Kind, Plan};
 use crate::supervisor::Failed;
 use crate::supervisor::reload::lookup::Lookup;
@@ -42,7 +43,7 @@ pub(crate) fn raise_nofile(plan: &Plan) -> Result<(u64, u64), Failed> {
     let workers = workers(plan);
     let need = need(plan.listeners.len(), plan.pools.len(), workers);
     let hard = raise(need).map_err(|hard| Failed {
-        code: 1,
+        code: ExitCode::FAILED,
         message: too_low(workers, need, hard),
     })?;
     grow_fd_table(need, hard);

@@ -12,6 +12,7 @@
 //! | Oneshots | `OneshotEnded`, in their order | Comparing          | a failed oneshot (exit 10), `Stopping`             |
 //! | Comparing| `Compared`                    | committed           | `Stopping`                                         |
 
+use crate::exit_code::ExitCode;
 use rotad_core::{Span, Time};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -45,7 +46,7 @@ pub(crate) enum Event<R, C, P> {
     Compared(P),
     /// The stage ends the reload, which changes nothing.
     Ended {
-        code: u8,
+        code: ExitCode,
         text: String,
     },
     /// The master stops.
@@ -78,7 +79,11 @@ pub(crate) enum Action<R, C, P> {
         passed_over: P,
     },
     /// Answer a request that has changed nothing.
-    Answer { request: R, code: u8, text: String },
+    Answer {
+        request: R,
+        code: ExitCode,
+        text: String,
+    },
 }
 
 #[derive(Debug)]
@@ -320,7 +325,7 @@ impl<R: Joins, C> Reloads<R, C> {
                 let text = format!(
                     "{name} failed: {why}\nnothing was changed or rolled: everything is as it was"
                 );
-                self.end(now, 10, text)
+                self.end(now, ExitCode::OLD_SERVE, text)
             }
         }
     }
@@ -348,7 +353,7 @@ impl<R: Joins, C> Reloads<R, C> {
     }
 
     /// Ends the reload under way without a change, and begins the next one.
-    fn end<P>(&mut self, now: Time, code: u8, text: String) -> Vec<Action<R, C, P>> {
+    fn end<P>(&mut self, now: Time, code: ExitCode, text: String) -> Vec<Action<R, C, P>> {
         let Some(Current { request, stage, .. }) = self.current.take() else {
             return Vec::new();
         };
@@ -375,7 +380,7 @@ impl<R: Joins, C> Reloads<R, C> {
             "{what} within {} s: a disk hangs?\nnothing was changed",
             JOB_TIMEOUT.as_millis() / 1000
         );
-        self.end(now, 1, text)
+        self.end(now, ExitCode::FAILED, text)
     }
 
     fn stop<P>(&mut self) -> Vec<Action<R, C, P>> {
@@ -389,7 +394,7 @@ impl<R: Joins, C> Reloads<R, C> {
 fn superseded<R, C, P>(request: R) -> Action<R, C, P> {
     Action::Answer {
         request,
-        code: 1,
+        code: ExitCode::FAILED,
         text: "superseded: everything stops".to_owned(),
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod roll;
 pub(crate) mod rollback;
 
 use crate::control::protocol::{ReloadScope, Response, Selector, Wait};
+use crate::exit_code::ExitCode;
 use crate::listener::{Listener, SocketError};
 use crate::observe::events::EventKind;
 use crate::plan::{self, FileAccess, ListenPlan, Plan, PoolPlan, Sink};
@@ -255,7 +256,7 @@ impl Supervisor {
     }
 
     /// The stage ends the reload, and nothing was changed.
-    fn end_reload(&mut self, code: u8, text: String) {
+    fn end_reload(&mut self, code: ExitCode, text: String) {
         self.reload.state.tell(Event::Ended { code, text });
     }
 
@@ -280,7 +281,7 @@ impl Supervisor {
                 let text = format!(
                     "the configuration cannot be read: no thread: {error}\nnothing was changed"
                 );
-                return self.end_reload(1, text);
+                return self.end_reload(ExitCode::FAILED, text);
             }
         }
         if extent != ReloadScope::DryRun {
@@ -326,7 +327,7 @@ impl Supervisor {
                     "{}\nnothing was changed: the configuration from before holds",
                     findings.trim_end()
                 );
-                return self.end_reload(78, text);
+                return self.end_reload(ExitCode::CONFIG, text);
             }
         };
         for warning in warnings.lines().filter(|line| !line.trim().is_empty()) {
@@ -346,14 +347,14 @@ impl Supervisor {
                 "no such pool: {unknown}; there are: {}\nnothing was changed",
                 names.join(", ")
             );
-            return self.end_reload(4, text);
+            return self.end_reload(ExitCode::NOT_FOUND, text);
         }
         if request.extent == ReloadScope::DryRun {
             let text = self.lookup().dry_run_text(request, &plan);
-            return self.end_reload(0, text);
+            return self.end_reload(ExitCode::DONE, text);
         }
         if let Err(why) = self.lookup().has_room_for(&plan) {
-            return self.end_reload(1, format!("{why}\nnothing was changed"));
+            return self.end_reload(ExitCode::FAILED, format!("{why}\nnothing was changed"));
         }
         let sockets: Vec<Option<ListenerId>> = plan
             .listeners
@@ -385,7 +386,7 @@ impl Supervisor {
         match self.reload.blocking.bind(missing, all, logs) {
             Ok(number) => self.reload.state.job = Some(number),
             Err(error) => self.end_reload(
-                1,
+                ExitCode::FAILED,
                 format!("no address can be opened: {error}\nnothing was changed"),
             ),
         }
@@ -399,10 +400,10 @@ impl Supervisor {
                     "{error}{}\nnothing was changed",
                     self.lookup().own_address(&error)
                 );
-                return self.end_reload(1, text);
+                return self.end_reload(ExitCode::FAILED, text);
             }
             Err(BindError::Log(text)) => {
-                return self.end_reload(1, format!("{text}\nnothing was changed"));
+                return self.end_reload(ExitCode::FAILED, format!("{text}\nnothing was changed"));
             }
         };
         let mut ids = Vec::new();
@@ -443,7 +444,7 @@ impl Supervisor {
             } else {
                 lines.join("\n")
             };
-            self.done(client, 0, text);
+            self.done(client, ExitCode::DONE, text);
             if let Some(request) = self.reload.state.machine.request_mut() {
                 request.client = None;
             }
@@ -451,10 +452,10 @@ impl Supervisor {
         self.reload.state.tell(Event::Oneshots(oneshots));
     }
 
-    fn answer_reload(&mut self, request: &ReloadRequest, code: u8, text: String) {
+    fn answer_reload(&mut self, request: &ReloadRequest, code: ExitCode, text: String) {
         match (code, request.client) {
-            (0, Some(_)) => {}
-            (0, None) => tracing::info!("{text}"),
+            (ExitCode::DONE, Some(_)) => {}
+            (ExitCode::DONE, None) => tracing::info!("{text}"),
             _ => {
                 let refused =
                     EventBuilder::new(EventKind::ConfigRefused, format!("{}: {text}", request.who));
@@ -487,11 +488,11 @@ impl Supervisor {
 }
 
 /// The cause of a `config-refused` event, by the exit code of its client.
-fn refusal_cause(code: u8) -> &'static str {
+fn refusal_cause(code: ExitCode) -> &'static str {
     match code {
-        78 => "invalid",
-        10 => "oneshot-failed",
-        4 => "no-such-pool",
+        ExitCode::CONFIG => "invalid",
+        ExitCode::OLD_SERVE => "oneshot-failed",
+        ExitCode::NOT_FOUND => "no-such-pool",
         _ => "failed",
     }
 }

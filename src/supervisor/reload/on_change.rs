@@ -5,6 +5,7 @@
 //! waits for it. The engine hears only of the pools to roll.
 
 use crate::control::protocol::{ReloadScope, Wait};
+use crate::exit_code::ExitCode;
 use crate::plan::{self, Kind, Plan, PoolChange, RollOn};
 use crate::process::PinnedPaths;
 use crate::supervisor::Supervisor;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 const COMPARISON_TIMEOUT: Span = Span::from_secs(5);
 
 /// Pools that are passed over, each with exit code and text.
-pub(crate) type PassedOver = BTreeMap<PoolId, (u8, String)>;
+pub(crate) type PassedOver = BTreeMap<PoolId, (ExitCode, String)>;
 
 /// What to do once it is known which pools are passed over.
 #[derive(Debug)]
@@ -212,7 +213,7 @@ impl Lookup<'_> {
 
     /// Why the pool is passed over, if it is. An unknown result is no reason to end a process that serves: with `surge
     /// = 0` it would be gone before it is known whether its successor comes up.
-    fn passed_over_reason(&self, pool: PoolId, found: &Comparison) -> Option<(u8, String)> {
+    fn passed_over_reason(&self, pool: PoolId, found: &Comparison) -> Option<(ExitCode, String)> {
         let name = self.pools.name(pool);
         let view = self.engine.pool(pool)?;
         match found {
@@ -230,15 +231,15 @@ impl Lookup<'_> {
                 };
                 let why = "passed over (reload.on = \"change\")";
                 Some((
-                    0,
+                    ExitCode::DONE,
                     format!("{name}: unchanged{since}, {why}{few}; `rotad roll {name}` rolls it"),
                 ))
             }
             Comparison::Unknown(why) => {
                 let (code, serves) = if view.ready == 0 {
-                    (1, "nobody serves")
+                    (ExitCode::FAILED, "nobody serves")
                 } else {
-                    (10, "it serves on as it is")
+                    (ExitCode::OLD_SERVE, "it serves on as it is")
                 };
                 let text = format!(
                     "{name}: not rolled: whether it has changed (reload.on = \"change\") cannot be seen: {why}\n{serves}; \
@@ -308,7 +309,11 @@ impl Supervisor {
                 ..
             } = round.then
             {
-                self.done(client, 1, "superseded: everything stops".to_owned());
+                self.done(
+                    client,
+                    ExitCode::FAILED,
+                    "superseded: everything stops".to_owned(),
+                );
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::on_change::PassedOver;
 use crate::control::protocol::Wait;
+use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::tickets::WaitId;
@@ -13,7 +14,7 @@ impl Supervisor {
     pub(crate) fn report_passed_over(&mut self, wait: Option<WaitId>, passed_over: &PassedOver) {
         for (pool, (code, text)) in passed_over {
             let event = EventBuilder::new(EventKind::PassedOver, text.clone()).pool(*pool);
-            self.emit(if *code == 0 {
+            self.emit(if *code == ExitCode::DONE {
                 event.cause("unchanged")
             } else {
                 event.cause("unseen").error()
@@ -43,7 +44,7 @@ impl Supervisor {
         if rolled.is_empty() {
             self.clients
                 .tickets
-                .note(waiting, 0, "no pool was rolled".to_owned());
+                .note(waiting, ExitCode::DONE, "no pool was rolled".to_owned());
         }
         if let (Some(client), Wait::No) = (client, wait) {
             let first = if rolled.is_empty() {
@@ -59,8 +60,8 @@ impl Supervisor {
             let code = passed_over
                 .values()
                 .map(|(code, _)| *code)
-                .max()
-                .unwrap_or(0);
+                .reduce(ExitCode::worse)
+                .unwrap_or(ExitCode::DONE);
             self.done(client, code, lines.join("\n"));
         }
         self.check_all_listeners();

@@ -3,6 +3,7 @@
 //! with what can be done instead.
 
 use crate::control::protocol::{Selector, Wait};
+use crate::exit_code::ExitCode;
 use crate::plan::Kind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::pool_registry::PoolSpec;
@@ -61,7 +62,7 @@ impl Supervisor {
             .clients
             .tickets
             .open(Some(client).filter(|_| waits), wait == Wait::Drained);
-        let (mut lines, mut code, mut moves) = (Vec::new(), 0, false);
+        let (mut lines, mut code, mut moves) = (Vec::new(), ExitCode::DONE, false);
         // With neither name nor number, the pools that can go back do. A named pool or number has to.
         let strict = named || to.is_some();
         for pool in self.pools.in_order(&pools) {
@@ -71,19 +72,20 @@ impl Supervisor {
                     lines.push(self.go_back(pool, way, waiting, dry_run));
                     continue;
                 }
-                Err(Refusal::Here(why)) => (why, 0),
-                Err(Refusal::No(why)) => (why, u8::from(strict)),
+                Err(Refusal::Here(why)) => (why, ExitCode::DONE),
+                Err(Refusal::No(why)) if strict => (why, ExitCode::FAILED),
+                Err(Refusal::No(why)) => (why, ExitCode::DONE),
             };
             let line = format!("{}: {line}", self.pools.name(pool));
-            code = code.max(worth);
+            code = code.worse(worth);
             self.clients.tickets.note(waiting, worth, line.clone());
             lines.push(line);
         }
         if !moves && !strict {
-            code = 1;
+            code = ExitCode::FAILED;
             self.clients
                 .tickets
-                .note(waiting, 1, "nothing was changed".to_owned());
+                .note(waiting, ExitCode::FAILED, "nothing was changed".to_owned());
         }
         self.close_wait(waiting);
         if !waits {

@@ -6,6 +6,7 @@
 //! (`b<a,c`: comes after a and c) `ended NAME` `failed NAME` `compared` `refused CODE` `stop` `nothing` (only time).
 
 use super::{Action, Event, Joins, Oneshot, Reloads};
+use crate::exit_code::ExitCode;
 use rotad_core::Time;
 use std::fmt::Write as _;
 
@@ -83,7 +84,7 @@ fn event(reloads: &Reloads<Request, Config>, words: &[&str]) -> Option<Event<Req
         "failed" => Event::OneshotEnded(name(), Some("exited with 1".to_owned())),
         "compared" => Event::Compared(()),
         "refused" => Event::Ended {
-            code: words[1].parse().expect("a code"),
+            code: ExitCode::of_child(words[1].parse().expect("a code")),
             text: "refused".to_owned(),
         },
         "stop" => Event::Stopping,
