@@ -146,7 +146,7 @@ impl LoopClock {
 
 /// The engine's unit of this duration, rounded down to milliseconds.
 pub fn span(duration: Duration) -> Span {
-    Span::from_millis(duration.as_millis() as u64)
+    Span::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn duration(span: Span) -> Duration {

@@ -6,7 +6,7 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
-use rotad_core::Input;
+use rotad_core::{Input, WorkerId};
 
 /// Something to be done outside of the part that returns it.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(super) enum Action {
     Emit(EventBuilder),
     /// Queue an input for the engine.
     Input(Input),
+    /// Set why a worker is not ready, or unhealthy: the reason given when it is killed for that.
+    SetProbeError(WorkerId, Option<String>),
 }
 
 impl Supervisor {
@@ -24,6 +26,11 @@ impl Supervisor {
             match action {
                 Action::Emit(event) => self.emit(event),
                 Action::Input(input) => self.engine.push(input),
+                Action::SetProbeError(worker, error) => {
+                    if let Some(process) = self.workers.processes.get_mut(worker) {
+                        process.probe_error = error;
+                    }
+                }
             }
         }
     }

@@ -3,8 +3,10 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
+use super::health::watchdogs::WatchdogMessage;
 use super::workers::exit_report::last_exit;
 use super::workers::process_table::{DeferredSignal, ProcessStage, WorkerProcess};
+use crate::event_loop::clock::span;
 use crate::event_loop::poller::{Interest, Source};
 use crate::log::LogWriter;
 use crate::notify_socket::Message;
@@ -249,7 +251,7 @@ impl Supervisor {
     }
 
     /// Reads a worker's messages. Returns those that concern its watchdog.
-    pub(super) fn on_notify_messages(&mut self, worker: WorkerId) -> Vec<Message> {
+    pub(super) fn on_notify_messages(&mut self, worker: WorkerId) -> Vec<WatchdogMessage> {
         let Some(process) = self.workers.processes.get_mut(worker) else {
             return Vec::new();
         };
@@ -268,7 +270,11 @@ impl Supervisor {
         let (mut inputs, mut watchdog) = (Vec::new(), Vec::new());
         for message in notify.drain(MESSAGES_A_TURN) {
             if message.watchdog || message.trigger || message.watchdog_interval.is_some() {
-                watchdog.push(message.clone());
+                watchdog.push(WatchdogMessage {
+                    alive: message.watchdog,
+                    broken: message.trigger,
+                    interval: message.watchdog_interval.map(span),
+                });
             }
             let Message {
                 ready,

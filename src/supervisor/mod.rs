@@ -28,7 +28,6 @@ mod sd_notify;
 mod service_manager;
 mod shutdown;
 mod signal_actions;
-mod spread;
 mod startup;
 mod timers;
 mod workers;
@@ -231,7 +230,9 @@ impl Supervisor {
         let watchdog = self.on_notify_messages(worker);
         self.settle();
         for message in watchdog {
-            self.on_watchdog_message(worker, &message);
+            let now = self.clock.now();
+            let actions = self.health.on_watchdog_message(worker, message, now);
+            self.perform(actions);
         }
     }
 

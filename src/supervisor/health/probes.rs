@@ -1,6 +1,7 @@
 //! Probes: readiness and health as seen from outside. Decides when each worker is probed and what the results amount
 //! to; `crate::probe` carries the probes out.
 
+use crate::event_loop::clock::span;
 use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
 use crate::plan::{Address, Check, Context, Health, Ready};
@@ -8,8 +9,8 @@ use crate::probe::{AbandonedThread, ProbeError, ProbeRequest, ProbeResult, Probe
 use crate::process::{PinnedPaths, SpawnerConfig};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_log::EventBuilder;
-use crate::supervisor::health::watchdog::span;
-use crate::supervisor::spread::spread;
+use crate::supervisor::health::Unhealthy;
+use crate::supervisor::health::spread::spread;
 use crate::supervisor::workers::spawn_spec::SpawnParams;
 use rotad_core::{Input, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -436,7 +437,8 @@ impl Supervisor {
                 } else {
                     String::new()
                 };
-                self.unhealthy(worker, format!("health: {reason}{row}"));
+                let reason = format!("health: {reason}{row}");
+                self.perform(Unhealthy { worker, reason }.actions());
             }
             (Purpose::Health { every, failures }, probe_error) => {
                 // From the start of one probe to the next, however long it took.

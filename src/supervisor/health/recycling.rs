@@ -1,14 +1,14 @@
 //! Recycling: replaces workers that are healthy but too old (`max_age`) or too large (`max_rss`). The engine replaces
 //! one worker of a pool at a time; the old one serves until its successor does.
 
+use crate::event_loop::clock::span;
 use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
 use crate::process::rss_sampler::{RssSampler, TreeMemory};
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::tickets::Owner;
 use crate::supervisor::event_log::EventBuilder;
-use crate::supervisor::health::watchdog::span;
-use crate::supervisor::spread::spread;
+use crate::supervisor::health::spread::spread;
 use rotad_core::{Outcome, Request, Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
