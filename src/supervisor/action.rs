@@ -5,8 +5,11 @@
 //! their order.
 
 use super::Supervisor;
+use super::clients::tickets::Owner;
 use super::event_log::EventBuilder;
-use rotad_core::{Input, WorkerId};
+use super::health::probes::Purpose;
+use super::workers::probe_request::probe_request;
+use rotad_core::{Input, PoolId, Request, WorkerId};
 
 /// Something to be done outside of the part that returns it.
 #[derive(Debug)]
@@ -17,21 +20,94 @@ pub(super) enum Action {
     Input(Input),
     /// Set why a worker is not ready, or unhealthy: the reason given when it is killed for that.
     SetProbeError(WorkerId, Option<String>),
+    /// Start a probe of a worker, by `Probing::start`.
+    StartProbe {
+        number: u64,
+        worker: WorkerId,
+        purpose: Purpose,
+    },
+    /// Ask the engine to replace a worker that serves; its reply goes to `Health::on_replace_reply`.
+    Replace(WorkerId),
+    /// Submit the spawn of a worker that has waited for this port.
+    SpawnWithPort { worker: WorkerId, port: u16 },
+    /// Report the spawn of a worker as failed; it was not submitted.
+    FailSpawn { worker: WorkerId, error: String },
+    /// Write a warning about a pool to the log.
+    Warn { pool: PoolId, text: String },
+    /// Write an error about a pool to the log.
+    Error { pool: PoolId, text: String },
 }
 
 impl Supervisor {
-    /// Performs the actions of a part, in order.
+    /// Performs the actions of a part, in order. What they lead to follows after them.
     pub(super) fn perform(&mut self, actions: impl IntoIterator<Item = Action>) {
+        let mut following = Vec::new();
         for action in actions {
-            match action {
-                Action::Emit(event) => self.emit(event),
-                Action::Input(input) => self.engine.push(input),
-                Action::SetProbeError(worker, error) => {
-                    if let Some(process) = self.workers.processes.get_mut(worker) {
-                        process.probe_error = error;
-                    }
-                }
+            self.perform_one(action, &mut following);
+        }
+        while !following.is_empty() {
+            for action in std::mem::take(&mut following) {
+                self.perform_one(action, &mut following);
             }
         }
+    }
+
+    fn perform_one(&mut self, action: Action, following: &mut Vec<Action>) {
+        match action {
+            Action::Emit(event) => self.emit(event),
+            Action::Input(input) => self.engine.push(input),
+            Action::SetProbeError(worker, error) => {
+                if let Some(process) = self.workers.processes.get_mut(worker) {
+                    process.probe_error = error;
+                }
+            }
+            Action::StartProbe {
+                number,
+                worker,
+                purpose,
+            } => {
+                following.extend(self.start_probe(number, worker, purpose));
+            }
+            Action::Replace(worker) => {
+                if let Some(process) = self.workers.processes.get(worker) {
+                    let request = Request::Replace(process.pool, process.slot);
+                    let ticket = self.clients.tickets.of(Owner::Recycling(worker));
+                    self.engine.request_with(ticket, request);
+                }
+            }
+            Action::SpawnWithPort { worker, port } => {
+                if let Some(process) = self.workers.processes.get_mut(worker) {
+                    process.port = Some(port);
+                }
+                self.submit_spawn(worker);
+            }
+            Action::FailSpawn { worker, error } => {
+                if let Some(process) = self.workers.processes.get_mut(worker) {
+                    process.error = Some(error);
+                }
+                self.spawn_failed(worker);
+            }
+            Action::Warn { pool, text } => {
+                tracing::warn!(pool = self.pools.name(pool), "{text}");
+            }
+            Action::Error { pool, text } => {
+                tracing::error!(pool = self.pools.name(pool), "{text}");
+            }
+        }
+    }
+
+    fn start_probe(&mut self, number: u64, worker: WorkerId, purpose: Purpose) -> Vec<Action> {
+        let request = match self.workers.processes.get(worker) {
+            None => Err("it is gone".to_owned()),
+            Some(process) => probe_request(
+                worker,
+                process,
+                purpose,
+                &self.listening.of(&process.spec.listeners),
+                &mut self.workers.spawn_specs,
+                &self.workers.null,
+            ),
+        };
+        self.health.probing.start(number, request, self.clock.now())
     }
 }

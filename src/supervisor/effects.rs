@@ -1,6 +1,7 @@
 //! Effects: executes the engine's commands on the operating system, one match arm each. Nothing here waits.
 
 use super::Supervisor;
+use super::health::ports::PortRequest;
 use super::workers::process_table::{ProcessStage, WorkerProcess};
 use super::workers::spawn_spec::SpawnParams;
 use crate::log::WorkerOutput;
@@ -36,12 +37,9 @@ impl Supervisor {
                 None
             };
             if input == Input::TimerFired {
-                self.health.starts.starting_before = self
-                    .engine
-                    .view()
-                    .pools()
-                    .map(|(_, pool)| pool.starting as usize)
-                    .sum();
+                let pools = self.engine.view();
+                let starting = pools.pools().map(|(_, pool)| pool.starting as usize).sum();
+                self.health.boot_samples.before_deadline(starting);
             }
             let (commands, notices) = self.engine.handle(self.clock.now(), input).split();
             // Capacity first; what a notice says is read from the tables before the rest of the commands changes them.
@@ -116,7 +114,10 @@ impl Supervisor {
                 self.forget_generations(pool);
             }
             Command::StartHealth(worker) => self.on_serving(worker),
-            Command::StopHealth(worker) => self.stop_health(worker),
+            Command::StopHealth(worker) => {
+                let actions = self.health.stop(worker, self.clock.now());
+                self.perform(actions);
+            }
             Command::GiveUp { pool, cause } => self.give_up(pool, cause),
             Command::Exit { lost } => self.begin_shutdown(&lost),
         }
@@ -124,11 +125,13 @@ impl Supervisor {
 
     /// The worker is ready: nothing has to look for that any more, and what it may have done to its sockets is undone.
     fn on_serving(&mut self, worker: WorkerId) {
-        self.start_health(worker);
-        self.health.readiness.stop_probe(worker);
         let Some(process) = self.workers.processes.get(worker) else {
             return;
         };
+        let (pid, now) = (process.pid(), self.clock.now());
+        let actions = pid.map_or_else(Vec::new, |pid| {
+            self.health.on_ready(worker, pid, &process.spec.plan, now)
+        });
         let mut shut = Vec::new();
         // A server that calls listen(2) on an inherited socket changes the backlog for all: set it again.
         for id in &process.spec.listeners {
@@ -144,6 +147,7 @@ impl Supervisor {
                 );
             }
         }
+        self.perform(actions);
         for number in shut {
             self.on_listener_hangup(number);
         }
@@ -155,7 +159,7 @@ impl Supervisor {
             return;
         };
         let tag = self.workers.tag(worker);
-        let process = WorkerProcess {
+        let mut process = WorkerProcess {
             pool,
             slot,
             generation,
@@ -179,10 +183,30 @@ impl Supervisor {
             end_reason: None,
             early_exit: false,
         };
+        let (ports, ready_timeout) = (
+            process.spec.plan.ports,
+            process.spec.plan.policy.ready_timeout,
+        );
+        if let Some(ports) = ports {
+            let request = PortRequest {
+                worker,
+                pool,
+                ports,
+                ready_timeout,
+            };
+            process.port = self.health.ports.assign(request, self.clock.now());
+        }
+        let waits = ports.is_some() && process.port.is_none();
         self.workers.processes.add(worker, process);
-        if self.assign_port(worker) {
+        if !waits {
             self.submit_spawn(worker);
         }
+    }
+
+    /// A worker is asked to stop.
+    fn cancel_port_wait(&mut self, worker: WorkerId) {
+        let actions = self.health.ports.cancel(worker);
+        self.perform(actions);
     }
 
     /// Hands the request to the spawner.

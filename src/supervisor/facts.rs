@@ -3,6 +3,7 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
+use super::health::readiness::by_accepting;
 use super::health::watchdogs::WatchdogMessage;
 use super::workers::exit_report::last_exit;
 use super::workers::process_table::{DeferredSignal, ProcessStage, WorkerProcess};
@@ -12,7 +13,6 @@ use crate::log::LogWriter;
 use crate::notify_socket::Message;
 use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
-use crate::plan::Ready;
 use crate::process::procfs;
 use crate::process::tree::ProcessTree;
 use crate::process::{self, Resolved, SpawnResult, SpawnedChild};
@@ -195,9 +195,7 @@ impl Supervisor {
         let pid = process.pid();
         self.workers.cgroups.prove(process);
         let plan = &process.spec.plan;
-        let looks = matches!(plan.ready, Ready::Accepting)
-            || (plan.ready == Ready::Auto && !plan.recipe.listen.is_empty());
-        if let (true, Some(pid)) = (looks, pid) {
+        if let (true, Some(pid)) = (by_accepting(plan), pid) {
             let targets = self
                 .listening
                 .of(&process.spec.listeners)
@@ -207,7 +205,8 @@ impl Supervisor {
             self.health.readiness.watch(worker, pid, targets);
         }
         self.engine.push(Input::Started(worker));
-        self.begin_health(worker);
+        let actions = self.health.on_running(worker, plan, self.clock.now());
+        self.perform(actions);
     }
 
     pub(super) fn on_exec_status(&mut self, worker: WorkerId) {
@@ -245,7 +244,8 @@ impl Supervisor {
             .exit_reports
             .add(worker, process.exit_report(exit, false));
         self.dispose(process);
-        self.release_port(worker);
+        let actions = self.health.ports.release(worker);
+        self.perform(actions);
         self.health.readiness.forget(worker);
         self.engine.push(Input::SpawnFailed(worker));
     }
@@ -259,14 +259,7 @@ impl Supervisor {
             return Vec::new();
         };
         let plan = &process.spec.plan;
-        // With listeners, READY=1 is neither needed nor sufficient: servers send it before they accept.
-        let counts = match plan.ready {
-            Ready::Notify => true,
-            Ready::Auto => {
-                plan.recipe.listen.is_empty() || self.health.readiness.is_unobservable(worker)
-            }
-            Ready::Accepting | Ready::Spawned | Ready::After(_) | Ready::Probe(_) => false,
-        };
+        let counts = self.health.readiness.by_message(worker, plan);
         let (mut inputs, mut watchdog) = (Vec::new(), Vec::new());
         for message in notify.drain(MESSAGES_A_TURN) {
             if message.watchdog || message.trigger || message.watchdog_interval.is_some() {

@@ -173,13 +173,17 @@ impl Supervisor {
                 );
                 self.emit(EventBuilder::new(EventKind::MasterPaused, text).warn());
                 self.service_manager.paused();
-                self.health.probing.paused();
+                let actions = self.health.probing.paused(self.clock.now());
+                self.perform(actions);
             }
             self.drain_poller(&mut sources);
             self.run_due_timers();
             let event = self.log.hang.check(&self.log.writer, self.clock.now());
             self.perform(event.map(Action::Emit));
-            self.sample_starting();
+            let held_back = self.engine.view().limits_starts();
+            self.health
+                .boot_samples
+                .schedule(held_back, self.clock.now());
             self.notify_service_manager();
             if let Some(code) = self.can_exit() {
                 return self.finish(code);

@@ -11,6 +11,7 @@ use super::workers::orphans::list_members;
 use crate::control::protocol::Response;
 use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
+use crate::sys::process::Process;
 use rotad_core::{
     Cause, Exit, KillReason, Notice, Outcome, PoolId, Slot, Span, StopReason, WorkerId, WorkerState,
 };
@@ -434,7 +435,13 @@ impl Supervisor {
                 .map_or(0.0, |v| (self.clock.now() - v.began).as_secs_f64());
             let mut reason = end_reason(cause, process.probe_error.as_deref());
             if cause == Cause::NotReadyInTime
-                && let Some(crowding) = self.crowding(id)
+                && let Some(view) = self.engine.view().worker(id)
+                && let Some(computed) = process.child().and_then(Process::cpu_time)
+                && let Some(crowding) = self.health.boot_samples.crowding(
+                    self.engine.view().processors(),
+                    self.clock.now() - view.began,
+                    computed,
+                )
             {
                 reason = format!("{reason}; {crowding}");
             }

@@ -7,7 +7,9 @@
 //! spawn that was under way meanwhile: while one is, no orphan is judged by it (`orphans.rs`).
 
 use super::Supervisor;
+use super::health::readiness::Unobservable;
 use super::reload::blocking::JobResult;
+use crate::plan::Ready;
 use crate::probe::ProbeResult;
 use crate::probe::accept::AcceptReport;
 use crate::process::SpawnResult;
@@ -43,12 +45,34 @@ impl Supervisor {
             let Ok(report) = self.event_loop.reports.try_recv() else {
                 return;
             };
+            let now = self.clock.now();
             match report {
                 Report::Spawn(result) => self.on_spawn_result(result),
-                Report::Accept(report) => self.on_accept_report(report),
-                Report::Probe(result) => self.on_probe_result(result),
-                Report::Memory(sample) => self.on_rss_sample(sample),
-                Report::CpuDemand(demand) => self.on_cpu_demand(demand),
+                Report::Accept(report) => {
+                    let processes = &self.workers.processes;
+                    let unobservable = |worker| {
+                        let process = processes.get(worker)?;
+                        Some(Unobservable {
+                            pool: process.pool,
+                            notified: process.ready,
+                            auto: process.spec.plan.ready == Ready::Auto,
+                        })
+                    };
+                    let actions = self.health.readiness.on_report(report, unobservable, now);
+                    self.perform(actions);
+                }
+                Report::Probe(result) => {
+                    let actions = self.health.probing.on_result(result, now);
+                    self.perform(actions);
+                }
+                Report::Memory(sample) => {
+                    let actions = self.health.on_rss_sample(sample, now);
+                    self.perform(actions);
+                }
+                Report::CpuDemand(demand) => {
+                    let action = self.health.boot_samples.on_demand(demand);
+                    self.perform([action]);
+                }
                 Report::Job(result) => self.on_job_result(result),
                 Report::Files(report) => self.on_file_change(report),
                 Report::Orphans(report) => self.on_orphan_scan(report),

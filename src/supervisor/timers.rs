@@ -8,7 +8,8 @@
 //! A new deadline needs a variant in [`Timer`]; the compiler then asks when it is due and what happens.
 
 use super::Supervisor;
-use rotad_core::{Input, Time};
+use super::health::boot_samples::StartingWorker;
+use rotad_core::{Input, Span, Time};
 use std::time::Duration;
 
 /// A deadline of the supervisor.
@@ -38,8 +39,16 @@ enum Timer {
     AliveAge,
     /// The file of a unix listener is checked again.
     ListenerRepair,
-    /// Probes, watchdogs, recycling, ports, CPU samples.
-    Health,
+    /// A worker has not sent WATCHDOG=1 in time.
+    Watchdogs,
+    /// A probe is due or takes too long.
+    Probes,
+    /// A worker is too old, or the memory of workers is to be sampled.
+    Recycling,
+    /// A spawn waits for a port: ports are tried again.
+    Ports,
+    /// What starting workers want of the processors is to be sampled.
+    BootSamples,
     /// The engine's earliest deadline.
     Engine,
     /// The service manager is to be sent a watchdog ping or a request for more time.
@@ -50,7 +59,7 @@ enum Timer {
 
 /// Those that find out that other parts hang come first; what they report is handed to the engine before its deadlines
 /// count.
-const ALL: [Timer; 16] = [
+const ALL: [Timer; 20] = [
     Timer::Spawner,
     Timer::RuntimeFiles,
     Timer::Clients,
@@ -63,7 +72,11 @@ const ALL: [Timer; 16] = [
     Timer::AcceptProbe,
     Timer::AliveAge,
     Timer::ListenerRepair,
-    Timer::Health,
+    Timer::Watchdogs,
+    Timer::Probes,
+    Timer::Recycling,
+    Timer::Ports,
+    Timer::BootSamples,
     Timer::Engine,
     Timer::ServiceManager,
     Timer::Shutdown,
@@ -85,7 +98,11 @@ impl Timer {
             | Self::Reload
             | Self::Comparisons
             | Self::AcceptProbe
-            | Self::Health
+            | Self::Watchdogs
+            | Self::Probes
+            | Self::Recycling
+            | Self::Ports
+            | Self::BootSamples
             | Self::ServiceManager
             | Self::Shutdown => false,
         }
@@ -131,7 +148,11 @@ impl Supervisor {
             Timer::AcceptProbe => self.health.readiness.probe_deadline(),
             Timer::AliveAge => self.health.readiness.alive_deadline(),
             Timer::ListenerRepair => self.listening.repair.deadline(),
-            Timer::Health => self.health.deadline(),
+            Timer::Watchdogs => self.health.watchdog_deadline(),
+            Timer::Probes => self.health.probing.deadline(),
+            Timer::Recycling => self.health.recycling_deadline(),
+            Timer::Ports => self.health.ports.deadline(),
+            Timer::BootSamples => self.health.boot_samples.deadline(),
             Timer::Engine => self.engine.deadline(),
             Timer::ServiceManager => self.service_manager.deadline(),
             Timer::Shutdown => {
@@ -160,16 +181,55 @@ impl Supervisor {
             Timer::Orphans => self.run_due_orphans(),
             Timer::Reload => self.check_blocking_job(),
             Timer::Comparisons => self.expire_comparisons(now),
-            Timer::AcceptProbe => self.check_accept_probe(now),
+            Timer::AcceptProbe => {
+                let action = self.health.readiness.check_probe(now);
+                self.perform(action);
+            }
             Timer::AliveAge => {
                 let actions = self.health.readiness.mark_alive(now);
                 self.perform(actions);
             }
             Timer::ListenerRepair => self.retry_listener_repair(),
-            Timer::Health => self.run_due_health(),
+            Timer::Watchdogs => {
+                let actions = self.health.run_due_watchdogs(now);
+                self.perform(actions);
+            }
+            Timer::Probes => {
+                let actions = self.health.probing.run_due(now);
+                self.perform(actions);
+            }
+            Timer::Recycling => {
+                let actions = self.health.run_due_recycling(now);
+                self.perform(actions);
+            }
+            Timer::Ports => {
+                let actions = self.health.ports.run_due(now);
+                self.perform(actions);
+            }
+            Timer::BootSamples => {
+                let starting = self.starting_workers(now);
+                let action = self.health.boot_samples.run_due(&starting, now);
+                self.perform(action);
+            }
             Timer::Engine => self.engine.push(Input::TimerFired),
             // They only end the wait: each turn of the loop sees to the service manager and to the end.
             Timer::ServiceManager | Timer::Shutdown => {}
         }
+    }
+
+    fn starting_workers(&self, now: Time) -> Vec<StartingWorker> {
+        let view = self.engine.view();
+        let starting = |worker| StartingWorker {
+            worker,
+            age: view
+                .worker(worker)
+                .map_or(Span::ZERO, |worker| now - worker.began),
+            pid: self
+                .workers
+                .processes
+                .get(worker)
+                .and_then(|process| process.pid()),
+        };
+        view.starting().into_iter().map(starting).collect()
     }
 }

@@ -21,7 +21,13 @@ impl Supervisor {
             }
             Some(Owner::Start) => self.start_replied(pool, outcome),
             Some(Owner::Oneshot) => self.oneshot_replied(pool, outcome),
-            Some(Owner::Recycling(worker)) => self.recycling_replied(worker, outcome),
+            Some(Owner::Recycling(worker)) => {
+                let process = self.workers.processes.get(worker);
+                let delay = process.map(|process| process.spec.plan.policy.restart.delay);
+                let (delay, now) = (delay.unwrap_or_default(), self.clock.now());
+                let actions = self.health.on_replace_reply(worker, outcome, delay, now);
+                self.perform(actions);
+            }
             None => tracing::error!("a reply to ticket {ticket}, which is not known"),
         }
     }

@@ -1,7 +1,11 @@
-//! Ports: assigns each worker of a pool with `ports` a port of its own. A spawn waits while none is free.
+//! Ports: assigns each worker of a pool with `ports` a port of its own. A spawn waits while none is free; that is no
+//! failure: the time is added to the worker's ready timeout.
+//!
+//! The supervisor calls [`PortAllocator::assign`] before a spawn, [`PortAllocator::cancel`] when a worker is asked to
+//! stop, and [`PortAllocator::release`] when its tree is gone.
 
 use crate::plan::Ports;
-use crate::supervisor::Supervisor;
+use crate::supervisor::action::Action;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
@@ -14,7 +18,24 @@ use std::os::fd::AsRawFd;
 /// How often ports are tried while a spawn waits: another program that frees a port does not tell us.
 const RETRY_INTERVAL: Span = Span::from_secs(1);
 
-#[derive(Debug, Default)]
+/// A spawn that waits for a port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortRequest {
+    pub worker: WorkerId,
+    pub pool: PoolId,
+    pub ports: Ports,
+    /// The ready timeout of its pool, which begins again with each wait.
+    pub ready_timeout: Span,
+}
+
+impl PortRequest {
+    /// Extends the ready timeout by the time spent waiting for a port.
+    fn extend_timeout(&self) -> Action {
+        Action::Input(Input::TimeoutExtended(self.worker, self.ready_timeout))
+    }
+}
+
+#[derive(Debug)]
 pub(crate) struct PortAllocator {
     held: BTreeMap<u16, WorkerId>,
     of: BTreeMap<WorkerId, u16>,
@@ -22,157 +43,132 @@ pub(crate) struct PortAllocator {
     /// possible.
     next: BTreeMap<PoolId, u16>,
     /// Spawns that wait for a port, in the order of their commands.
-    waiting: VecDeque<(WorkerId, PoolId)>,
+    waiting: VecDeque<PortRequest>,
     retry_at: Option<Time>,
     /// Pools whose wait has been logged.
     logged: BTreeSet<PoolId>,
+    /// Whether no program listens on a port.
+    is_free: fn(u16) -> bool,
+}
+
+impl Default for PortAllocator {
+    fn default() -> Self {
+        Self::new(is_free)
+    }
 }
 
 impl PortAllocator {
+    fn new(is_free: fn(u16) -> bool) -> Self {
+        Self {
+            held: BTreeMap::new(),
+            of: BTreeMap::new(),
+            next: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            retry_at: None,
+            logged: BTreeSet::new(),
+            is_free,
+        }
+    }
+
+    /// When ports are tried again. None: no spawn waits.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.retry_at
     }
 
-    fn has_waiting(&self, pool: PoolId) -> bool {
-        self.waiting.iter().any(|(_, of)| *of == pool)
+    /// The port of a worker. None: its spawn waits for an [`Action::SpawnWithPort`].
+    pub(crate) fn assign(&mut self, request: PortRequest, now: Time) -> Option<u16> {
+        // Those that wait have their turn first.
+        let waits = self.waiting.iter().any(|other| other.pool == request.pool);
+        let port = (!waits).then(|| self.allocate(&request)).flatten();
+        if port.is_none() {
+            self.waiting.push_back(request);
+            self.retry_at.get_or_insert(now + RETRY_INTERVAL);
+        }
+        port
     }
 
-    fn count_held(&self, ports: Ports) -> usize {
-        self.held.range(ports.first..=ports.last).count()
+    /// A worker's tree is gone, and with it whatever listened on its port.
+    pub(crate) fn release(&mut self, worker: WorkerId) -> Vec<Action> {
+        let Some(port) = self.of.remove(&worker) else {
+            return Vec::new();
+        };
+        self.held.remove(&port);
+        self.serve_waiting()
     }
 
-    fn allocate(&mut self, worker: WorkerId, pool: PoolId, ports: Ports) -> Option<u16> {
-        let Ports { first, last } = ports;
+    /// A worker is asked to stop: if it waits for a port, it is not spawned at all.
+    pub(crate) fn cancel(&mut self, worker: WorkerId) -> Vec<Action> {
+        let waits = |request: &PortRequest| request.worker == worker;
+        let Some(at) = self.waiting.iter().position(waits) else {
+            return Vec::new();
+        };
+        self.waiting.remove(at);
+        let error = "none of its pool's `ports` became free".to_owned();
+        let mut actions = vec![Action::FailSpawn { worker, error }];
+        actions.extend(self.serve_waiting());
+        actions
+    }
+
+    /// Tries the ports again, and extends the time of those that still wait.
+    pub(crate) fn run_due(&mut self, now: Time) -> Vec<Action> {
+        self.retry_at = Some(now + RETRY_INTERVAL);
+        let mut actions = self.serve_waiting();
+        for request in &self.waiting {
+            actions.push(request.extend_timeout());
+            if self.logged.insert(request.pool) {
+                let Ports { first, last } = request.ports;
+                let (all, own) = (request.ports.count(), self.held.range(first..=last).count());
+                let text = format!(
+                    "a worker waits for a free port: of {all} ({first}-{last}), {own} are held by workers, old ones \
+                     that still finish included; the others are used by other programs"
+                );
+                let pool = request.pool;
+                actions.push(Action::Warn { pool, text });
+            }
+        }
+        actions
+    }
+
+    /// Gives ports to the spawns that wait, in order, as far as there are any.
+    fn serve_waiting(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut exhausted = BTreeSet::new();
+        for request in std::mem::take(&mut self.waiting) {
+            let free = (!exhausted.contains(&request.pool))
+                .then(|| self.allocate(&request))
+                .flatten();
+            let Some(port) = free else {
+                exhausted.insert(request.pool);
+                self.waiting.push_back(request);
+                continue;
+            };
+            let worker = request.worker;
+            actions.push(request.extend_timeout());
+            actions.push(Action::SpawnWithPort { worker, port });
+        }
+        if self.waiting.is_empty() {
+            self.retry_at = None;
+        }
+        self.logged.retain(|pool| exhausted.contains(pool));
+        actions
+    }
+
+    fn allocate(&mut self, request: &PortRequest) -> Option<u16> {
+        let Ports { first, last } = request.ports;
         let start = self
             .next
-            .get(&pool)
+            .get(&request.pool)
             .copied()
             .filter(|port| (first..=last).contains(port))
             .unwrap_or(first);
         let port = (start..=last)
             .chain(first..start)
-            .find(|port| !self.held.contains_key(port) && is_free(*port))?;
-        self.next.insert(pool, port.checked_add(1).unwrap_or(first));
-        self.held.insert(port, worker);
-        self.of.insert(worker, port);
+            .find(|port| !self.held.contains_key(port) && (self.is_free)(*port))?;
+        self.next
+            .insert(request.pool, port.checked_add(1).unwrap_or(first));
+        self.held.insert(port, request.worker);
+        self.of.insert(request.worker, port);
         Some(port)
-    }
-}
-
-impl Supervisor {
-    /// Assigns a port, where the pool has them. False: the spawn waits until one is free. Waiting is no failure: the
-    /// time is added to the worker's ready timeout.
-    pub(crate) fn assign_port(&mut self, worker: WorkerId) -> bool {
-        let Some(process) = self.workers.processes.get_mut(worker) else {
-            return false;
-        };
-        let (pool, Some(ports)) = (process.pool, process.spec.plan.ports) else {
-            return true;
-        };
-        let allocator = &mut self.health.ports;
-        if !allocator.has_waiting(pool) {
-            process.port = allocator.allocate(worker, pool, ports);
-        }
-        if process.port.is_none() {
-            allocator.waiting.push_back((worker, pool));
-            allocator
-                .retry_at
-                .get_or_insert(self.clock.now() + RETRY_INTERVAL);
-        }
-        process.port.is_some()
-    }
-
-    /// A worker's tree is gone, and with it whatever listened on its port.
-    pub(crate) fn release_port(&mut self, worker: WorkerId) {
-        if let Some(port) = self.health.ports.of.remove(&worker) {
-            self.health.ports.held.remove(&port);
-            self.serve_port_waiters();
-        }
-    }
-
-    /// A worker that waits for a port is asked to stop: it is not spawned at all.
-    pub(crate) fn cancel_port_wait(&mut self, worker: WorkerId) {
-        let waiting = &mut self.health.ports.waiting;
-        let Some(at) = waiting.iter().position(|(waits, _)| *waits == worker) else {
-            return;
-        };
-        waiting.remove(at);
-        if let Some(process) = self.workers.processes.get_mut(worker) {
-            process.error = Some("none of its pool's `ports` became free".to_owned());
-        }
-        self.spawn_failed(worker);
-        self.serve_port_waiters();
-    }
-
-    fn serve_port_waiters(&mut self) {
-        let mut exhausted = BTreeSet::new();
-        for (worker, pool) in self.health.ports.waiting.clone() {
-            let Some(process) = self.workers.processes.get_mut(worker) else {
-                continue;
-            };
-            let Some(ports) = process
-                .spec
-                .plan
-                .ports
-                .filter(|_| !exhausted.contains(&pool))
-            else {
-                continue;
-            };
-            process.port = self.health.ports.allocate(worker, pool, ports);
-            if process.port.is_none() {
-                exhausted.insert(pool);
-                continue;
-            }
-            self.health
-                .ports
-                .waiting
-                .retain(|(waits, _)| *waits != worker);
-            self.grant_time(worker);
-            self.submit_spawn(worker);
-        }
-        let allocator = &mut self.health.ports;
-        if allocator.waiting.is_empty() {
-            allocator.retry_at = None;
-        }
-        let waiting: BTreeSet<PoolId> = allocator.waiting.iter().map(|(_, pool)| *pool).collect();
-        allocator.logged.retain(|pool| waiting.contains(pool));
-    }
-
-    /// Extends the ready timeout by the time spent waiting for a port.
-    fn grant_time(&mut self, worker: WorkerId) {
-        if let Some(process) = self.workers.processes.get(worker) {
-            self.engine.push(Input::TimeoutExtended(
-                worker,
-                process.spec.plan.policy.ready_timeout,
-            ));
-        }
-    }
-
-    pub(crate) fn run_due_ports(&mut self) {
-        let now = self.clock.now();
-        if self.health.ports.retry_at.is_none_or(|at| at > now) {
-            return;
-        }
-        self.health.ports.retry_at = Some(now + RETRY_INTERVAL);
-        self.serve_port_waiters();
-        for (worker, pool) in self.health.ports.waiting.clone() {
-            self.grant_time(worker);
-            let ports = self
-                .workers
-                .processes
-                .get(worker)
-                .and_then(|process| process.spec.plan.ports);
-            if let (true, Some(ports)) = (self.health.ports.logged.insert(pool), ports) {
-                let (all, own) = (ports.count(), self.health.ports.count_held(ports));
-                tracing::warn!(
-                    pool = self.pools.name(pool),
-                    "a worker waits for a free port: of {all} ({}-{}), {own} are held by workers, old ones that still \
-                     finish included; the others are used by other programs",
-                    ports.first,
-                    ports.last
-                );
-            }
-        }
     }
 }
 
@@ -224,37 +220,64 @@ mod tests {
         }
     }
 
+    fn request(worker: u64, pool: u32) -> PortRequest {
+        PortRequest {
+            worker: WorkerId(worker),
+            pool: PoolId(pool),
+            ports: Ports {
+                first: 8000,
+                last: 8002,
+            },
+            ready_timeout: Span::from_secs(10),
+        }
+    }
+
+    /// The spawns and failures that follow, as text.
+    fn show(actions: Vec<Action>) -> Vec<String> {
+        let line = |action| match action {
+            Action::SpawnWithPort { worker, port } => Some(format!("{worker} gets {port}")),
+            Action::FailSpawn { worker, .. } => Some(format!("{worker} fails")),
+            Action::Warn { text, .. } => Some(text),
+            _ => None,
+        };
+        actions.into_iter().filter_map(line).collect()
+    }
+
     #[test]
     fn a_released_port_is_reused_last() {
-        // A range in which all ports are free.
-        let free = |first: u16| (first..first + 3).all(is_free);
-        let first = (20_000..30_000)
-            .step_by(7)
-            .find(|first| free(*first))
-            .unwrap();
-        let (pool, ports) = (
-            PoolId(1),
-            Ports {
-                first,
-                last: first + 2,
-            },
-        );
-        let mut allocator = PortAllocator::default();
-        let allocate =
-            |allocator: &mut PortAllocator, n: u64| allocator.allocate(WorkerId(n), pool, ports);
-        assert_eq!(
-            [1, 2].map(|n| allocate(&mut allocator, n)),
-            [Some(first), Some(first + 1)]
-        );
-        allocator.of.remove(&WorkerId(1));
-        allocator.held.remove(&first);
-        assert_eq!(allocate(&mut allocator, 3), Some(first + 2));
-        assert_eq!(allocate(&mut allocator, 4), Some(first));
-        assert_eq!(allocate(&mut allocator, 5), None);
-        let stranger = TcpListener::bind(("127.0.0.1", first + 1));
-        allocator.of.remove(&WorkerId(2));
-        allocator.held.remove(&(first + 1));
-        assert!(stranger.is_ok());
-        assert_eq!(allocate(&mut allocator, 6), None, "a stranger has it");
+        let mut ports = PortAllocator::new(|port| port != 8001);
+        let now = Time(0);
+        assert_eq!(ports.assign(request(1, 1), now), Some(8000));
+        assert_eq!(ports.release(WorkerId(1)).len(), 0);
+        assert_eq!(ports.assign(request(2, 1), now), Some(8002));
+        assert_eq!(ports.assign(request(3, 1), now), Some(8000));
+        assert_eq!(ports.deadline(), None);
+        assert_eq!(ports.assign(request(4, 1), now), None, "a stranger has it");
+        assert_eq!(ports.deadline(), Some(now + RETRY_INTERVAL));
+    }
+
+    #[test]
+    fn spawns_that_wait_have_their_turn_in_order() {
+        let mut ports = PortAllocator::new(|_| true);
+        let now = Time(0);
+        for worker in 1..=3 {
+            assert!(ports.assign(request(worker, 1), now).is_some());
+        }
+        for worker in 4..=6 {
+            assert_eq!(ports.assign(request(worker, 1), now), None);
+        }
+        assert_eq!(show(ports.release(WorkerId(2))), ["4 gets 8001"]);
+        assert_eq!(show(ports.cancel(WorkerId(5))), ["5 fails"]);
+        assert_eq!(show(ports.cancel(WorkerId(5))), [""; 0], "once");
+        assert_eq!(show(ports.release(WorkerId(9))), [""; 0], "it has none");
+        let actions = ports.run_due(Time(1000));
+        let extended = Input::TimeoutExtended(WorkerId(6), Span::from_secs(10));
+        assert!(matches!(&actions[0], Action::Input(input) if *input == extended));
+        let text = "a worker waits for a free port: of 3 (8000-8002), 3 are held by workers, old ones that still \
+                    finish included; the others are used by other programs";
+        assert_eq!(show(actions), [text]);
+        assert_eq!(show(ports.run_due(Time(2000))), [""; 0], "said once");
+        assert_eq!(show(ports.release(WorkerId(1))), ["6 gets 8000"]);
+        assert_eq!(ports.deadline(), None, "nobody waits");
     }
 }

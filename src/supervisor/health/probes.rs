@@ -1,20 +1,28 @@
-//! Probes: readiness and health as seen from outside. Decides when each worker is probed and what the results amount
-//! to; `crate::probe` carries the probes out.
+//! Probes of workers for readiness and health: when each worker is probed, and what the results amount to.
+//!
+//! [`Probes`] is a state machine without a thread, a socket or a clock: `prober.rs` has the probes carried out, gives it
+//! what comes of them by [`Probes::handle`], and executes the actions in their order. Stories as text test it
+//! (`probes/stories.txt`).
+//!
+//! | state   | waits for                       | next                                                            |
+//! |---------|---------------------------------|-----------------------------------------------------------------|
+//! | Waiting | its time                        | Queued                                                          |
+//! | Queued  | room for one more of its kind   | Active: `Start`                                                 |
+//! | Active  | `Ended`: passed                 | readiness: `Ready`, forgotten; health: Waiting, after `every`   |
+//! |         | `Ended`: failed, or its timeout | readiness: Waiting, after a pause that doubles; health: Waiting, after `every`; `Unhealthy`, forgotten, after `failures` in a row |
+//! |         | the same after a pause of the master | Waiting, for no time: it does not count                    |
+//! |         | `Ended`: could not be made      | Waiting, after a pause; it does not count                       |
+//! |         | `Hung` at this probe            | as failed                                                       |
+//! |         | `Hung` at another one           | Waiting, for no time                                            |
+//!
+//! `Begin` and `Forgotten` end whatever is under way for the worker. Each `Start` ends once: by `Ended`, by `Hung`, or by
+//! the machine itself with `Cancel`.
 
-use crate::event_loop::clock::span;
-use crate::event_loop::mailbox::Mailbox;
-use crate::observe::events::EventKind;
-use crate::plan::{Address, Check, Context, Health, Ready};
-use crate::probe::{AbandonedThread, ProbeError, ProbeRequest, ProbeResult, Prober};
-use crate::process::{PinnedPaths, SpawnerConfig};
-use crate::supervisor::Supervisor;
-use crate::supervisor::event_log::EventBuilder;
-use crate::supervisor::health::Unhealthy;
-use crate::supervisor::health::spread::spread;
-use crate::supervisor::workers::spawn_spec::SpawnParams;
-use rotad_core::{Input, Span, Time, WorkerId};
+use super::Unhealthy;
+use super::spread::spread;
+use crate::probe::ProbeError;
+use rotad_core::{Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 /// First pause between readiness probes of a worker that is not ready; the pauses double …
 const FIRST_PAUSE: Span = Span::from_millis(50);
@@ -24,21 +32,87 @@ const MAX_PAUSE: Span = Span::from_secs(1);
 const READINESS_TIMEOUT: Span = Span::from_secs(10);
 /// Maximum connections at once. Other probes wait in the queue, and their timeouts do not run.
 const MAX_CONNECTIONS: usize = 256;
-/// If this many probes hang, no probe that has to open a socket file is started.
-const MAX_HUNG: usize = 8;
 /// Maximum commands at once.
 const MAX_COMMANDS: usize = 16;
 
+/// What a worker is probed for, and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
+pub(crate) enum Schedule {
+    /// From now on until it is ready.
     Readiness,
-    Health { every: Span, failures: u32 },
+    /// For as long as it serves. The worker is unhealthy after so many failures in a row.
+    Health {
+        every: Span,
+        timeout: Span,
+        failures: u32,
+    },
+}
+
+/// What a worker is probed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Readiness,
+    Health,
+}
+
+/// What a probe takes: each kind has a maximum of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Means {
+    Connection,
+    Command,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// The worker is to be probed like this, and no longer as before.
+    Begin {
+        worker: WorkerId,
+        schedule: Schedule,
+        means: Means,
+    },
+    /// The prober has the probe. `shown`: what it asks, for people.
+    Started { number: u64, shown: String },
+    /// The probe has ended, or could not be started.
+    Ended {
+        number: u64,
+        result: Result<(), ProbeError>,
+    },
+    /// The prober hangs at this probe and was abandoned, with all others that it had.
+    Hung { number: u64 },
+    /// The master was paused: failures of the active probes do not count.
+    Paused,
+    /// The worker is no longer to be probed.
+    Forgotten(WorkerId),
+    /// The deadline has come.
+    TimerFired,
+}
+
+/// What has to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Start a probe. Numbers are not reused.
+    Start {
+        number: u64,
+        worker: WorkerId,
+        purpose: Purpose,
+    },
+    /// Cancel a probe that was started.
+    Cancel(u64),
+    /// The outcome of the worker's last probe. None: it has passed.
+    SetError(WorkerId, Option<String>),
+    /// The worker is ready.
+    Ready(WorkerId),
+    /// The worker has failed its health check.
+    Unhealthy(Unhealthy),
+    /// Tell people that a probe has failed, or could not be made.
+    Warn(WorkerId, String),
 }
 
 #[derive(Debug)]
-enum ProbeStage {
+enum State {
     Waiting(Time),
-    /// It is due, and waits for a free place.
+    /// It is due, and waits for room.
     Queued,
     Active(ActiveProbe),
 }
@@ -46,503 +120,379 @@ enum ProbeStage {
 #[derive(Debug)]
 struct ActiveProbe {
     number: u64,
-    at: Time,
+    began: Time,
     until: Time,
-    command: bool,
-    /// The request, for people.
-    shown: String,
+    /// What it asks, for people, once the prober has it.
+    shown: Option<String>,
     /// The master was paused meanwhile: a failure does not count.
     excused: bool,
 }
 
-/// The probe state of one worker.
+/// The probes of one worker.
 #[derive(Debug)]
 struct ProbedWorker {
-    purpose: Purpose,
-    timeout: Span,
-    stage: ProbeStage,
+    schedule: Schedule,
+    means: Means,
+    state: State,
     /// Failures in a row.
     failures: u32,
+    /// How many probes were started.
     times: u64,
 }
 
+/// The active probes of one kind, and those that wait for room.
 #[derive(Debug)]
-pub(crate) struct Probing {
-    settings: SpawnerConfig,
-    results: Mailbox<ProbeResult>,
-    /// Started with the first probe.
-    prober: Option<Prober>,
-    probed: BTreeMap<WorkerId, ProbedWorker>,
-    due: BTreeSet<(Time, WorkerId)>,
+struct Room {
+    max: usize,
+    active: usize,
     queue: VecDeque<WorkerId>,
-    active: BTreeMap<u64, WorkerId>,
-    commands: usize,
-    last: u64,
-    /// Requests at which abandoned prober threads hang.
-    hung: Vec<(String, AbandonedThread)>,
 }
 
-impl Probing {
-    pub(crate) fn new(settings: SpawnerConfig, results: Mailbox<ProbeResult>) -> Self {
-        Self {
-            settings,
-            results,
-            prober: None,
-            probed: BTreeMap::new(),
-            due: BTreeSet::new(),
+/// The probes of all workers.
+#[derive(Debug)]
+pub(crate) struct Probes {
+    workers: BTreeMap<WorkerId, ProbedWorker>,
+    /// When a waiting worker is probed, and when an active probe has taken too long.
+    due: BTreeSet<(Time, WorkerId)>,
+    active: BTreeMap<u64, WorkerId>,
+    connections: Room,
+    commands: Room,
+    /// The number of the last probe.
+    last: u64,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        let room = |max| Room {
+            max,
+            active: 0,
             queue: VecDeque::new(),
+        };
+        Self {
+            workers: BTreeMap::new(),
+            due: BTreeSet::new(),
             active: BTreeMap::new(),
-            commands: 0,
+            connections: room(MAX_CONNECTIONS),
+            commands: room(MAX_COMMANDS),
             last: 0,
-            hung: Vec::new(),
         }
     }
+}
 
-    /// Abandons the prober if it hangs; the other active probes are repeated by a new one. Returns the worker whose
-    /// probe hangs.
-    fn abandon_hung(&mut self, now: Time) -> Option<WorkerId> {
-        let number = self.prober.as_ref()?.hangs(now)?;
-        let left = self.prober.take()?.abandon();
-        let hung = self.active.get(&number).copied();
-        if let Some(ProbeStage::Active(active_probe)) =
-            hung.and_then(|worker| Some(&self.probed.get(&worker)?.stage))
-        {
-            self.hung.push((active_probe.shown.clone(), left));
-        }
-        for probed in self.probed.values_mut() {
-            if let ProbeStage::Active(active_probe) = &mut probed.stage {
-                active_probe.excused = true;
-            }
-        }
-        hung
-    }
-
+impl Probes {
+    /// When a probe is due, or takes too long. A worker that is queued has none: there is no room for it, so others are
+    /// active.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// The master was paused: failures of the active probes do not count.
-    pub(crate) fn paused(&mut self) {
-        for probed in self.probed.values_mut() {
-            if let ProbeStage::Active(active_probe) = &mut probed.stage {
-                active_probe.excused = true;
+    /// Whether this probe was started and has not ended.
+    pub(crate) fn is_active(&self, number: u64) -> bool {
+        self.active.contains_key(&number)
+    }
+
+    /// What an active probe asks, for people.
+    pub(crate) fn shown(&self, number: u64) -> Option<&str> {
+        let worker = self.active.get(&number)?;
+        match &self.workers.get(worker)?.state {
+            State::Active(probe) => probe.shown.as_deref(),
+            State::Waiting(_) | State::Queued => None,
+        }
+    }
+
+    /// Applies one event. What concerns a probe that has ended, or a worker that was forgotten, changes nothing: it
+    /// comes too late.
+    pub(crate) fn handle(&mut self, now: Time, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Begin {
+                worker,
+                schedule,
+                means,
+            } => self.begin(worker, schedule, means, now, &mut actions),
+            Event::Started { number, shown } => {
+                if let Some(probe) = self.active_mut(number) {
+                    probe.shown = Some(shown);
+                }
             }
+            Event::Ended { number, result } => {
+                if let Some(worker) = self.active.get(&number).copied() {
+                    self.record(worker, result, now, &mut actions);
+                }
+            }
+            Event::Hung { number } => self.hung(number, now, &mut actions),
+            Event::Paused => self.excuse_active(),
+            Event::Forgotten(worker) => self.forget(worker, &mut actions),
+            Event::TimerFired => self.run_due(now, &mut actions),
         }
+        self.start_queued(now, &mut actions);
+        actions
     }
 
-    /// Stops probing a worker, and drops an active probe.
-    pub(crate) fn forget(&mut self, worker: WorkerId) {
-        self.leave_stage(worker);
-        if self.probed.remove(&worker).is_some() {
-            self.queue.retain(|queued| *queued != worker);
-        }
-    }
-
-    fn begin(&mut self, worker: WorkerId, purpose: Purpose, timeout: Span, at: Time) {
-        self.forget(worker);
+    fn begin(
+        &mut self,
+        worker: WorkerId,
+        schedule: Schedule,
+        means: Means,
+        now: Time,
+        actions: &mut Vec<Action>,
+    ) {
+        self.forget(worker, actions);
         let probed = ProbedWorker {
-            purpose,
-            timeout,
-            stage: ProbeStage::Waiting(at),
+            schedule,
+            means,
+            state: State::Queued,
             failures: 0,
             times: 0,
         };
-        self.probed.insert(worker, probed);
-        self.due.insert((at, worker));
-    }
-
-    fn wait(&mut self, worker: WorkerId, at: Time) {
-        self.leave_stage(worker);
-        if let Some(probed) = self.probed.get_mut(&worker) {
-            probed.stage = ProbeStage::Waiting(at);
-            self.due.insert((at, worker));
+        self.workers.insert(worker, probed);
+        match schedule {
+            Schedule::Readiness => self.room(means).queue.push_back(worker),
+            Schedule::Health { every, .. } => self.wait(worker, now + spread(worker, 0, every)),
         }
     }
 
-    /// Removes what the current stage has registered, and drops an active probe.
-    fn leave_stage(&mut self, worker: WorkerId) {
-        let Some(probed) = self.probed.get_mut(&worker) else {
+    fn forget(&mut self, worker: WorkerId, actions: &mut Vec<Action>) {
+        let Some(probed) = self.workers.get(&worker) else {
             return;
         };
-        match std::mem::replace(&mut probed.stage, ProbeStage::Queued) {
-            ProbeStage::Queued => {}
-            ProbeStage::Waiting(at) => {
-                self.due.remove(&(at, worker));
-            }
-            ProbeStage::Active(active_probe) => {
-                self.due.remove(&(active_probe.until, worker));
-                self.commands -= usize::from(active_probe.command);
-                if self.active.remove(&active_probe.number).is_some()
-                    && let Some(prober) = &self.prober
-                {
-                    prober.cancel(active_probe.number);
-                }
-            }
+        let (means, queued) = (probed.means, matches!(probed.state, State::Queued));
+        if let Some(number) = self.leave_state(worker) {
+            actions.push(Action::Cancel(number));
+        } else if queued {
+            self.room(means).queue.retain(|other| *other != worker);
         }
+        self.workers.remove(&worker);
     }
 
-    fn has_room(&self, command: bool) -> bool {
-        if command {
-            self.commands < MAX_COMMANDS
-        } else {
-            self.active.len() - self.commands < MAX_CONNECTIONS
-        }
-    }
-
-    /// Why this request cannot be made now: a thread already hangs at it, or too many hang at others.
-    fn hang_error(&mut self, shown: &str) -> Option<ProbeError> {
-        self.hung.retain(|(_, left)| !left.has_ended());
-        if self.hung.iter().any(|(hung, _)| hung == shown) {
-            return Some(ProbeError::Failed(
-                "the folder of its socket hangs (a disk?)".to_owned(),
-            ));
-        }
-        (self.hung.len() >= MAX_HUNG).then(|| {
-            ProbeError::Indeterminate("too many folders of sockets hang (a disk?)".to_owned())
-        })
-    }
-
-    fn ask(&mut self, worker: WorkerId, request: ProbeRequest, now: Time) -> std::io::Result<()> {
-        let prober = match self.prober.take() {
-            Some(prober) => prober,
-            None => Prober::start(self.settings.clone(), self.results.clone())?,
-        };
-        let prober = self.prober.insert(prober);
-        let Some(probed) = self.probed.get_mut(&worker) else {
-            return Ok(());
-        };
-        self.last += 1;
-        let (number, until, command) = (self.last, now + probed.timeout, request.is_command());
-        let shown = request.to_string();
-        probed.times += 1;
-        probed.stage = ProbeStage::Active(ActiveProbe {
-            number,
-            at: now,
-            until,
-            command,
-            shown,
-            excused: false,
-        });
-        self.due.insert((until, worker));
-        self.active.insert(number, worker);
-        self.commands += usize::from(command);
-        prober.start_probe(number, request);
-        Ok(())
-    }
-}
-
-impl Supervisor {
-    pub(crate) fn probe_readiness(&mut self, worker: WorkerId) {
-        let Some(process) = self.workers.processes.get(worker) else {
-            return;
-        };
-        if let Ready::Probe(_) = process.spec.plan.ready {
-            let now = self.clock.now();
-            self.health
-                .probing
-                .begin(worker, Purpose::Readiness, READINESS_TIMEOUT, now);
-            self.run_due_probes();
-        }
-    }
-
-    pub(crate) fn probe_health(&mut self, worker: WorkerId) {
-        let Some(process) = self.workers.processes.get(worker) else {
-            return;
-        };
-        let Some(Health::Probe {
-            every,
-            timeout,
-            failures,
-            ..
-        }) = process.spec.plan.health
-        else {
-            return;
-        };
-        let every = span(every);
-        let at = self.clock.now() + spread(worker, 0, every);
-        self.health.probing.begin(
-            worker,
-            Purpose::Health { every, failures },
-            span(timeout),
-            at,
-        );
-    }
-
-    pub(crate) fn run_due_probes(&mut self) {
-        let now = self.clock.now();
-        if let Some(hung) = self.health.probing.abandon_hung(now) {
-            let others: Vec<WorkerId> = self
-                .health
-                .probing
-                .active
-                .values()
-                .copied()
-                .filter(|one| *one != hung)
-                .collect();
-            others
-                .into_iter()
-                .for_each(|worker| self.health.probing.wait(worker, now));
-            if let Some(probed) = self.health.probing.probed.get_mut(&hung)
-                && let ProbeStage::Active(active_probe) = &mut probed.stage
-            {
-                active_probe.excused = false;
-            }
-            self.record_result(
-                hung,
-                Err(ProbeError::Failed(
-                    "the folder of its socket hangs (a disk?)".to_owned(),
-                )),
-            );
-        }
-        while let Some((_, worker)) = self
-            .health
-            .probing
-            .due
-            .first()
-            .copied()
-            .filter(|(at, _)| *at <= now)
-        {
-            let Some(probed) = self.health.probing.probed.get(&worker) else {
+    /// Queues the waiting workers whose time has come, and ends active probes that have taken too long.
+    fn run_due(&mut self, now: Time, actions: &mut Vec<Action>) {
+        while let Some((_, worker)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            let Some(probed) = self.workers.get(&worker) else {
                 return;
             };
-            match &probed.stage {
-                ProbeStage::Active(_) => {
-                    let took = probed.timeout;
-                    self.record_result(
-                        worker,
-                        Err(ProbeError::Failed(format!("timed out after {took}"))),
-                    );
+            let (means, timeout) = (probed.means, probed.timeout());
+            match &probed.state {
+                State::Active(probe) => {
+                    actions.push(Action::Cancel(probe.number));
+                    let reason = format!("timed out after {timeout}");
+                    self.record(worker, Err(ProbeError::Failed(reason)), now, actions);
                 }
-                ProbeStage::Waiting(_) | ProbeStage::Queued => {
-                    self.health.probing.leave_stage(worker);
-                    self.health.probing.queue.push_back(worker);
+                State::Waiting(_) | State::Queued => {
+                    self.leave_state(worker);
+                    self.room(means).queue.push_back(worker);
                 }
             }
         }
-        self.start_queued_probes();
     }
 
-    /// Starts queued probes, in order, as many as there is room for.
-    fn start_queued_probes(&mut self) {
-        let mut left = VecDeque::new();
-        while let Some(worker) = self.health.probing.queue.pop_front() {
-            match self
-                .check_of(worker)
-                .map(|check| matches!(check, Check::Command(_)))
-            {
-                None => self.health.probing.forget(worker),
-                Some(command) if self.health.probing.has_room(command) => self.ask(worker),
-                Some(_) => left.push_back(worker),
+    /// Starts queued probes of each kind, in order, as many as there is room for.
+    fn start_queued(&mut self, now: Time, actions: &mut Vec<Action>) {
+        for means in [Means::Connection, Means::Command] {
+            while let Some(worker) = self.room(means).take_next() {
+                // Always there: a worker that is forgotten leaves the queue.
+                let Some(probed) = self.workers.get_mut(&worker) else {
+                    return;
+                };
+                self.last += 1;
+                let number = self.last;
+                probed.times += 1;
+                let until = now + probed.timeout();
+                probed.state = State::Active(ActiveProbe {
+                    number,
+                    began: now,
+                    until,
+                    shown: None,
+                    excused: false,
+                });
+                self.due.insert((until, worker));
+                self.active.insert(number, worker);
+                actions.push(Action::Start {
+                    number,
+                    worker,
+                    purpose: probed.purpose(),
+                });
             }
         }
-        // These have no deadline: a result or a timeout makes room.
-        self.health.probing.queue.extend(left);
     }
 
-    fn ask(&mut self, worker: WorkerId) {
-        let now = self.clock.now();
-        let active_probe = self
-            .probe_request(worker)
-            .map_err(ProbeError::Failed)
-            .and_then(|request| {
-                let shown = request.to_string();
-                if request.names_a_file()
-                    && let Some(trouble) = self.health.probing.hang_error(&shown)
-                {
-                    return Err(trouble);
-                }
-                self.health
-                    .probing
-                    .ask(worker, request, now)
-                    .map_err(|error| ProbeError::Indeterminate(error.to_string()))
-            });
-        if let Err(trouble) = active_probe {
-            self.record_result(worker, Err(trouble));
-        }
-    }
-
-    /// Takes a result.
-    pub(crate) fn on_probe_result(&mut self, ProbeResult { number, result }: ProbeResult) {
-        // A result that arrives too late was dropped with its number.
-        if let Some(worker) = self.health.probing.active.get(&number).copied() {
-            self.record_result(worker, result);
-        }
-        if !self.health.probing.queue.is_empty() {
-            self.start_queued_probes();
-        }
-    }
-
-    /// The probe could not be made, for a reason of our own: it does not count as a failure.
-    fn not_asked(&mut self, worker: WorkerId, reason: &str) {
-        let Some(probed) = self.health.probing.probed.get(&worker) else {
+    /// Takes the result of the worker's active probe.
+    fn record(
+        &mut self,
+        worker: WorkerId,
+        result: Result<(), ProbeError>,
+        now: Time,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(probed) = self.workers.get_mut(&worker) else {
             return;
         };
-        let pause = match probed.purpose {
-            Purpose::Readiness => MAX_PAUSE,
-            Purpose::Health { every, .. } => every,
-        };
-        self.health.probing.wait(worker, self.clock.now() + pause);
-        self.log_probe_failure(
-            worker,
-            &format!("cannot be asked how it is, for a lack of our own: {reason}"),
-        );
-    }
-
-    fn record_result(&mut self, worker: WorkerId, result: Result<(), ProbeError>) {
-        let result = match result {
-            Err(ProbeError::Indeterminate(reason)) => return self.not_asked(worker, &reason),
-            Err(ProbeError::Failed(reason)) => Err(reason),
-            Ok(()) => Ok(()),
-        };
-        let now = self.clock.now();
-        let Some(probed) = self.health.probing.probed.get_mut(&worker) else {
+        let State::Active(probe) = &mut probed.state else {
             return;
         };
-        let (purpose, times) = (probed.purpose, probed.times);
-        let (began, shown, excused) = match &probed.stage {
-            ProbeStage::Active(active_probe) => (
-                active_probe.at,
-                active_probe.shown.clone(),
-                active_probe.excused,
-            ),
-            ProbeStage::Waiting(_) | ProbeStage::Queued => (now, "it".to_owned(), false),
+        let (began, excused) = (probe.began, probe.excused);
+        let shown = probe.shown.take().unwrap_or_else(|| "it".to_owned());
+        let (schedule, times) = (probed.schedule, probed.times);
+        let error = match result {
+            Ok(()) => {
+                probed.failures = 0;
+                None
+            }
+            Err(ProbeError::Indeterminate(reason)) => {
+                let pause = match schedule {
+                    Schedule::Readiness => MAX_PAUSE,
+                    Schedule::Health { every, .. } => every,
+                };
+                self.wait(worker, now + pause);
+                let text = format!("cannot be asked how it is, for a lack of our own: {reason}");
+                return actions.push(Action::Warn(worker, text));
+            }
+            Err(ProbeError::Failed(_)) if excused => return self.wait(worker, now),
+            Err(ProbeError::Failed(reason)) => {
+                probed.failures += 1;
+                Some(format!("{shown}: {reason}"))
+            }
         };
-        if result.is_ok() {
-            probed.failures = 0;
-        } else if excused {
-            return self.health.probing.wait(worker, now);
-        } else {
-            probed.failures += 1;
-        }
         let failed = probed.failures;
-        let probe_error = result.err().map(|reason| format!("{shown}: {reason}"));
-        if let Some(process) = self.workers.processes.get_mut(worker) {
-            process.probe_error.clone_from(&probe_error);
-        }
-        match (purpose, probe_error) {
-            (Purpose::Readiness, None) => {
-                self.health.probing.forget(worker);
-                self.engine.push(Input::Ready(worker));
+        match (schedule, error) {
+            (Schedule::Readiness, None) => {
+                self.end(worker);
+                actions.push(Action::SetError(worker, None));
+                actions.push(Action::Ready(worker));
             }
-            (Purpose::Readiness, Some(_)) => {
+            (Schedule::Readiness, Some(error)) => {
                 let pause = FIRST_PAUSE.as_millis() << failed.saturating_sub(1).min(10);
-                self.health
-                    .probing
-                    .wait(worker, now + Span::from_millis(pause).min(MAX_PAUSE));
+                self.wait(worker, now + Span::from_millis(pause).min(MAX_PAUSE));
+                actions.push(Action::SetError(worker, Some(error)));
             }
-            (Purpose::Health { failures, .. }, Some(reason)) if failed >= failures => {
-                self.health.probing.forget(worker);
+            (Schedule::Health { failures, .. }, Some(error)) if failed >= failures => {
+                self.end(worker);
                 let row = if failures > 1 {
                     format!(", {failures} times in a row")
                 } else {
                     String::new()
                 };
-                let reason = format!("health: {reason}{row}");
-                self.perform(Unhealthy { worker, reason }.actions());
+                let reason = format!("health: {error}{row}");
+                actions.push(Action::Unhealthy(Unhealthy { worker, reason }));
             }
-            (Purpose::Health { every, failures }, probe_error) => {
+            (
+                Schedule::Health {
+                    every, failures, ..
+                },
+                error,
+            ) => {
                 // From the start of one probe to the next, however long it took.
-                self.health
-                    .probing
-                    .wait(worker, (began + spread(worker, times, every)).max(now));
-                if let Some(reason) = probe_error {
-                    self.log_probe_failure(
-                        worker,
-                        &format!("health: {reason} ({failed} of {failures})"),
-                    );
-                }
+                self.wait(worker, (began + spread(worker, times, every)).max(now));
+                let warning = error
+                    .as_ref()
+                    .map(|error| format!("health: {error} ({failed} of {failures})"));
+                actions.push(Action::SetError(worker, error));
+                actions.extend(warning.map(|text| Action::Warn(worker, text)));
             }
         }
     }
 
-    fn log_probe_failure(&mut self, worker: WorkerId, text: &str) {
-        self.emit(
-            EventBuilder::new(EventKind::ProbeFailed, text)
-                .worker(worker)
-                .warn(),
-        );
-    }
-
-    /// The current check of the worker, from its plan.
-    fn check_of(&self, worker: WorkerId) -> Option<Check> {
-        let purpose = self.health.probing.probed.get(&worker)?.purpose;
-        let plan = &self.workers.processes.get(worker)?.spec.plan;
-        match (purpose, &plan.ready, &plan.health) {
-            (Purpose::Readiness, Ready::Probe(check), _) => Some(check.clone()),
-            (Purpose::Health { .. }, _, Some(Health::Probe { check, .. })) => Some(check.clone()),
-            _ => None,
+    /// Another prober repeats the probes of the one that was abandoned, except for the one at which it hangs.
+    fn hung(&mut self, number: u64, now: Time, actions: &mut Vec<Action>) {
+        let hung = self.active.get(&number).copied();
+        let active: Vec<WorkerId> = self.active.values().copied().collect();
+        for worker in active.into_iter().filter(|worker| Some(*worker) != hung) {
+            self.wait(worker, now);
+        }
+        let Some(probe) = self.active_mut(number) else {
+            return;
+        };
+        probe.excused = false;
+        if let Some(worker) = hung {
+            let reason = "the folder of its socket hangs (a disk?)".to_owned();
+            self.record(worker, Err(ProbeError::Failed(reason)), now, actions);
         }
     }
 
-    fn probe_request(&mut self, worker: WorkerId) -> Result<ProbeRequest, String> {
-        let gone = || "it is gone".to_owned();
-        let check = self.check_of(worker).ok_or_else(gone)?;
-        let process = self.workers.processes.get(worker).ok_or_else(gone)?;
-        let plan = &process.spec.plan;
-        let listeners = self.listening.of(&process.spec.listeners);
-        let addresses: Vec<Address> = listeners
-            .iter()
-            .map(|listener| listener.target().address)
-            .collect();
-        let rotad = self.workers.spawn_specs.rotad().to_owned();
-        let context = Context {
-            addresses: &addresses,
-            pool: &plan.name,
-            slot: process.slot.0,
-            generation: process.generation.0,
-            port: process.port,
-            rotad: &rotad,
-        };
-        let words = match check {
-            Check::Connect(place) => return ProbeRequest::connect(&place.expand(&context)),
-            Check::Http(url) => return ProbeRequest::http(&url.expand(&context)),
-            Check::Command(words) => words,
-        };
-        let params = SpawnParams {
-            worker,
-            pool: process.pool,
-            slot: process.slot,
-            generation: process.generation,
-            tag: &process.tag,
-            port: process.port,
-            notify: None,
-            stdout: self.workers.null.clone(),
-            stderr: self.workers.null.clone(),
-            cgroup: process
-                .tree
-                .as_ref()
-                .and_then(|tree| tree.cgroup.as_ref())
-                .map(|cgroup| cgroup.procs()),
-            pid: Arc::default(),
-        };
-        // Like the worker's own spawn, without what makes it a worker: listeners, stdin, watchdog.
-        let mut spawn_request =
-            self.workers
-                .spawn_specs
-                .request(&process.spec, &listeners, &params);
-        spawn_request.argv = words.iter().map(|word| word.expand(&context)).collect();
-        spawn_request.stdin = None;
-        spawn_request.listeners.clear();
-        spawn_request.listen_names.clear();
-        spawn_request.watchdog = None;
-        let resolved = self
-            .workers
-            .spawn_specs
-            .resolved(process.pool, process.generation);
-        let folder = resolved.map_or_else(
-            || plan.recipe.working_directory.clone(),
-            |resolved| resolved.directory,
-        );
-        let path = spawn_request
-            .env
-            .iter()
-            .find(|(name, _)| name == "PATH")
-            .map(|(_, value)| value.clone());
-        spawn_request.pinned = Arc::new(PinnedPaths::new(
-            spawn_request.argv.first().cloned().unwrap_or_default(),
-            folder,
-            path,
-        ));
-        Ok(ProbeRequest::Command(Box::new(spawn_request)))
+    fn excuse_active(&mut self) {
+        for probed in self.workers.values_mut() {
+            if let State::Active(probe) = &mut probed.state {
+                probe.excused = true;
+            }
+        }
+    }
+
+    fn wait(&mut self, worker: WorkerId, at: Time) {
+        self.leave_state(worker);
+        if let Some(probed) = self.workers.get_mut(&worker) {
+            probed.state = State::Waiting(at);
+            self.due.insert((at, worker));
+        }
+    }
+
+    /// The worker is not probed any more; its probe has ended.
+    fn end(&mut self, worker: WorkerId) {
+        self.leave_state(worker);
+        self.workers.remove(&worker);
+    }
+
+    /// Removes what the state has registered, except for the queue. Returns the number of the active probe.
+    fn leave_state(&mut self, worker: WorkerId) -> Option<u64> {
+        let probed = self.workers.get_mut(&worker)?;
+        let means = probed.means;
+        match std::mem::replace(&mut probed.state, State::Queued) {
+            State::Queued => None,
+            State::Waiting(at) => {
+                self.due.remove(&(at, worker));
+                None
+            }
+            State::Active(probe) => {
+                self.due.remove(&(probe.until, worker));
+                self.active.remove(&probe.number);
+                self.room(means).active -= 1;
+                Some(probe.number)
+            }
+        }
+    }
+
+    fn room(&mut self, means: Means) -> &mut Room {
+        match means {
+            Means::Connection => &mut self.connections,
+            Means::Command => &mut self.commands,
+        }
+    }
+
+    fn active_mut(&mut self, number: u64) -> Option<&mut ActiveProbe> {
+        let worker = self.active.get(&number)?;
+        match &mut self.workers.get_mut(worker)?.state {
+            State::Active(probe) => Some(probe),
+            State::Waiting(_) | State::Queued => None,
+        }
     }
 }
+
+impl Room {
+    /// Takes the next worker of the queue, if there is room for its probe.
+    fn take_next(&mut self) -> Option<WorkerId> {
+        if self.active >= self.max {
+            return None;
+        }
+        let worker = self.queue.pop_front()?;
+        self.active += 1;
+        Some(worker)
+    }
+}
+
+impl ProbedWorker {
+    fn timeout(&self) -> Span {
+        match self.schedule {
+            Schedule::Readiness => READINESS_TIMEOUT,
+            Schedule::Health { timeout, .. } => timeout,
+        }
+    }
+
+    fn purpose(&self) -> Purpose {
+        match self.schedule {
+            Schedule::Readiness => Purpose::Readiness,
+            Schedule::Health { .. } => Purpose::Health,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,20 +1,38 @@
 //! Readiness seen from outside: whether a starting worker accepts connections, by the accept probe; and, for workers
 //! that /proc does not show to us, by READY=1 or by age.
 //!
-//! `facts.rs` begins and ends the watch of a worker; the main loop calls [`Supervisor::on_accept_report`] when the probe
-//! has reported something, and the timers when a scan hangs or a worker is old enough.
+//! `facts.rs` begins and ends the watch of a worker; the main loop calls [`Readiness::on_report`] when the probe has
+//! reported something, and the timers when a scan hangs or a worker is old enough.
 
 use crate::observe::events::EventKind;
-use crate::plan::Ready;
+use crate::plan::{PoolPlan, Ready};
 use crate::probe::accept::{AcceptProbe, AcceptReport, Target};
-use crate::supervisor::Supervisor;
 use crate::supervisor::action::Action;
 use crate::supervisor::event_log::EventBuilder;
-use rotad_core::{Input, Span, Time, WorkerId};
+use rotad_core::{Input, PoolId, Span, Time, WorkerId};
 use std::collections::BTreeSet;
 
 /// After this time, a worker that cannot be observed and has not sent READY=1 counts as alive.
 const ALIVE_AFTER: Span = Span::from_secs(1);
+
+/// What has to be known of a worker that cannot be observed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unobservable {
+    pub pool: PoolId,
+    /// It has sent READY=1.
+    pub notified: bool,
+    /// It may be ready by that: `ready = "auto"`.
+    pub auto: bool,
+}
+
+/// Whether a worker is ready once it accepts connections.
+pub(crate) fn by_accepting(plan: &PoolPlan) -> bool {
+    match plan.ready {
+        Ready::Accepting => true,
+        Ready::Auto => !plan.recipe.listen.is_empty(),
+        Ready::Notify | Ready::Spawned | Ready::After(_) | Ready::Probe(_) => false,
+    }
+}
 
 pub(crate) struct Readiness {
     probe: AcceptProbe,
@@ -60,9 +78,14 @@ impl Readiness {
         }
     }
 
-    /// READY=1 counts for this worker, since nothing else can be seen of it.
-    pub(crate) fn is_unobservable(&self, worker: WorkerId) -> bool {
-        self.unobservable.contains(&worker)
+    /// Whether READY=1 counts for this worker. With listeners, it is neither needed nor sufficient: servers send it
+    /// before they accept. It is all there is for one that cannot be observed.
+    pub(crate) fn by_message(&self, worker: WorkerId, plan: &PoolPlan) -> bool {
+        match plan.ready {
+            Ready::Notify => true,
+            Ready::Auto => plan.recipe.listen.is_empty() || self.unobservable.contains(&worker),
+            Ready::Accepting | Ready::Spawned | Ready::After(_) | Ready::Probe(_) => false,
+        }
     }
 
     /// When a scan has taken too long.
@@ -75,13 +98,64 @@ impl Readiness {
         self.alive_deadlines.first().map(|(at, _)| *at)
     }
 
-    /// True: the worker has sent READY=1 already, so it is ready. Otherwise it counts as alive after a while.
-    fn set_unobservable(&mut self, worker: WorkerId, notified: bool, now: Time) -> bool {
+    /// Takes a report of the probe. `unobservable` tells of a worker what matters when it cannot be observed; None: the
+    /// worker is gone.
+    pub(crate) fn on_report(
+        &mut self,
+        report: AcceptReport,
+        unobservable: impl FnOnce(WorkerId) -> Option<Unobservable>,
+        now: Time,
+    ) -> Vec<Action> {
+        match report {
+            AcceptReport::Accepting(worker) => vec![Action::Input(Input::Ready(worker))],
+            AcceptReport::Unobservable(worker, reason) => unobservable(worker)
+                .map_or_else(Vec::new, |known| {
+                    self.on_unobservable(worker, known, &reason, now)
+                }),
+            AcceptReport::ScanReturned => {
+                self.probe.resume();
+                Vec::new()
+            }
+        }
+    }
+
+    /// We may not read the worker's /proc files. Falls back to READY=1, or to one second of age.
+    fn on_unobservable(
+        &mut self,
+        worker: WorkerId,
+        known: Unobservable,
+        reason: &str,
+        now: Time,
+    ) -> Vec<Action> {
+        let pool = known.pool;
+        if !known.auto {
+            let text = format!("ready = \"accepting\" cannot be seen here: {reason}");
+            return vec![Action::Error { pool, text }];
+        }
+        let mut actions = Vec::new();
+        if !std::mem::replace(&mut self.reported, true) {
+            let text = format!(
+                "cannot see whether workers accept ({reason}): READY=1 makes them ready; without it they are called \
+                 alive after 1 s, and nothing says more"
+            );
+            actions.push(Action::Warn { pool, text });
+        }
         self.unobservable.insert(worker);
-        if !notified {
+        if known.notified {
+            actions.push(Action::Input(Input::Ready(worker)));
+        } else {
             self.alive_deadlines.insert((now + ALIVE_AFTER, worker));
         }
-        notified
+        actions
+    }
+
+    /// Abandons a scan that hangs, so that the other workers are still probed.
+    pub(crate) fn check_probe(&mut self, now: Time) -> Option<Action> {
+        let worker = self.probe.check(now)?;
+        let text = "whether it accepts cannot be seen: looking at it has not come back for 1 s (its memory is locked by a \
+                    disk that hangs, or the machine is overloaded); the other workers are looked at meanwhile";
+        let event = EventBuilder::new(EventKind::ProbeFailed, text).worker(worker);
+        Some(Action::Emit(event.cause("hangs").warn()))
     }
 
     /// Reports unobservable workers that have reached an age of one second.
@@ -93,60 +167,5 @@ impl Readiness {
             .into_iter()
             .map(|(_, worker)| Action::Input(Input::AgeReached(worker)))
             .collect()
-    }
-}
-
-impl Supervisor {
-    pub(crate) fn on_accept_report(&mut self, report: AcceptReport) {
-        match report {
-            AcceptReport::Accepting(worker) => self.engine.push(Input::Ready(worker)),
-            AcceptReport::Unobservable(worker, reason) => self.on_unobservable(worker, &reason),
-            AcceptReport::ScanReturned => self.health.readiness.probe.resume(),
-        }
-    }
-
-    /// Abandons a scan that hangs, so that the other workers are still probed.
-    pub(crate) fn check_accept_probe(&mut self, now: Time) {
-        let Some(worker) = self.health.readiness.probe.check(now) else {
-            return;
-        };
-        let text = "whether it accepts cannot be seen: looking at it has not come back for 1 s (its memory is locked by a \
-                    disk that hangs, or the machine is overloaded); the other workers are looked at meanwhile";
-        self.emit(
-            EventBuilder::new(EventKind::ProbeFailed, text)
-                .worker(worker)
-                .cause("hangs")
-                .warn(),
-        );
-    }
-
-    /// We may not read the worker's /proc files. Falls back to READY=1, or to one second of age.
-    fn on_unobservable(&mut self, worker: WorkerId, reason: &str) {
-        let Some(process) = self.workers.processes.get(worker) else {
-            return;
-        };
-        let (pool, notified) = (process.pool, process.ready);
-        if process.spec.plan.ready != Ready::Auto {
-            tracing::error!(
-                pool = self.pools.name(pool),
-                "ready = \"accepting\" cannot be seen here: {reason}"
-            );
-            return;
-        }
-        if !std::mem::replace(&mut self.health.readiness.reported, true) {
-            tracing::warn!(
-                pool = self.pools.name(pool),
-                "cannot see whether workers accept ({reason}): READY=1 makes them ready; without it they are called \
-                 alive after 1 s, and nothing says more"
-            );
-        }
-        let now = self.clock.now();
-        if self
-            .health
-            .readiness
-            .set_unobservable(worker, notified, now)
-        {
-            self.engine.push(Input::Ready(worker));
-        }
     }
 }

@@ -1,271 +1,352 @@
 //! Recycling: replaces workers that are healthy but too old (`max_age`) or too large (`max_rss`). The engine replaces
 //! one worker of a pool at a time; the old one serves until its successor does.
+//!
+//! [`Recycling`] is a state machine without a thread or a clock: the health subsystem gives it events by
+//! [`Recycling::handle`] and executes the actions in their order. Stories as text test it (`recycling/stories.txt`).
+//!
+//! | state     | age reached      | sampled above `max_rss` | `Replied`: failed        | `Replied`: otherwise | `LimitsChanged`         |
+//! |-----------|------------------|-------------------------|--------------------------|----------------------|-------------------------|
+//! | none      | –                | ignored                 | ignored                  | ignored              | Watched, or none        |
+//! | Watched   | Requested        | Requested               | ignored                  | ignored              | Watched, or none        |
+//! | Requested | –                | ignored                 | Cooling, tells people    | Cooling              | Requested, by new limits |
+//! | Cooling   | –                | ignored                 | ignored                  | ignored              | Cooling, or none        |
+//!
+//! Cooling is Watched again when its time is over; a worker that is too old by then is Requested. A worker is known while
+//! it serves and has a limit: `Serves` begins it, `Forgotten` ends it from everywhere.
+//!
+//! Memory is sampled for all workers with `max_rss` together, one sample at a time: `Sample` is answered by `Sampled`,
+//! or by `Unavailable`; the next one follows an interval later.
 
-use crate::event_loop::clock::span;
-use crate::event_loop::mailbox::Mailbox;
-use crate::observe::events::EventKind;
-use crate::process::rss_sampler::{RssSampler, TreeMemory};
-use crate::supervisor::Supervisor;
-use crate::supervisor::clients::tickets::Owner;
-use crate::supervisor::event_log::EventBuilder;
-use crate::supervisor::health::spread::spread;
-use rotad_core::{Outcome, Request, Span, Time, WorkerId};
+use super::spread::spread;
+use crate::process::rss_sampler::TreeMemory;
+use rotad_core::{Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How often the memory of workers with `max_rss` is sampled.
 const SAMPLE_INTERVAL: Span = Span::from_secs(5);
 /// Minimum delay before a failed replacement is tried again.
 const RETRY_DELAY: Span = Span::from_secs(60);
+
+/// What a worker is replaced by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Since it was ready; ± 10 %.
+    pub max_age: Option<Span>,
+    /// Of all its processes, in bytes.
+    pub max_rss: Option<u64>,
+}
+
+/// Why a worker is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
+pub(crate) enum Reason {
+    /// It is older than `max_age`.
     Age,
+    /// It is larger than `max_rss`.
     Memory,
 }
 
-impl Reason {
-    fn cause(self) -> &'static str {
-        match self {
-            Self::Age => "max-age",
-            Self::Memory => "max-rss",
-        }
-    }
+/// What happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    /// The worker is ready: its age counts from now on.
+    Serves {
+        worker: WorkerId,
+        pid: i32,
+        limits: Limits,
+    },
+    /// The limits of a worker that serves have changed: its age counts from the beginning.
+    LimitsChanged {
+        worker: WorkerId,
+        pid: i32,
+        limits: Limits,
+        /// When it became ready.
+        since: Time,
+    },
+    /// The worker no longer serves.
+    Forgotten(WorkerId),
+    /// The memory of the workers of the last [`Action::Sample`] that still run.
+    Sampled(Vec<(WorkerId, TreeMemory)>),
+    /// Memory cannot be sampled now.
+    Unavailable,
+    /// The engine's reply to a replacement.
+    Replied {
+        worker: WorkerId,
+        /// The successor did not come up.
+        failed: bool,
+        /// The pool's delay after a failure.
+        delay: Span,
+    },
+    /// The deadline has come.
+    TimerFired,
+}
+
+/// What has to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Sample the memory of these workers.
+    Sample(Vec<(WorkerId, i32)>),
+    /// Ask the engine to replace the worker. `text`: why, for people.
+    Replace {
+        worker: WorkerId,
+        reason: Reason,
+        text: String,
+    },
+    /// Tell people that the worker stays, since its successor did not come up. None: it has no limits any more.
+    Stays {
+        worker: WorkerId,
+        retry_in: Option<Span>,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Watched,
+    /// The engine was asked to replace it.
+    Requested,
+    /// It was replaced in vain, or not at all: it is not requested again before then.
+    Cooling(Time),
 }
 
 #[derive(Debug)]
+struct RecycledWorker {
+    pid: i32,
+    limits: Limits,
+    /// When it is too old.
+    old_at: Option<Time>,
+    /// When its age is looked at.
+    due: Option<Time>,
+    state: State,
+}
+
+/// When memory is sampled.
+#[derive(Clone, Copy, Debug, Default)]
+enum Sampling {
+    /// No worker has a limit.
+    #[default]
+    Off,
+    /// The next sample is due then.
+    Due(Time),
+    /// A sample is being taken.
+    UnderWay,
+}
+
+/// The workers that serve and have a limit.
+#[derive(Debug, Default)]
 pub(crate) struct Recycling {
-    /// When workers reach `max_age`.
+    workers: BTreeMap<WorkerId, RecycledWorker>,
+    /// When workers are too old.
     due: BTreeSet<(Time, WorkerId)>,
-    /// Workers with `max_rss`.
-    rss_limited: BTreeSet<WorkerId>,
-    rss_sampler: Option<RssSampler>,
-    samples: Mailbox<Vec<(WorkerId, TreeMemory)>>,
-    /// When memory is sampled next. None: no worker has a limit, or a sample is being taken.
-    sample_due: Option<Time>,
-    sampling: bool,
-    /// Workers whose replacement was requested from the engine.
-    requested: BTreeMap<WorkerId, Reason>,
-    /// Workers whose replacement has failed, and when it may be requested again.
-    not_before: BTreeMap<WorkerId, Time>,
+    sampling: Sampling,
 }
 
 impl Recycling {
-    pub(crate) fn new(samples: Mailbox<Vec<(WorkerId, TreeMemory)>>) -> Self {
-        Self {
-            due: BTreeSet::new(),
-            rss_limited: BTreeSet::new(),
-            rss_sampler: None,
-            samples,
-            sample_due: None,
-            sampling: false,
-            requested: BTreeMap::new(),
-            not_before: BTreeMap::new(),
-        }
-    }
-
+    /// When a worker is too old, or memory is sampled.
     pub(crate) fn deadline(&self) -> Option<Time> {
+        let sample = match self.sampling {
+            Sampling::Due(at) => Some(at),
+            Sampling::Off | Sampling::UnderWay => None,
+        };
         self.due
             .first()
             .map(|(at, _)| *at)
             .into_iter()
-            .chain(self.sample_due)
+            .chain(sample)
             .min()
     }
 
-    pub(crate) fn forget(&mut self, worker: WorkerId) {
-        self.due.retain(|(_, due)| *due != worker);
-        self.rss_limited.remove(&worker);
-        self.requested.remove(&worker);
-        self.not_before.remove(&worker);
-        if self.rss_limited.is_empty() {
-            self.sample_due = None;
+    /// Applies one event. What concerns a worker that is not known comes too late, and changes nothing.
+    pub(crate) fn handle(&mut self, now: Time, event: Event) -> Vec<Action> {
+        match event {
+            Event::Serves {
+                worker,
+                pid,
+                limits,
+            } => {
+                self.forget(worker);
+                self.watch(worker, pid, limits, now, State::Watched, now);
+            }
+            Event::LimitsChanged {
+                worker,
+                pid,
+                limits,
+                since,
+            } => {
+                let state = self.forget(worker).unwrap_or(State::Watched);
+                self.watch(worker, pid, limits, since, state, now);
+            }
+            Event::Forgotten(worker) => {
+                self.forget(worker);
+            }
+            Event::Sampled(found) => return self.sampled(found, now),
+            Event::Unavailable => self.sample_later(now),
+            Event::Replied {
+                worker,
+                failed,
+                delay,
+            } => return self.replied(worker, failed, delay, now),
+            Event::TimerFired => return self.run_due(now),
         }
-    }
-}
-
-impl Supervisor {
-    /// The worker is ready: its age counts from now on.
-    pub(crate) fn start_recycling(&mut self, worker: WorkerId) {
-        self.recycle_since(worker, self.clock.now());
+        Vec::new()
     }
 
-    /// Its limits have changed while it serves: its age counts from the beginning.
-    pub(crate) fn restart_recycling(&mut self, worker: WorkerId) {
-        let Some(view) = self.engine.view().worker(worker) else {
+    fn watch(
+        &mut self,
+        worker: WorkerId,
+        pid: i32,
+        limits: Limits,
+        since: Time,
+        state: State,
+        now: Time,
+    ) {
+        if limits == Limits::default() && !matches!(state, State::Requested) {
             return;
+        }
+        let old_at = limits.max_age.map(|age| since + spread(worker, 0, age));
+        let due = match state {
+            State::Watched => old_at,
+            State::Cooling(until) => old_at.map(|at| at.max(until)),
+            // The reply decides when it is due again.
+            State::Requested => None,
         };
-        let recycling = &mut self.health.recycling;
-        if recycling.requested.contains_key(&worker) {
-            return;
+        self.due.extend(due.map(|at| (at, worker)));
+        let recycled = RecycledWorker {
+            pid,
+            limits,
+            old_at,
+            due,
+            state,
+        };
+        self.workers.insert(worker, recycled);
+        if limits.max_rss.is_some() && matches!(self.sampling, Sampling::Off) {
+            self.sampling = Sampling::Due(now + SAMPLE_INTERVAL);
         }
-        recycling.due.retain(|(_, due)| *due != worker);
-        recycling.rss_limited.remove(&worker);
-        if recycling.rss_limited.is_empty() {
-            recycling.sample_due = None;
-        }
-        self.recycle_since(worker, view.began + view.ready_in.unwrap_or_default());
     }
 
-    fn recycle_since(&mut self, worker: WorkerId, since: Time) {
-        let Some(process) = self.workers.processes.get(worker) else {
-            return;
-        };
-        let (now, recycle) = (self.clock.now(), process.spec.plan.recycle);
-        let recycling = &mut self.health.recycling;
-        if let Some(age) = recycle.max_age {
-            recycling
-                .due
-                .insert((since + spread(worker, 0, span(age)), worker));
+    fn forget(&mut self, worker: WorkerId) -> Option<State> {
+        let recycled = self.workers.remove(&worker)?;
+        if let Some(at) = recycled.due {
+            self.due.remove(&(at, worker));
         }
-        if recycle.max_rss.is_some() {
-            recycling.rss_limited.insert(worker);
-            if !recycling.sampling {
-                recycling.sample_due.get_or_insert(now + SAMPLE_INTERVAL);
+        if matches!(self.sampling, Sampling::Due(_)) && !self.limits_memory() {
+            self.sampling = Sampling::Off;
+        }
+        Some(recycled.state)
+    }
+
+    fn limits_memory(&self) -> bool {
+        let mut limits = self.workers.values().map(|recycled| recycled.limits);
+        limits.any(|limits| limits.max_rss.is_some())
+    }
+
+    fn run_due(&mut self, now: Time) -> Vec<Action> {
+        let mut actions = Vec::new();
+        while let Some((_, worker)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.due.pop_first();
+            if let Some(recycled) = self.workers.get_mut(&worker) {
+                recycled.due = None;
+                if let State::Cooling(until) = recycled.state
+                    && now < until
+                {
+                    recycled.due = Some(until);
+                    self.due.insert((until, worker));
+                } else if let Some(age) = recycled.limits.max_age {
+                    let age = std::time::Duration::from_millis(age.as_millis());
+                    let text = format!("older than max_age ({})", humantime::format_duration(age));
+                    actions.extend(recycled.request(worker, Reason::Age, text, now));
+                }
             }
         }
-    }
-
-    pub(crate) fn run_due_recycling(&mut self) {
-        let now = self.clock.now();
-        while let Some((_, worker)) = self
-            .health
-            .recycling
-            .due
-            .first()
-            .copied()
-            .filter(|(at, _)| *at <= now)
+        if let Sampling::Due(at) = self.sampling
+            && at <= now
         {
-            self.health.recycling.due.pop_first();
-            let age = self
+            self.sampling = Sampling::UnderWay;
+            let limited = self
                 .workers
-                .processes
-                .get(worker)
-                .and_then(|process| process.spec.plan.recycle.max_age);
-            let text = age.map_or_else(String::new, |age| {
-                format!("older than max_age ({})", humantime::format_duration(age))
-            });
-            self.recycle_overdue(worker, Reason::Age, &text);
+                .iter()
+                .filter(|(_, recycled)| recycled.limits.max_rss.is_some());
+            let sample = limited.map(|(worker, recycled)| (*worker, recycled.pid));
+            actions.push(Action::Sample(sample.collect()));
         }
-        if self.health.recycling.sample_due.is_some_and(|at| at <= now) {
-            self.sample_rss();
-        }
+        actions
     }
 
-    fn sample_rss(&mut self) {
-        let pid = |worker: &WorkerId| Some((*worker, self.workers.processes.get(*worker)?.pid()?));
-        let all: Vec<(WorkerId, i32)> = self
-            .health
-            .recycling
-            .rss_limited
-            .iter()
-            .filter_map(pid)
-            .collect();
-        let recycling = &mut self.health.recycling;
-        recycling.sample_due = Some(self.clock.now() + SAMPLE_INTERVAL);
-        let rss_sampler = match recycling
-            .rss_sampler
-            .take()
-            .map_or_else(|| RssSampler::start(recycling.samples.clone()), Ok)
-        {
-            Ok(rss_sampler) => recycling.rss_sampler.insert(rss_sampler),
-            Err(error) => {
-                return tracing::warn!("the memory of workers cannot be looked at: {error}");
-            }
-        };
-        // The next sample is scheduled when this one is complete, so that slow samples do not pile up.
-        recycling.sampling = true;
-        recycling.sample_due = None;
-        rss_sampler.measure(all);
-    }
-
-    /// Takes the latest sample.
-    pub(crate) fn on_rss_sample(&mut self, found: Vec<(WorkerId, TreeMemory)>) {
-        let recycling = &mut self.health.recycling;
-        recycling.sampling = false;
-        if !recycling.rss_limited.is_empty() {
-            recycling.sample_due = Some(self.clock.now() + SAMPLE_INTERVAL);
-        }
+    fn sampled(&mut self, found: Vec<(WorkerId, TreeMemory)>, now: Time) -> Vec<Action> {
+        self.sample_later(now);
+        let mut actions = Vec::new();
         for (worker, memory) in found {
-            // A worker that still serves is not reaped, so the pid is still its own.
-            let limit = self
-                .workers
-                .processes
-                .get(worker)
-                .and_then(|process| process.spec.plan.recycle.max_rss);
-            if self.health.serves(worker) && limit.is_some_and(|limit| memory.rss_bytes > limit) {
+            // A worker that still serves is not reaped, so the pid was still its own.
+            if let Some(recycled) = self.workers.get_mut(&worker)
+                && let Some(limit) = recycled.limits.max_rss
+                && memory.rss_bytes > limit
+            {
                 let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-                let (is, most, of) = (
+                let text = format!(
+                    "{:.1} MiB in {} processes, max_rss is {:.1} MiB",
                     mib(memory.rss_bytes),
-                    mib(limit.unwrap_or(0)),
                     memory.processes,
+                    mib(limit)
                 );
-                self.recycle_overdue(
-                    worker,
-                    Reason::Memory,
-                    &format!("{is:.1} MiB in {of} processes, max_rss is {most:.1} MiB"),
-                );
+                actions.extend(recycled.request(worker, Reason::Memory, text, now));
             }
         }
+        actions
     }
 
-    fn recycle_overdue(&mut self, worker: WorkerId, reason: Reason, text: &str) {
-        let now = self.clock.now();
-        let serves = self.health.serves(worker);
-        let recycling = &mut self.health.recycling;
-        let too_early = recycling
-            .not_before
-            .get(&worker)
-            .is_some_and(|at| now < *at);
-        let Some(process) = self.workers.processes.get(worker) else {
-            return;
+    /// The next sample is scheduled when this one is complete, so that slow samples do not pile up.
+    fn sample_later(&mut self, now: Time) {
+        self.sampling = if self.limits_memory() {
+            Sampling::Due(now + SAMPLE_INTERVAL)
+        } else {
+            Sampling::Off
         };
-        if !serves || too_early || recycling.requested.contains_key(&worker) {
-            return;
-        }
-        recycling.requested.insert(worker, reason);
-        let (pool, slot) = (process.pool, process.slot);
-        self.emit(
-            EventBuilder::new(EventKind::Recycled, format!("{text}: it is replaced"))
-                .worker(worker)
-                .cause(reason.cause()),
-        );
-        let ticket = self.clients.tickets.of(Owner::Recycling(worker));
-        self.engine
-            .request_with(ticket, Request::Replace(pool, slot));
     }
 
-    /// Takes the engine's reply to a recycling request.
-    pub(crate) fn recycling_replied(&mut self, worker: WorkerId, outcome: &Outcome) {
-        let Some(reason) = self.health.recycling.requested.remove(&worker) else {
-            return;
+    /// It still serves, whatever the outcome: it is checked again later.
+    fn replied(&mut self, worker: WorkerId, failed: bool, delay: Span, now: Time) -> Vec<Action> {
+        let Some(recycled) = self.workers.get_mut(&worker) else {
+            return Vec::new();
         };
-        let Some(process) = self
-            .workers
-            .processes
-            .get(worker)
-            .filter(|_| self.health.serves(worker))
-        else {
-            return;
-        };
-        // It still serves, whatever the outcome: check it again later.
-        let retry_in = RETRY_DELAY.max(process.spec.plan.policy.restart.delay);
-        let at = self.clock.now() + retry_in;
-        if let Outcome::ReplaceFailed { .. }
-        | Outcome::Aborted { .. }
-        | Outcome::RolledBack { .. } = outcome
-        {
-            let text = format!(
-                "its successor did not come up: it stays, and is replaced again in {retry_in}"
-            );
-            self.emit(
-                EventBuilder::new(EventKind::Recycled, text)
-                    .worker(worker)
-                    .cause("failed")
-                    .error(),
-            );
+        if !matches!(recycled.state, State::Requested) {
+            return Vec::new();
         }
-        self.health.recycling.not_before.insert(worker, at);
-        if reason == Reason::Age {
-            self.health.recycling.due.insert((at, worker));
+        let retry_in = RETRY_DELAY.max(delay);
+        let at = now + retry_in;
+        recycled.state = State::Cooling(at);
+        let limited = recycled.limits != Limits::default();
+        if recycled.due.is_none() {
+            recycled.due = recycled.old_at.map(|old| old.max(at));
+            self.due.extend(recycled.due.map(|at| (at, worker)));
         }
+        if !limited {
+            self.forget(worker);
+        }
+        let retry_in = limited.then_some(retry_in);
+        let stays = failed.then_some(Action::Stays { worker, retry_in });
+        stays.into_iter().collect()
     }
 }
+
+impl RecycledWorker {
+    fn request(
+        &mut self,
+        worker: WorkerId,
+        reason: Reason,
+        text: String,
+        now: Time,
+    ) -> Option<Action> {
+        match self.state {
+            State::Requested => return None,
+            State::Cooling(until) if now < until => return None,
+            State::Watched | State::Cooling(_) => {}
+        }
+        self.state = State::Requested;
+        Some(Action::Replace {
+            worker,
+            reason,
+            text,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -202,13 +202,21 @@ impl Supervisor {
             if let Some(spec) = self.pools.spec_of(pool, process.generation) {
                 process.spec = spec.clone();
             }
-            if recycle_changed && self.health.serves(worker) {
-                self.restart_recycling(worker);
+            let (plan, now) = (&process.spec.plan, self.clock.now());
+            let mut actions = Vec::new();
+            if recycle_changed
+                && let Some(pid) = process.pid()
+                && let Some(view) = self.engine.view().worker(worker)
+            {
+                let since = view.began + view.ready_in.unwrap_or_default();
+                let recycle = plan.recycle;
+                actions = self.health.limits_changed(worker, pid, recycle, since, now);
             }
-            if health_changed && self.health.serves(worker) {
-                self.health.probing.forget(worker);
-                self.probe_health(worker);
+            if health_changed {
+                let health = plan.health.as_ref();
+                actions.extend(self.health.check_changed(worker, health, now));
             }
+            self.perform(actions);
         }
     }
 

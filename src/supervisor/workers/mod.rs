@@ -6,6 +6,7 @@ pub(crate) mod exit_report;
 pub(crate) mod journal;
 pub(crate) mod label;
 pub(crate) mod orphans;
+pub(crate) mod probe_request;
 pub(crate) mod process_table;
 pub(crate) mod spawn_spec;
 

@@ -381,7 +381,8 @@ impl Supervisor {
         }
         if let Some(process) = self.workers.processes.remove(id) {
             self.dispose(process);
-            self.release_port(id);
+            let actions = self.health.ports.release(id);
+            self.perform(actions);
         }
         self.engine.push(Input::TreeGone(id));
     }

@@ -25,10 +25,11 @@ pub(crate) fn probe_request(
     null: &Arc<OwnedFd>,
 ) -> Result<ProbeRequest, String> {
     let plan = &process.spec.plan;
-    let check = match (purpose, &plan.ready, &plan.health) {
-        (Purpose::Readiness, Ready::Probe(check), _)
-        | (Purpose::Health, _, Some(Health::Probe { check, .. })) => check,
-        _ => return Err("its pool has no such check any more".to_owned()),
+    let ((Purpose::Readiness, Ready::Probe(check), _)
+    | (Purpose::Health, _, Some(Health::Probe { check, .. }))) =
+        (purpose, &plan.ready, &plan.health)
+    else {
+        return Err("its pool has no such check any more".to_owned());
     };
     let addresses: Vec<Address> = listeners
         .iter()

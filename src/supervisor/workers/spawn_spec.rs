@@ -1,5 +1,5 @@
 //! Spawn requests: which program and directory a generation is pinned to, and with which arguments, environment and
-//! descriptors one worker of it is spawned. `effects.rs` uses it for workers, `probes.rs` for commands of probes.
+//! descriptors one worker of it is spawned. `effects.rs` uses it for workers, `probe_request.rs` for commands of probes.
 
 use crate::listener::Listener;
 use crate::plan::{Address, Context, Health};
