@@ -68,7 +68,7 @@ pub(super) fn pool(
         watch::make(parser, &pool.reload),
         logs::make(parser, &pool.log),
     );
-    let (recycle, essential) = (recycle(parser, &pool), essential(parser, &pool));
+    let recycle = recycle(parser, &pool);
     let roll_on = pool
         .reload
         .on
@@ -107,7 +107,6 @@ pub(super) fn pool(
         kind,
         policy,
         after,
-        essential,
         ready,
         recipe,
         ports,
@@ -246,7 +245,7 @@ fn policy(parser: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
         // The master assigns the pool numbers.
         after: Vec::new(),
         max_starting: pool.max_starting.as_ref().map(|at| at.value),
-        essential: pool.essential.as_ref().map(|at| at.value),
+        essential: essential(parser, pool),
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn keys(
     let debounce = |pool: &PoolPlan| pool.watch.as_ref().map(|watch| watch.debounce);
     keys.adjusted.extend(differing(&[
         ("after", old.after != new.after),
-        ("essential", old.essential != new.essential),
+        ("essential", old.policy.essential != new.policy.essential),
         ("reload.watch", watch(old) != watch(new)),
         (
             "reload.debounce",

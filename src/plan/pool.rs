@@ -1,7 +1,7 @@
 //! One pool of a plan: what it runs, with which limits, and where its output goes.
 
 use super::Template;
-use rotad_core::{Essential, Policy};
+use rotad_core::Policy;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,8 +16,6 @@ pub struct PoolPlan {
     pub policy: Policy,
     /// Names of the pools that must be ready (a oneshot: must have succeeded) before this one starts.
     pub after: Vec<String>,
-    /// Whether and when the master stops because of this pool.
-    pub essential: Option<Essential>,
     /// What makes its workers ready.
     pub ready: Ready,
     /// How to spawn its workers.

@@ -4,7 +4,7 @@
 use super::listening::ListenerId;
 use crate::control::protocol::Selector;
 use crate::plan::{Kind, ListenPlan, PoolPlan};
-use rotad_core::{Generation, Policy, PoolId, PoolKind};
+use rotad_core::{Generation, Policy, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -47,7 +47,6 @@ impl PoolSpec {
             ..to.policy.clone()
         };
         own.after.clone_from(&to.after);
-        own.essential = to.essential;
         own.recycle = to.recycle;
         own.watch.clone_from(&to.watch);
         own.roll_on = to.roll_on;
@@ -144,19 +143,13 @@ impl PoolRegistry {
     pub(super) fn policy(&self, pool: PoolId) -> Option<Policy> {
         let entry = self.entries.get(&pool)?;
         let plan = &entry.next_spec.plan;
-        let kind = match plan.kind {
-            Kind::Worker | Kind::Task => PoolKind::Service,
-            Kind::Oneshot => PoolKind::Oneshot,
-        };
         Some(Policy {
-            kind,
             count: entry.scaled.unwrap_or(plan.policy.count),
             after: plan
                 .after
                 .iter()
                 .filter_map(|name| self.find(name))
                 .collect(),
-            essential: plan.essential,
             ..plan.policy.clone()
         })
     }

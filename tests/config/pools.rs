@@ -90,7 +90,7 @@ fn a_pools_key_overrides_the_default() {
         (Kind::Oneshot, 1, &Vec::new())
     );
     assert_eq!(
-        (migrate.essential, &migrate.health, &migrate.ready),
+        (migrate.policy.essential, &migrate.health, &migrate.ready),
         (None, &None, &Ready::Auto)
     );
     assert_eq!(
@@ -113,7 +113,7 @@ fn a_pools_key_overrides_the_default() {
             1
         )
     );
-    assert!(logs.after.is_empty() && logs.essential == Some(Essential::Ready(Span(5000))));
+    assert!(logs.after.is_empty() && logs.policy.essential == Some(Essential::Ready(Span(5000))));
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn unset_keys_have_their_defaults() {
     assert_eq!((every.as_secs(), timeout.as_secs(), *failures), (10, 5, 3));
     assert_eq!(web.recycle.max_age, Some(Duration::from_secs(6 * 3600)));
     assert_eq!(
-        (web.recycle.max_rss, web.essential),
+        (web.recycle.max_rss, web.policy.essential),
         (Some(512 << 20), Some(Essential::Ready(Span(60_000))))
     );
     let watch = web.watch.unwrap();
@@ -235,7 +235,12 @@ fn unset_keys_have_their_defaults() {
     assert_eq!(watch.base, web.recipe.working_directory);
     let plain = pool("");
     assert_eq!(
-        (plain.essential, plain.ports, &plain.health, &plain.watch),
+        (
+            plain.policy.essential,
+            plain.ports,
+            &plain.health,
+            &plain.watch
+        ),
         (None, None, &None, &None)
     );
     assert!(plain.after.is_empty() && plain.recycle == rotad::plan::Recycle::default());
