@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::daemon::{Report, StartContext};
+use crate::exit_code::ExitCode;
 use crate::observe::events::{EventKind, Ring};
 use crate::supervisor::event_log::EventBuilder;
 use std::io::{BufRead, BufReader};
@@ -115,7 +116,7 @@ fn one_follower_more_than_the_maximum_is_refused() {
     let Response::Done { code, message } = read(&mut BufReader::new(last)) else {
         panic!("no answer");
     };
-    assert_eq!(code, 1);
+    assert_eq!(code, ExitCode::FAILED);
     assert!(message.contains("already follow the events"), "{message}");
     // One goes: there is room for another.
     drop(streams.pop());
@@ -147,7 +148,10 @@ fn a_wait_is_answered_once_with_the_worst_outcome() {
     fixture
         .clients
         .tell_waiting(jobs, &progress, &fixture.poller);
-    for (code, text) in [(10, "web: aborted"), (0, "jobs: done")] {
+    for (code, text) in [
+        (ExitCode::OLD_SERVE, "web: aborted"),
+        (ExitCode::DONE, "jobs: done"),
+    ] {
         fixture
             .clients
             .settle(wait, code, text.to_owned(), &fixture.poller);
@@ -157,7 +161,10 @@ fn a_wait_is_answered_once_with_the_worst_outcome() {
     let Response::Done { code, message } = read(&mut reader) else {
         panic!("no answer");
     };
-    assert_eq!((code, message.as_str()), (10, "web: aborted\njobs: done"));
+    assert_eq!(
+        (code, message.as_str()),
+        (ExitCode::OLD_SERVE, "web: aborted\njobs: done")
+    );
     let mut rest = String::new();
     assert_eq!(reader.read_line(&mut rest).unwrap(), 0, "{rest}");
 }
