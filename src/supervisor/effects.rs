@@ -1,6 +1,7 @@
 //! Effects: executes the engine's commands on the operating system, one match arm each. Nothing here waits.
 
 use super::Supervisor;
+use super::bug::bug;
 use super::health::ports::PortRequest;
 use super::workers::process_table::{ProcessStage, WorkerProcess};
 use super::workers::spawn_spec::SpawnParams;
@@ -154,9 +155,8 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
-        // Never missing: the engine spawns only for pools that it was given.
         let Some(spec) = self.pools.spec_for_spawn(pool, generation) else {
-            return;
+            return bug!("the engine spawns for pool {pool}, which it was not given");
         };
         let tag = self.workers.tag(worker);
         let mut process = WorkerProcess {

@@ -10,6 +10,7 @@
 //! an event arrives.
 
 mod action;
+mod bug;
 mod clients;
 mod effects;
 mod engine_queue;

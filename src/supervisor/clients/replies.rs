@@ -5,6 +5,7 @@
 use crate::exit_code::ExitCode;
 use crate::plan::Kind;
 use crate::supervisor::Supervisor;
+use crate::supervisor::bug::bug;
 use crate::supervisor::clients::outcome_text::{OutcomeContext, describe_outcome};
 use crate::supervisor::clients::tickets::Owner;
 use crate::supervisor::workers::exit_report::describe;
@@ -28,7 +29,7 @@ impl Supervisor {
                 let actions = self.health.on_replace_reply(worker, outcome, delay, now);
                 self.perform(actions);
             }
-            None => tracing::error!("a reply to ticket {ticket}, which is not known"),
+            None => bug!("a reply to ticket {ticket}, which is not known"),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::log::tracing_setup;
 use crate::observe::events::EventKind;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan, RollOn};
 use crate::supervisor::Supervisor;
+use crate::supervisor::bug::bug;
 use crate::supervisor::clients::tickets::WaitId;
 use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::listening::ListenerId;
@@ -152,7 +153,10 @@ impl Supervisor {
         pool: &PoolPlan,
         change: &PoolChange,
     ) -> Option<PoolId> {
-        let spec = pending.spec(pool)?;
+        let Some(spec) = pending.spec(pool) else {
+            bug!("{}: one of its addresses is not open", pool.name);
+            return None;
+        };
         let Some(id) = self.pools.find(&pool.name) else {
             return Some(self.pools.add(spec));
         };
