@@ -169,6 +169,11 @@ impl Supervisor {
         let event = self.event_log.record(level, event);
         self.clients.send_event(event, &self.event_loop.poller);
     }
+
+    /// Emits a client's request, before it has an effect.
+    pub(super) fn emit_request(&mut self, cause: &'static str, text: String) {
+        self.emit(EventBuilder::new(EventKind::Request, text).cause(cause));
+    }
 }
 
 /// Writes the log line. Fields that the event does not have are left out.

@@ -377,11 +377,6 @@ impl Supervisor {
         }
     }
 
-    /// Emits a client's request, before it has an effect.
-    pub(crate) fn emit_request(&mut self, cause: &'static str, text: String) {
-        self.emit(EventBuilder::new(EventKind::Request, text).cause(cause));
-    }
-
     fn find_pool(&mut self, client: u64, name: &str) -> Option<PoolId> {
         let found = self.pools.find(name);
         if found.is_none() {
