@@ -45,7 +45,7 @@ impl ExitCode {
         (Self::NOT_PERMITTED, "not permitted"),
         (
             Self::OLD_SERVE,
-            "aborted or rolled back: the old workers serve (where nobody does: 1)",
+            "aborted or rolled back: the old workers serve (if none does: 1)",
         ),
         (
             Self::ESSENTIAL_FAILED,

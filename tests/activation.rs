@@ -49,7 +49,7 @@ fn start(site: &mut Site, names: &str, sockets: [OwnedFd; 2]) {
     site.spawn_as_it_is(command);
 }
 
-/// Whoever came before the master is answered; the manager holds the socket, so a restart refuses nobody.
+/// A client that connects before the master runs is answered; the manager holds the socket, so a restart refuses no client.
 #[test]
 fn sockets_are_matched_by_name_also_after_a_restart() {
     let _alone = alone();
@@ -136,7 +136,7 @@ fn a_daemon_gets_the_sockets_of_its_launcher() {
     site.assert_empty();
 }
 
-/// Numbers that are announced and not open, or meant for somebody else, are nobody's.
+/// Descriptor numbers that are announced and not open, or meant for another process, are not used.
 #[test]
 fn announced_descriptors_that_are_closed_are_ignored() {
     let mut site = site("127.0.0.1:@PORT@");

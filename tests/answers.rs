@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use support::{Site, need, pool, proc, until};
 
 /// 400 workers whose last lines are control characters, six bytes each in JSON: far more than one answer may hold.
-/// Every form of the status answers all the same, says what was cut, and the other pool's status is whole.
+/// Every form of the status still answers, says what was cut, and shows the other pool completely.
 #[test]
 fn a_status_of_very_long_last_lines_is_cut_and_says_so() {
     if !need::program("perl") {
@@ -104,7 +104,7 @@ fn a_start_that_fails_in_very_many_words_is_reported() {
     site.assert_empty();
 }
 
-/// A start of a pool that has nobody to start is over at once, in whichever order it came to that.
+/// A start of a pool without workers to start ends immediately, in whichever order that came about.
 #[test]
 fn a_start_of_a_pool_scaled_to_nothing_is_answered() {
     let site = {
@@ -290,7 +290,7 @@ fn a_file_size_limit_does_not_end_the_master() {
     site.assert_empty();
 }
 
-/// The first lines of a worker that prints at once carry its pid.
+/// The first lines of a worker that prints immediately carry its pid.
 #[test]
 fn the_first_line_carries_the_pid() {
     let mut site = Site::new(
@@ -366,9 +366,9 @@ fn a_pipe_of_small_slots_is_emptied() {
 fn paths_are_sanitized() {
     for format in ["json", "text"] {
         let site = Site::new("[pool.a]\ncommand = [\"@WORKER@\", \"wait\"]\nready = \"spawned\"\n");
-        let folder = site.path("x\u{1b}[2J\u{202e}");
-        std::fs::create_dir(&folder).expect("a folder");
-        let config = folder.join("rotad.toml");
+        let dir = site.path("x\u{1b}[2J\u{202e}");
+        std::fs::create_dir(&dir).expect("a directory");
+        let config = dir.join("rotad.toml");
         let text = site.read("rotad.toml").replace(
             "log_format = \"json\"",
             &format!("log_format = \"{format}\""),

@@ -222,7 +222,7 @@ fn an_invalid_configuration_changes_nothing() {
             "half" => drop(site.write("rotad.toml", &good[..good.len() / 2])),
             "large" => drop(site.write("rotad.toml", &"# comment\n".repeat(1 << 20))),
             "gone" => clear(),
-            "folder" => std::fs::create_dir(&file).expect("a folder"),
+            "folder" => std::fs::create_dir(&file).expect("a directory"),
             _ => {
                 clear();
                 nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
@@ -335,7 +335,7 @@ fn a_thousand_hups_are_survived() {
     assert_eq!(pool(&status, "web")["generation"], 1);
 }
 
-/// Reloads at once are done one after another, each with its own answer; a stop answers those that wait.
+/// Simultaneous reloads are done one after another, each with its own answer; a stop answers those that wait.
 #[test]
 fn reloads_are_applied_one_after_another() {
     let mut site = Site::up(&WEB.replace("\"5\"]", "\"5\", \"--start-ms\", \"100\"]"));
@@ -372,7 +372,7 @@ fn reloads_are_applied_one_after_another() {
     assert!(site.await_exit(20).success());
 }
 
-/// `run` under nohup(1) leaves HUP alone; a client's reload works all the same.
+/// `run` under nohup(1) leaves HUP alone; a client's reload still works.
 #[test]
 fn hup_stays_ignored_under_nohup() {
     let mut site = Site::new(WEB);

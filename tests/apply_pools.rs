@@ -161,7 +161,7 @@ fn signals_go_to_ready_workers() {
     assert_eq!(waiting.answered().code, 1);
 }
 
-/// `rollback`: the configuration and the folder of the generation before, also below a link that has moved.
+/// `rollback`: the configuration and the directory of the generation before, also below a link that has moved.
 #[test]
 fn a_rollback_restores_the_previous_generation() {
     let site = Site::new(&WEB.replace(
@@ -170,8 +170,8 @@ fn a_rollback_restores_the_previous_generation() {
     ));
     let mut site = site;
     let (old, new) = (site.path("v1"), site.path("v2"));
-    for folder in [&old, &new] {
-        std::fs::create_dir(folder).expect("a folder");
+    for dir in [&old, &new] {
+        std::fs::create_dir(dir).expect("a directory");
     }
     let link = |to: &std::path::Path| {
         let _ = std::fs::remove_file(site.path("link"));
@@ -189,12 +189,12 @@ fn a_rollback_restores_the_previous_generation() {
     site.edit("EDIT = \"first\"", "EDIT = \"second\"");
     let run = site.reload("everything", &["web"]);
     assert_eq!(run.code, 0, "{run:?}");
-    let folder = |pid: i32| std::fs::read_link(format!("/proc/{pid}/cwd")).expect("a folder");
+    let dir = |pid: i32| std::fs::read_link(format!("/proc/{pid}/cwd")).expect("a directory");
     let is = |edit: &str, at: &std::path::Path| {
         let status = site.await_ready();
         for pid in pids(&status, "web") {
             assert_eq!(
-                (environment(pid, "EDIT"), folder(pid)),
+                (environment(pid, "EDIT"), dir(pid)),
                 (edit.to_owned(), at.to_owned()),
                 "{status}"
             );

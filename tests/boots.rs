@@ -44,7 +44,7 @@ fn waiting(worker: &Value) -> bool {
 }
 
 /// Heavy boots: ten workers a processor, each with 0.6 s of work before it is ready, and patience for less than the six
-/// seconds that all of them need together. Born at once, none would be ready in time.
+/// seconds that all of them need together. Started together, none would be ready in time.
 fn heavy() -> (u64, String) {
     let count = 10 * processors();
     (
@@ -58,7 +58,7 @@ fn heavy() -> (u64, String) {
     )
 }
 
-/// They come up, each at its first try, and `start` says so; then all of them die at once, and come back as they came.
+/// They come up, each at its first try, and `start` says so; then all of them die together, and come back in the same way.
 #[test]
 fn heavy_boots_do_not_starve_each_other() {
     let _alone = alone();
@@ -82,7 +82,7 @@ fn heavy_boots_do_not_starve_each_other() {
     site.await_status("some of them again", 20, |status| {
         states(status, "web", starting) > 0
     });
-    site.await_status("everybody again", 60, support::all_ready);
+    site.await_status("all workers again", 60, support::all_ready);
     assert_eq!(
         site.lines("web").len() as u64,
         2 * count,
@@ -92,7 +92,7 @@ fn heavy_boots_do_not_starve_each_other() {
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 
-/// After a crash loop the rest follows a few at a time, not all at once.
+/// After a crash loop the rest follows a few at a time, not all together.
 #[test]
 fn heavy_boots_do_not_starve_each_other_after_a_crash_loop() {
     let _alone = alone();
@@ -103,7 +103,7 @@ fn heavy_boots_do_not_starve_each_other_after_a_crash_loop() {
         pool(status, "web")["state"] == "crash-loop"
     });
     site.write("code", "ok\nmended");
-    site.await_status("everybody", 60, support::all_ready);
+    site.await_status("all workers", 60, support::all_ready);
     assert!(!site.log().contains("was not ready in time"));
 }
 
@@ -161,7 +161,7 @@ fn hanging_or_computing_workers_do_not_delay_waiting_ones() {
 }
 
 /// A number is a bound, at the start and when more are wanted; those that wait are shown as waiting, and a changed
-/// number holds at once.
+/// number holds immediately.
 #[test]
 fn a_configured_number_of_starts_is_a_bound() {
     let _alone = alone();
@@ -195,7 +195,7 @@ fn a_configured_number_of_starts_is_a_bound() {
     site.await_ready();
 }
 
-/// Where too many boot at once because the configuration says so, the message says so as well.
+/// If too many start at the same time because the configuration says so, the message says so as well.
 #[test]
 fn waiting_slots_are_shown() {
     let _alone = alone();

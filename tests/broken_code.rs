@@ -125,7 +125,7 @@ fn a_failed_roll_by_signal_is_shown_in_the_status() {
 fn a_missing_program_leaves_the_old_workers_serving() {
     let mut site = Site::new(&WEB.replace("@WORKER@", "@DIR@/current/worker"));
     site.write("code", "ok\nfirst");
-    std::fs::create_dir(site.path("one")).expect("a folder");
+    std::fs::create_dir(site.path("one")).expect("a directory");
     std::fs::copy(support::testworker(), site.path("one/worker")).expect("a copy");
     std::os::unix::fs::symlink(site.path("one"), site.path("current")).expect("a link");
     site.run();
@@ -137,7 +137,7 @@ fn a_missing_program_leaves_the_old_workers_serving() {
     assert_eq!(pids(&site.status().expect("a status"), "web"), old);
 }
 
-/// `on_failure = "rollback"` with a moved `current` link: what had been replaced goes back to the old folder.
+/// `on_failure = "rollback"` with a moved `current` link: what had been replaced goes back to the old directory.
 #[test]
 fn slots_already_replaced_are_rolled_back() {
     let _alone = alone();
@@ -145,9 +145,9 @@ fn slots_already_replaced_are_rolled_back() {
         .replace("@DIR@/code", "code")
         .replace("count = 3", "count = 3\nworking_directory = \"current\"");
     let mut site = Site::new(&pools.replace("soak = \"1s\"", "soak = \"100ms\"\nsurge = 1"));
-    for (folder, code) in [("one", "ok\nfirst"), ("two", "ok\nsecond")] {
-        std::fs::create_dir(site.path(folder)).expect("a folder");
-        site.write(&format!("{folder}/code"), code);
+    for (dir, code) in [("one", "ok\nfirst"), ("two", "ok\nsecond")] {
+        std::fs::create_dir(site.path(dir)).expect("a directory");
+        site.write(&format!("{dir}/code"), code);
     }
     std::os::unix::fs::symlink(site.path("one"), site.path("current")).expect("a link");
     site.run();

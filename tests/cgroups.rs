@@ -35,7 +35,7 @@ fn up(given: &Delegated, pools: &str) -> Site {
     let mut site = Site::new(pools);
     site.spawn(given.begin(&site.run_command()));
     site.await_ready();
-    assert_eq!(cgroup(site.pid()), given.folder());
+    assert_eq!(cgroup(site.pid()), given.dir());
     site
 }
 
@@ -65,7 +65,7 @@ fn each_worker_has_its_own_and_nothing_is_left() {
     let user = "[pool.nobody]\nkind = \"task\"\ncommand = [\"@COPY@\", \"wait\", \"--notify\"]\nready = \"notify\"\n\
         count = 2\nuser = \"nobody\"\n";
     let mut site = up(&given, &format!("{POOL}{user}"));
-    let base = given.folder().join(format!("rotad-site-{}", site.pid()));
+    let base = given.dir().join(format!("rotad-site-{}", site.pid()));
     let status = site.status().expect("a status");
     let workers = [pids(&status, "jobs"), pids(&status, "nobody")].concat();
     let homes: BTreeSet<PathBuf> = workers.iter().map(|pid| cgroup(*pid)).collect();
@@ -170,7 +170,7 @@ fn without_delegation_there_are_no_cgroups() {
         );
         assert_eq!(
             (cgroup(worker), cgroup(hider)),
-            (given.folder().to_owned(), given.folder().to_owned())
+            (given.dir().to_owned(), given.dir().to_owned())
         );
         given.assert_bare();
         stop(&mut site);
@@ -203,7 +203,7 @@ fn cgroups_of_a_dead_master_are_removed() {
     again.arg("--take-over");
     site.spawn(given.begin(&again));
     site.await_status("every worker is ready", 20, support::all_ready);
-    let base = given.folder().join(format!("rotad-site-{dead}"));
+    let base = given.dir().join(format!("rotad-site-{dead}"));
     assert!(!base.exists(), "{:?}", given.all_below());
     assert_eq!(given.all_below().len(), 1 + 3);
     stop(&mut site);

@@ -19,18 +19,18 @@ fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A folder of its own with one configuration (as `shop.toml`).
+/// A directory of its own with one configuration (as `shop.toml`).
 struct Case {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     file: PathBuf,
 }
 
 impl Case {
     fn new(text: impl AsRef<[u8]>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("shop.toml");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("shop.toml");
         fs::write(&file, text).unwrap();
-        Self { folder, file }
+        Self { dir, file }
     }
 
     fn load(&self) -> Result<config::Loaded, Report> {
@@ -38,7 +38,7 @@ impl Case {
     }
 
     fn base(&self) -> PathBuf {
-        self.folder.path().canonicalize().unwrap()
+        self.dir.path().canonicalize().unwrap()
     }
 
     fn rendered(&self) -> String {
@@ -72,7 +72,7 @@ fn expect(path: &Path, actual: &str) {
     assert_eq!(
         actual,
         expected,
-        "{} differs; UPDATE_EXPECT=1 writes it anew",
+        "{} differs; UPDATE_EXPECT=1 rewrites it",
         path.display()
     );
 }
@@ -133,13 +133,13 @@ fn every_finding_has_its_place_in_text_and_json() {
 #[test]
 fn shipped_configurations_have_no_findings() {
     for name in ["config/rotad.toml", "config/demo.toml"] {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("config")).unwrap();
-        let file = folder.path().join(name);
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("config")).unwrap();
+        let file = dir.path().join(name);
         fs::copy(project(name), &file).unwrap();
         let loaded = config::load(&file).unwrap_or_else(|report| panic!("{report}"));
         assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-        let base = folder.path().canonicalize().unwrap();
+        let base = dir.path().canonicalize().unwrap();
         assert_eq!(loaded.plan.master.pid_file, base.join("master.pid"));
         assert!(
             loaded
@@ -558,9 +558,9 @@ fn root_refuses_files_that_others_can_write() {
     assert_eq!(case.load().is_err(), is_root);
     fs::set_permissions(&case.file, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(case.load().is_ok());
-    fs::set_permissions(case.folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(case.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     assert_eq!(case.load().is_err(), is_root);
-    fs::set_permissions(case.folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::set_permissions(case.dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
     assert!(case.load().is_ok());
 }
 

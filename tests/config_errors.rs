@@ -1,4 +1,4 @@
-//! Promise 9: an invalid configuration, an unbindable address, an unknown user: a clear error at once, with file, line
+//! Promise 9: an invalid configuration, an unbindable address, an unknown user: a clear and immediate error, with file, line
 //! and column where the file is to blame, and nothing left running.
 
 mod support;
@@ -189,7 +189,7 @@ fn invalid_addresses_are_errors() {
     }
 }
 
-/// Programs and folders that are not there, or may not be used: told apart in `start`'s answer.
+/// Programs and directories that are not there, or may not be used: told apart in `start`'s answer.
 #[test]
 fn missing_programs_and_directories_are_errors() {
     let cases = [
@@ -223,7 +223,7 @@ fn missing_programs_and_directories_are_errors() {
     }
 }
 
-/// For root: a configuration that others may write to, or a folder of it, is refused.
+/// For root: a configuration that others may write to, or a directory of it, is refused.
 #[test]
 fn a_file_that_others_can_write_is_an_error() {
     if !need::root() {
@@ -247,7 +247,7 @@ fn a_file_that_others_can_write_is_an_error() {
 #[test]
 fn the_configuration_is_searched_in_order() {
     let site = Site::new(GOOD);
-    std::fs::create_dir(site.path("config")).expect("a folder");
+    std::fs::create_dir(site.path("config")).expect("a directory");
     let check = |variable: Option<&str>| {
         let mut command = Command::new(support::rotad());
         command

@@ -219,7 +219,7 @@ fn exit_codes_are_the_containers() {
     assert_eq!(jail.await_exit(10).code(), Some(0));
     assert!(
         asked.elapsed() < Duration::from_secs(5),
-        "a second INT kills at once: {:?}",
+        "a second INT kills immediately: {:?}",
         asked.elapsed()
     );
 }
@@ -295,7 +295,7 @@ fn a_killed_container_starts_again() {
     };
     let shared = jail.outside("shm");
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777))
-        .expect("a folder for everybody");
+        .expect("a directory for all users");
     jail.set("VOLUMES", &format!("{}:/dev/shm", shared.display()));
     jail.set("READ_ONLY", "1");
     for _ in 0..2 {
@@ -312,18 +312,18 @@ fn a_killed_container_starts_again() {
     assert_eq!(jail.await_exit(10).code(), Some(0));
 }
 
-/// A folder that everybody may write, as Kubernetes makes an `emptyDir`, is refused as the runtime directory, with what
-/// to do; a configuration that is mounted read-only is fine whatever its folder's mode.
+/// A directory that every user may write, as Kubernetes makes an `emptyDir`, is refused as the runtime directory, with what
+/// to do; a configuration that is mounted read-only is fine whatever its directory's mode.
 #[test]
 fn mounted_directories_of_kubernetes_work() {
     let Some(mut jail) = Jail::new("") else {
         return;
     };
-    let folder = jail.outside("config");
-    fs::write(folder.join("rotad.toml"), waiting("")).expect("a configuration");
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777))
-        .expect("a folder for everybody");
-    jail.set("VOLUMES", &format!("{}:/etc/app:ro", folder.display()));
+    let dir = jail.outside("config");
+    fs::write(dir.join("rotad.toml"), waiting("")).expect("a configuration");
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))
+        .expect("a directory for all users");
+    jail.set("VOLUMES", &format!("{}:/etc/app:ro", dir.display()));
     jail.configured_at("/etc/app/rotad.toml");
     jail.set("TMPFS", "/run:777 /tmp:1777");
     assert_eq!(jail.start_in_vain(), 1);
@@ -337,7 +337,7 @@ fn mounted_directories_of_kubernetes_work() {
     jail.await_ready();
     jail.signal(Signal::SIGTERM);
     assert_eq!(jail.await_exit(10).code(), Some(0));
-    jail.set("VOLUMES", &format!("{}:/etc/app", folder.display()));
+    jail.set("VOLUMES", &format!("{}:/etc/app", dir.display()));
     assert_eq!(
         jail.start_in_vain(),
         78,
@@ -437,12 +437,12 @@ fn the_example_runs() {
         return;
     }
     let _alone = alone();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/container");
-    let read = |name: &str| fs::read_to_string(folder.join(name)).expect("a file of the example");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/container");
+    let read = |name: &str| fs::read_to_string(dir.join(name)).expect("a file of the example");
     let Some(mut jail) = Jail::new("") else {
         return;
     };
-    fs::create_dir(jail.root().join("app")).expect("a folder");
+    fs::create_dir(jail.root().join("app")).expect("a directory");
     jail.write("app/app.py", &read("app.py"));
     jail.write(
         "app/rotad.toml",

@@ -325,11 +325,11 @@ fn a_client_survives_the_masters_signals() {
     assert_eq!(client.wait().expect("its end").code(), Some(0));
 }
 
-/// A control folder from before, with a dead socket in it; and one that is somebody else's file.
+/// A control directory from before, with a dead socket in it; and one that is another user's file.
 #[test]
 fn stale_control_files_are_replaced() {
     let site = Site::new(WEB);
-    std::fs::create_dir(site.path("run")).expect("a folder");
+    std::fs::create_dir(site.path("run")).expect("a directory");
     drop(
         std::os::unix::net::UnixListener::bind(site.path("run/control.sock"))
             .expect("a dead socket"),
@@ -340,10 +340,10 @@ fn stale_control_files_are_replaced() {
     assert_eq!(site.rotad(&["stop"]).code, 0);
     drop(site);
     let site = Site::new(WEB);
-    std::fs::write(site.path("run"), "a file, not a folder").expect("a file");
+    std::fs::write(site.path("run"), "a file, not a directory").expect("a file");
     let run = site.rotad(&["start"]);
     assert_ne!(run.code, 0, "{run:?}");
     assert!(run.err.contains("run"), "{run:?}");
-    assert_eq!(site.read("run"), "a file, not a folder");
+    assert_eq!(site.read("run"), "a file, not a directory");
     site.assert_empty();
 }

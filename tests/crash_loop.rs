@@ -116,7 +116,7 @@ fn restart_delays_grow_up_to_the_maximum() {
     }
 }
 
-/// One worker dies, having been ready: started again at once, in its slot; the siblings are not touched.
+/// One worker dies, having been ready: started again immediately, in its slot; the other workers are left alone.
 #[test]
 fn a_single_exit_is_replaced_immediately() {
     let mut site = Site::new(POOLS);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 use support::{Site, need, pool};
 
-/// A worker that ends with 0 before it is ready is no failure, but it is not born ten times a second for ever: the delay
+/// A worker that ends with 0 before it is ready is no failure, but it is not started ten times a second: the delay
 /// grows, the status says so, and a start has failed at the fifth in a row, long before `ready_timeout`.
 #[test]
 fn ends_before_ready_are_tried_less_and_less_often() {
@@ -133,7 +133,7 @@ fn contradicting_settings_are_refused() {
     }
 }
 
-/// A program that goes into the background is recognised by what it leaves behind: the start fails at once, and says
+/// A program that goes into the background is recognised by what it leaves behind: the start fails immediately, and says
 /// what to write.
 #[test]
 fn a_program_that_goes_into_the_background_is_told_to_stay() {

@@ -161,7 +161,7 @@ fn a_busy_program_is_retried() {
     let writer = OpenOptions::new()
         .append(true)
         .open(site.path("next"))
-        .expect("somebody who writes it");
+        .expect("a process that writes it");
     std::fs::rename(site.path("next"), site.path("busy")).expect("in its place");
     let run = site.rotad(&["roll"]);
     assert_eq!(run.code, 10, "{run:?}");

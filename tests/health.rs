@@ -115,7 +115,7 @@ fn a_failed_command_check_replaces_the_worker() {
     );
 }
 
-/// A health command that hangs for ever delays nothing, is killed, and counts.
+/// A health command that hangs delays nothing, is killed, and counts.
 #[test]
 fn a_hanging_check_command_is_killed() {
     let how = "command = [\"sh\", \"-c\", \"if test -e sick.{slot}; then echo $$ >> hangs; sleep 1000; fi\"]";
@@ -177,7 +177,7 @@ fn a_missed_watchdog_replaces_the_worker() {
     site.await_log("no WATCHDOG=1 for 2.0 s", 10);
 }
 
-/// WATCHDOG=trigger at once; WATCHDOG_USEC changes the interval.
+/// WATCHDOG=trigger counts immediately; WATCHDOG_USEC changes the interval.
 #[test]
 fn a_worker_can_declare_itself_broken() {
     let dogs = DOGS
@@ -371,7 +371,7 @@ fn far_deadlines_do_not_wake_the_master() {
         spaced(Duration::from_secs(seconds));
         (before == proc::switches(master)).then_some(())
     };
-    // Whoever asks for a master that is not there asks the others where theirs is: another test may, now and then. What
+    // A client that finds no master asks the other masters; another test may do that now and then. What
     // wakes by a clock of its own would do so in every five seconds.
     until("five seconds without a wake-up", 90, || still(5));
 }

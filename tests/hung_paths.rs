@@ -48,7 +48,7 @@ fn a_configuration_that_cannot_be_read_is_refused() {
         "rotad.toml",
         &format!("include = [\"more/*.toml\"]\n{}", site.read("rotad.toml")),
     );
-    std::fs::create_dir(site.path("more")).expect("a folder");
+    std::fs::create_dir(site.path("more")).expect("a directory");
     site.write("more/jobs.toml", &site.filled(JOBS));
     site.run();
     site.await_ready();

@@ -1,5 +1,5 @@
 //! One master for one configuration, and it can always be reached: by the path that was given and by the real one, over
-//! turned links, removed folders and broken files, by other users; and nobody can keep it from starting.
+//! turned links, removed directories and broken files, by other users; and nobody can keep it from starting.
 
 mod support;
 
@@ -34,7 +34,7 @@ fn open_site(pools: &str) -> Site {
     site
 }
 
-/// `rotad …` as this user, with a home of his own in the site.
+/// `rotad …` as this user, with a home of its own in the site.
 fn as_user(site: &Site, uid: u32, groups: &str, arguments: &[&str]) -> Run {
     finish(user_command(site, uid, groups, arguments), 60)
 }
@@ -43,7 +43,7 @@ fn user_command(site: &Site, uid: u32, groups: &str, arguments: &[&str]) -> Comm
     let home = site.path(&format!("home-{uid}"));
     if !home.exists() {
         fs::create_dir(&home).expect("a home");
-        chown(&home, Some(uid), Some(uid)).expect("a home of his own");
+        chown(&home, Some(uid), Some(uid)).expect("a home of its own");
     }
     let mut command = Command::new("setpriv");
     command.args(["--reuid", &uid.to_string(), "--regid", &uid.to_string()]);
@@ -84,13 +84,13 @@ impl<'s> Releases<'s> {
     }
 
     fn deploy(&self, number: u32) {
-        let folder = self.release(number);
-        fs::create_dir_all(&folder).expect("a release");
+        let dir = self.release(number);
+        fs::create_dir_all(&dir).expect("a release");
         let text = format!(
             "[master]\n{}\n{JOBS}env = {{ RELEASE = \"{number}\" }}\n",
             self.master
         );
-        fs::write(folder.join("rotad.toml"), self.site.filled(&text)).expect("a configuration");
+        fs::write(dir.join("rotad.toml"), self.site.filled(&text)).expect("a configuration");
     }
 
     fn release(&self, number: u32) -> PathBuf {
@@ -104,18 +104,18 @@ impl<'s> Releases<'s> {
     }
 
     /// `cd FOLDER; rotad …`, by a shell, or by a program that leaves $PWD alone.
-    fn cd(&self, folder: &str, shell: bool, arguments: &[&str]) -> Run {
+    fn cd(&self, dir: &str, shell: bool, arguments: &[&str]) -> Run {
         let mut command = Command::new("sh");
         let script = "cd \"$1\" && shift && exec \"$@\"";
         command
             .args(["-c", script, "sh"])
-            .arg(self.shop.join(folder))
+            .arg(self.shop.join(dir))
             .arg(support::rotad())
             .args(arguments);
         if !shell {
             command = Command::new(support::rotad());
             command
-                .current_dir(self.shop.join(folder))
+                .current_dir(self.shop.join(dir))
                 .env_remove("PWD")
                 .args(arguments);
         }
@@ -146,9 +146,9 @@ impl<'s> Releases<'s> {
                     .any(|one| one == wanted.as_bytes()),
                 "not release {number}"
             );
-            let folder = fs::read_link(format!("/proc/{pid}/cwd")).expect("its folder");
+            let dir = fs::read_link(format!("/proc/{pid}/cwd")).expect("its directory");
             assert_eq!(
-                folder,
+                dir,
                 self.release(number),
                 "relative paths are the new release's"
             );
@@ -166,7 +166,7 @@ fn a_deploy(releases: &Releases<'_>) {
     let run = releases.cd("current", true, &["reload"]);
     assert_eq!(run.code, 0, "{run:?}");
     releases.serves(2);
-    // The folder by its real name, as a deploy tool goes there; also before the master has read it.
+    // The directory by its real name, as a deploy tool goes there; also before the master has read it.
     assert_eq!(releases.cd("releases/2", false, &["status"]).code, 0);
     releases.deploy(3);
     releases.turn(3);
@@ -175,13 +175,13 @@ fn a_deploy(releases: &Releases<'_>) {
     let run = releases.cd("releases/3", false, &["reload"]);
     assert_eq!(run.code, 0, "{run:?}");
     releases.serves(3);
-    for (folder, shell) in [
+    for (dir, shell) in [
         ("current", true),
         ("releases/3", true),
         ("releases/3", false),
     ] {
-        let run = releases.cd(folder, shell, &["start"]);
-        assert_eq!(run.code, 75, "{folder}: {run:?}");
+        let run = releases.cd(dir, shell, &["start"]);
+        assert_eq!(run.code, 75, "{dir}: {run:?}");
     }
     // And by the path, from anywhere.
     let path = releases.shop.join("current/rotad.toml");
@@ -220,7 +220,7 @@ fn a_runtime_directory_in_the_release_moves_along() {
     );
 }
 
-/// Without a name the folder above `current` gives it, and with it the place of the control socket.
+/// Without a name the directory above `current` gives it, and with it the place of the control socket.
 #[test]
 fn a_turned_link_brings_the_new_release_without_a_name() {
     if !need::root() {
@@ -233,7 +233,7 @@ fn a_turned_link_brings_the_new_release_without_a_name() {
     a_deploy(&releases);
     assert!(
         place.join("master.lock").exists(),
-        "named after the folder above the link"
+        "named after the directory above the link"
     );
     fs::remove_dir_all(&place).expect("the runtime directory");
     for number in 1..=3 {
@@ -292,15 +292,15 @@ fn hup_follows_a_turned_link() {
 fn a_config_map_is_followed() {
     let mut site = open_site(JOBS);
     let map = site.path("map");
-    fs::create_dir(&map).expect("a folder");
+    fs::create_dir(&map).expect("a directory");
     let keys =
         "[master]\nname = \"map\"\nruntime_dir = \"@DIR@/run\"\npid_file = \"@DIR@/master.pid\"\n";
     let filled = site.filled(&format!("{keys}{JOBS}"));
     let update = |version: u32, count: u32| {
-        let folder = map.join(format!("..{version}"));
-        fs::create_dir(&folder).expect("a version");
+        let dir = map.join(format!("..{version}"));
+        fs::create_dir(&dir).expect("a version");
         let text = filled.replace("stop =", &format!("count = {count}\nstop ="));
-        fs::write(folder.join("rotad.toml"), text).expect("a configuration");
+        fs::write(dir.join("rotad.toml"), text).expect("a configuration");
         symlink(format!("..{version}"), map.join("..new")).expect("a link");
         fs::rename(map.join("..new"), map.join("..data")).expect("a turned link");
     };
@@ -335,7 +335,7 @@ fn a_link_that_others_can_turn_is_refused() {
     }
     let site = open_site(JOBS);
     for name in ["open", "release"] {
-        fs::create_dir(site.path(name)).expect("a folder");
+        fs::create_dir(site.path(name)).expect("a directory");
     }
     fs::copy(&site.config, site.path("release/rotad.toml")).expect("a configuration");
     symlink(site.path("release"), site.path("open/current")).expect("a link");
@@ -366,7 +366,7 @@ fn the_master_of_another_file_says_what_to_do() {
     }
 }
 
-/// A cleaner takes files of a living master, one by one and all together: they are there again at once, nothing was
+/// A cleaner takes files of a living master, one by one and all together: they are there again immediately, nothing was
 /// restarted, and a second master is refused at every moment.
 #[test]
 fn removed_runtime_files_are_restored() {
@@ -405,9 +405,13 @@ fn removed_runtime_files_are_restored() {
     assert_eq!(
         site.rotad(&["start"]).code,
         75,
-        "in the moment without a folder"
+        "in the moment without a directory"
     );
-    assert_eq!(site.rotad(&["status"]).code, 0, "reached without a folder");
+    assert_eq!(
+        site.rotad(&["status"]).code,
+        0,
+        "reached without a directory"
+    );
     back("everything");
     assert_eq!(site.rotad(&["run"]).code, 75);
     let lock = run.join("master.lock").metadata().expect("the lock");
@@ -423,12 +427,12 @@ fn removed_runtime_files_are_restored() {
     assert!(!run.join("control.sock").exists() && !site.path("master.pid").exists());
 }
 
-/// Made again at HUP and RTMIN as well, where nothing was heard: the folder above was exchanged.
+/// Made again at HUP and RTMIN as well, where nothing was heard: the directory above was exchanged.
 #[test]
 fn a_moved_runtime_directory_is_restored_at_hup_and_rtmin() {
     let text = JOBS.replace("@COPY@", "@WORKER@");
     let mut site = Site::new(&text);
-    fs::create_dir(site.path("above")).expect("a folder");
+    fs::create_dir(site.path("above")).expect("a directory");
     site.configure(&format!(
         "{}{text}",
         support::site::MASTER.replace("@DIR@/run", "@DIR@/above/run")
@@ -440,7 +444,7 @@ fn a_moved_runtime_directory_is_restored_at_hup_and_rtmin() {
         assert_eq!(
             site.rotad(&["stop", "nobody"]).code,
             4,
-            "reached all the same: no such pool"
+            "reached nevertheless: no such pool"
         );
         let pid = site.pid().to_string();
         let sent = Command::new("kill")
@@ -454,7 +458,7 @@ fn a_moved_runtime_directory_is_restored_at_hup_and_rtmin() {
     }
 }
 
-/// Somebody who removes the folder again and again costs little, and a master that is left alone sleeps.
+/// A process that removes the directory again and again costs little, and a master that is left alone sleeps.
 #[test]
 fn repeated_removal_is_repaired_at_a_bounded_rate() {
     let site = Site::up(&JOBS.replace("@COPY@", "@WORKER@"));
@@ -523,7 +527,7 @@ fn a_broken_or_removed_file_finds_its_master() {
     assert!(run.out.contains("nothing is running"), "{run:?}");
 }
 
-/// A runtime directory that the file names anew: the master that runs in the old one is found all the same.
+/// The configuration names another runtime directory: the master that runs in the old one is still found.
 #[test]
 fn a_changed_runtime_directory_finds_its_master() {
     let site = Site::up(&JOBS.replace("@COPY@", "@WORKER@"));
@@ -734,7 +738,7 @@ fn a_lock_on_another_file_system_means_nothing() {
     );
     site.write("rotad.toml", &text);
     for name in ["a", "b"] {
-        fs::create_dir(site.path(name)).expect("a folder");
+        fs::create_dir(site.path(name)).expect("a directory");
     }
     let script = r#"
         set -e
@@ -765,7 +769,7 @@ fn a_lock_on_another_file_system_means_nothing() {
     assert!(run.took < Duration::from_secs(20), "{run:?}");
 }
 
-/// A stranger sits on the abstract names of a configuration: the master starts, is found without its folder and without
+/// A stranger sits on the abstract names of a configuration: the master starts, is found without its directory and without
 /// its file, and stays the only one.
 #[test]
 fn another_user_on_the_presence_socket_changes_nothing() {
@@ -918,7 +922,7 @@ fn a_path_that_is_not_utf8_is_refused() {
     let odd = site
         .path("")
         .join(std::ffi::OsStr::from_bytes(b"x\xff\xfe"));
-    fs::create_dir(&odd).expect("a folder");
+    fs::create_dir(&odd).expect("a directory");
     fs::copy(&site.config, odd.join("rotad.toml")).expect("a configuration");
     let refused = |config: &Path, verbs: &[&str]| {
         for verb in verbs {
@@ -938,7 +942,7 @@ fn a_path_that_is_not_utf8_is_refused() {
     symlink(&odd, site.path("fine")).expect("a link");
     refused(&site.path("fine/rotad.toml"), &["check", "start"]);
     // A file that `include` finds.
-    fs::create_dir(site.path("conf.d")).expect("a folder");
+    fs::create_dir(site.path("conf.d")).expect("a directory");
     fs::write(
         site.path("conf.d")
             .join(std::ffi::OsStr::from_bytes(b"\xff.toml")),

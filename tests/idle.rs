@@ -25,7 +25,7 @@ address = "127.0.0.1:@PORT@"
 "#,
     );
     let master = site.pid();
-    // First it comes to rest: what is left to do after the last question takes no more than the stable time.
+    // First it comes to rest: work that is left after the last request takes at most `stable_after`.
     let still = |seconds: u64| {
         let before = proc::switches(master);
         spaced(Duration::from_secs(seconds));

@@ -9,21 +9,21 @@ use std::process::Command;
 use support::site::{finish, verb};
 use support::{Run, all_ready, rotad, testworker, until};
 
-/// A folder, with state of its own for the masters that start in it.
+/// A directory, with state of its own for the masters that start in it.
 struct Place {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Place {
     fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
-            .expect("a folder for its owner");
-        Self { folder }
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))
+            .expect("a directory for its owner");
+        Self { dir }
     }
 
     fn path(&self) -> &Path {
-        self.folder.path()
+        self.dir.path()
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -46,12 +46,12 @@ impl Place {
 
     fn write(&self, name: &str, text: &str) {
         let path = self.path().join(name);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
         fs::write(path, text).expect("a file");
     }
 
     fn entries(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path()).expect("the folder").flatten();
+        let entries = fs::read_dir(self.path()).expect("the directory").flatten();
         let mut names: Vec<String> = entries
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();
@@ -200,7 +200,7 @@ fn nothing_is_overwritten() {
         let init = place.run(&["init", "--", "sleep", "1"]);
         assert_eq!(init.code, 1, "{init:?}");
         assert!(
-            init.err.contains("exists already") && init.err.contains(there),
+            init.err.contains("already exists") && init.err.contains(there),
             "{init:?}"
         );
         assert_eq!(

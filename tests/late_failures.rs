@@ -18,23 +18,23 @@ const GOOD: &str = "exec sleep 600\n";
 const BROKEN: &str =
     "sleep $LATE; echo \"ModuleNotFoundError: No module named 'nosuch'\" >&2; exit 1\n";
 
-/// How the new code comes: a folder of its own and a link that is turned, or over the old files.
+/// How the new code comes: a directory of its own and a link that is turned, or over the old files.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
-    Folders,
+    Directories,
     InPlace,
 }
 
 impl Place {
     /// The first release.
     fn begin(self, site: &Site, files: &[(&str, &str)]) {
-        let first = if self == Place::Folders {
+        let first = if self == Place::Directories {
             "releases/1"
         } else {
             "current"
         };
         put(site, first, files);
-        if self == Place::Folders {
+        if self == Place::Directories {
             symlink("releases/1", site.path("current")).expect("a link");
         }
     }
@@ -50,10 +50,10 @@ impl Place {
     }
 }
 
-fn put(site: &Site, folder: &str, files: &[(&str, &str)]) {
-    std::fs::create_dir_all(site.path(folder)).expect("a folder");
+fn put(site: &Site, dir: &str, files: &[(&str, &str)]) {
+    std::fs::create_dir_all(site.path(dir)).expect("a directory");
     for (name, text) in files {
-        site.write(&format!("{folder}/{name}"), text);
+        site.write(&format!("{dir}/{name}"), text);
     }
 }
 
@@ -136,7 +136,7 @@ fn first_of_each(place: Place) {
 
 #[test]
 fn a_late_failure_of_the_first_worker_is_rolled_back_with_releases() {
-    first_of_each(Place::Folders);
+    first_of_each(Place::Directories);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_later_one(place: Place) {
 
 #[test]
 fn a_late_failure_of_another_worker_is_rolled_back_with_releases() {
-    a_later_one(Place::Folders);
+    a_later_one(Place::Directories);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn nobody_ready_is_never_degraded() {
 #[test]
 fn a_worker_ready_by_age_is_shown_as_alive() {
     let site = Site::new(&job("jobs", 2, "0", ""));
-    Place::Folders.begin(&site, &[("job.sh", GOOD)]);
+    Place::Directories.begin(&site, &[("job.sh", GOOD)]);
     let check = site.rotad(&["check"]);
     assert_eq!(check.code, 0, "{check:?}");
     assert!(
@@ -307,7 +307,7 @@ fn a_worker_ready_by_age_is_shown_as_alive() {
         (&"ready".into(), &"age".into()),
         "{status}"
     );
-    Place::Folders.deploy(&site, &[("job.sh", &format!("# new\n{GOOD}"))]);
+    Place::Directories.deploy(&site, &[("job.sh", &format!("# new\n{GOOD}"))]);
     let run = reload(&site);
     assert_eq!(run.code, 0, "{run:?}");
     // The first soaks for ten seconds, the last lives for as long.
@@ -367,7 +367,7 @@ fn a_late_ready_worker_ends_the_failure() {
     assert!(said >= 4, "{said} confirmed");
 }
 
-/// The real ones, as somebody who has read nothing would run them, with an import that fails after so long.
+/// Real queue workers, as a new user would run them, with an import that fails after so long.
 fn real(name: &str, file: &str, from: &str, broken: &str, late: &str) {
     let Some(server) = Server::redis() else {
         return;

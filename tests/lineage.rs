@@ -145,7 +145,7 @@ struct Born {
     said: BufReader<std::process::ChildStdout>,
 }
 
-/// Starts a worker on a thread of its own that stays for ever, as the master's spawner does.
+/// Starts a worker on a thread of its own that never ends, as the master's spawner does.
 fn spawn(role: &str, tag: &str) -> Born {
     let mut command = again(role);
     command
@@ -285,7 +285,7 @@ fn a_tree_that_climbs_out_is_swept() {
     born.all_gone();
 }
 
-/// Its worker has ended, was swept, and is gone: whoever bears the tag all the same has outlived it. Of a worker that
+/// Its worker has ended and its tree was killed: a process that still bears the tag has outlived it. Of a worker that
 /// is younger than the question nothing is known: its own are left alone.
 fn who_outlives_its_worker_is_ended() {
     let (mut old, mut young) = (
@@ -442,13 +442,16 @@ fn a_cgroup_holds_what_hides() {
     born.process.reap().unwrap();
     born.all_gone();
     drop(cgroup);
-    assert!(cgroups.make(WorkerId(1)).is_ok(), "its folder was removed");
+    assert!(
+        cgroups.make(WorkerId(1)).is_ok(),
+        "its directory was removed"
+    );
     price(&cgroups);
     drop(cgroups);
     given.assert_bare();
 }
 
-/// What one worker's cgroup costs, for whoever asks (docs/decisions/0002-trees.md).
+/// What one worker's cgroup costs; run by hand (docs/decisions/0002-trees.md).
 fn price(cgroups: &Cgroups) {
     if std::env::var_os("ROTAD_MEASURE").is_none() {
         return;

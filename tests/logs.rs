@@ -141,7 +141,7 @@ stdout = "@DIR@/web.log"
     }
 }
 
-/// 900 workers that print 1 MiB each into one file, and 100 into the master's log, and end at once.
+/// 900 workers that print 1 MiB each into one file, and 100 into the master's log, and exit immediately.
 #[test]
 fn output_before_an_immediate_exit_is_kept() {
     let _alone = alone();
@@ -303,14 +303,14 @@ fn logs_are_reopened_by_signal() {
     });
     print("after", "web.log");
     assert_eq!(site.lines("moved.log"), ["before", "still there"]);
-    // And a folder that goes away with its file.
+    // And a directory that goes away with its file.
     fs::remove_file(site.path("web.log")).expect("removed");
     print("anew", "web.log");
     assert_eq!(site.lines("web.log"), ["anew"]);
     stop(&mut site);
 }
 
-/// A grandchild that holds the pipe: the worker's death is seen at once, and its unfinished line is written.
+/// A grandchild that holds the pipe: the worker's death is seen immediately, and its unfinished line is written.
 #[test]
 fn output_of_a_surviving_grandchild_is_logged() {
     let mut site = script(
@@ -329,5 +329,5 @@ fn output_of_a_surviving_grandchild_is_logged() {
         (site.read("web.log") == "half a line").then_some(())
     });
     stop(&mut site);
-    assert!(proc::of_folder(&site.path("")).is_empty());
+    assert!(proc::of_directory(&site.path("")).is_empty());
 }

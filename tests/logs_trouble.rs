@@ -1,4 +1,4 @@
-//! Logs in trouble: a master that is killed, a disk that is full, a folder of somebody who means ill.
+//! Logs in trouble: a master that is killed, a disk that is full, a directory of a malicious user.
 
 mod support;
 
@@ -121,7 +121,7 @@ stdout = "@DIR@/disk/web.log"
         nix::sys::stat::Mode::from_bits_truncate(0o600),
     )
     .expect("a fifo");
-    fs::create_dir(site.path("disk")).expect("a folder");
+    fs::create_dir(site.path("disk")).expect("a directory");
     let run = site.run_command();
     let mut command = Command::new("unshare");
     let script = format!(
@@ -178,7 +178,7 @@ stdout = "@DIR@/disk/web.log"
     assert_eq!(site.await_exit(10).code(), Some(0));
 }
 
-/// A master of root's and a log in a folder of the worker's user: no link leads it elsewhere, neither at its start nor
+/// A master of root's and a log in a directory of the worker's user: no link leads it elsewhere, neither at its start nor
 /// when it opens its logs again.
 #[test]
 fn a_link_in_a_users_directory_is_not_followed() {
@@ -206,7 +206,7 @@ stdout = "@DIR@/logs/web.log"
         .expect("nobody")
         .uid
         .as_raw();
-    fs::create_dir(site.path("logs")).expect("a folder");
+    fs::create_dir(site.path("logs")).expect("a directory");
     chown(site.path("logs"), Some(nobody), None).expect("given away");
     chown(site.path("orders"), Some(nobody), None).expect("given away");
     let (log, victim) = (site.path("logs/web.log"), site.write("victim", "mine\n"));
@@ -276,7 +276,7 @@ fn a_fifo_as_log_is_refused() {
     assert_eq!(site.await_exit(10).code(), Some(0));
 }
 
-/// The folder of a log is removed under a running master: it is made again, and nothing that is printed later is lost.
+/// The directory of a log is removed under a running master: it is made again, and nothing that is printed later is lost.
 #[test]
 fn a_removed_directory_is_created_again() {
     let mut site = Site::new(

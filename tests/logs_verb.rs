@@ -110,7 +110,7 @@ fn following_logs_ends_with_the_master() {
     );
 }
 
-/// A stopped follower under a flood of lines: the master serves others at once, and the follower is told what it missed.
+/// A stopped follower under a flood of lines: the master serves others immediately, and the follower is told what it missed.
 #[test]
 fn a_stopped_follower_delays_nothing() {
     let site = up();

@@ -79,8 +79,8 @@ fn replaced_quickly(site: &Site) {
     );
 }
 
-/// A killed worker that somebody traces is a zombie which nobody may reap: its pidfd says that it has ended, and that
-/// counts. The slot is filled at once, the master sleeps, and the entry goes when the tracer does.
+/// A killed worker that is traced is a zombie which cannot be reaped: its pidfd says that it has ended, and that counts.
+/// The slot is filled immediately, the master sleeps, and the entry goes when the tracer does.
 #[test]
 fn a_traced_worker_that_is_killed_is_replaced() {
     let _alone = alone();
@@ -190,7 +190,7 @@ stop = "1s"
     replaced_quickly(&site);
     kill_hard(only(&site, "zombies"));
     until("no zombie is left", 10, || (zombies() == 0).then_some(()));
-    assert!(!proc::gone(hidden), "nobody knows whose it is");
+    assert!(!proc::gone(hidden), "no worker is known for it");
     assert_eq!(
         site.log().matches("has lost its parent").count(),
         1,
@@ -316,7 +316,7 @@ fn threads(pid: i32, name: &str) -> usize {
     threads.flatten().filter(|thread| is(thread.path())).count()
 }
 
-/// The status is there at once, ten times in a row.
+/// The status is answered immediately, ten times in a row.
 fn answers_quickly(site: &Site) {
     for _ in 0..10 {
         let asked = Instant::now();

@@ -191,12 +191,12 @@ fn a_watchdog_of_another_process_is_ignored() {
         &[("WATCHDOG_USEC", "200000"), ("WATCHDOG_PID", "1")],
     );
     manager.hears("READY=1");
-    never("a word for somebody else's watchdog", 1.0, || {
+    never("a message for another process's watchdog", 1.0, || {
         manager.next(1).filter(|said| said.contains("WATCHDOG"))
     });
 }
 
-/// Nothing is rolled: the reload that the manager was told of has an end all the same.
+/// Nothing is rolled: the reload that the manager was told of still ends.
 #[test]
 fn a_signal_that_rolls_nothing_is_notified() {
     let mut site = Site::new(&WEB.replace("soak = \"100ms\"", "on = \"change\""));

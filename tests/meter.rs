@@ -73,7 +73,7 @@ fn a_refused_connection_is_a_loss() {
     assert!(reason.starts_with("connect"), "{reason}");
 }
 
-/// Closed while idle, or closed as the answer had announced: opened anew, nothing lost.
+/// Closed while idle, or closed as the answer had announced: opened again, nothing lost.
 #[test]
 fn a_connection_that_ends_between_requests_is_no_loss() {
     let idle = server(|_, mut stream| {
@@ -97,7 +97,7 @@ fn a_connection_that_ends_between_requests_is_no_loss() {
     load.stop().assert_nothing_lost(200);
 }
 
-/// Whoever measures is alone: no other process of the user's gets the lock meanwhile, and the next one does.
+/// A measurement runs alone: no other process of the user gets the lock meanwhile, and the next one does.
 #[test]
 fn tests_that_measure_lock_across_processes() {
     use support::{ALONE, open_lock_file};

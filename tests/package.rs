@@ -23,8 +23,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn ok(mut command: Command, folder: &Path) -> String {
-    command.current_dir(folder);
+fn ok(mut command: Command, dir: &Path) -> String {
+    command.current_dir(dir);
     let run = finish(command, 120);
     assert_eq!(run.code, 0, "{}", run.text());
     run.out
@@ -32,7 +32,7 @@ fn ok(mut command: Command, folder: &Path) -> String {
 
 /// Builds the package of this tree, with the binary under test, once for each version.
 struct Packages {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Packages {
@@ -41,16 +41,16 @@ impl Packages {
         let cargo_deb = support::rotad()
             .ancestors()
             .nth(2)
-            .expect("the target folder")
+            .expect("the target directory")
             .join("tools/bin/cargo-deb");
         if !need("cargo-deb (target/tools)", cargo_deb.exists()) || !need::program("dpkg-shlibdeps")
         {
             return None;
         }
-        let folder = tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix("rt.")
             .tempdir_in("/tmp")
-            .expect("a folder");
+            .expect("a directory");
         for version in versions {
             let mut generate = Command::new(root().join("packaging/generate"));
             generate.arg(support::rotad()).arg(format!("{version}-1"));
@@ -66,14 +66,14 @@ impl Packages {
                 "--fast",
             ]);
             build.args(["--deb-version", &format!("{version}-1"), "--output"]);
-            build.arg(folder.path().join(format!("{version}.deb")));
+            build.arg(dir.path().join(format!("{version}.deb")));
             ok(build, root());
         }
-        Some(Self { folder })
+        Some(Self { dir })
     }
 
     fn path(&self, version: &str) -> PathBuf {
-        self.folder.path().join(format!("{version}.deb"))
+        self.dir.path().join(format!("{version}.deb"))
     }
 }
 
@@ -84,7 +84,7 @@ fn the_package_has_the_documented_files() {
     let Some(packages) = Packages::build(&["0.1.0"]) else {
         return;
     };
-    let tree = packages.folder.path().join("tree");
+    let tree = packages.dir.path().join("tree");
     let mut unpack = Command::new("dpkg-deb");
     unpack.arg("-x").arg(packages.path("0.1.0")).arg(&tree);
     ok(unpack, root());
@@ -113,13 +113,13 @@ fn the_package_has_the_documented_files() {
         .filter(|entry| entry.path().is_file())
     {
         let name = entry.file_name().into_string().expect("a name");
-        let folder = if name.ends_with(".conf") {
+        let dir = if name.ends_with(".conf") {
             "usr/lib/tmpfiles.d"
         } else {
             "usr/lib/systemd/system"
         };
         assert_eq!(
-            read(&format!("{folder}/{name}")),
+            read(&format!("{dir}/{name}")),
             fs::read_to_string(entry.path()).expect("a unit"),
             "{name}"
         );
@@ -161,7 +161,7 @@ fn the_package_installs_upgrades_and_removes() {
         return;
     };
     let shown = [
-        (packages.folder.path().to_owned(), "/opt/packages"),
+        (packages.dir.path().to_owned(), "/opt/packages"),
         (testworker(), "/opt/testworker"),
     ];
     let Some(machine) = SystemdBox::boot_bare(&shown) else {

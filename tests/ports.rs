@@ -79,7 +79,7 @@ fn each_worker_has_its_own_port() {
     );
 }
 
-/// A port that another program listens on is not given to anybody.
+/// A port that another program listens on is not given to a worker.
 #[test]
 fn ports_of_other_programs_are_skipped() {
     let ports = support::free_ports(4);
@@ -118,7 +118,7 @@ fn a_spawn_waits_for_a_port() {
     );
 }
 
-/// Who waits for a port is told to leave like everybody else, and nobody waits for it.
+/// A worker that waits for a port is stopped like all others, and the stop does not wait for it.
 #[test]
 fn a_spawn_that_waits_can_be_stopped() {
     let _alone = alone();

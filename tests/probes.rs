@@ -70,12 +70,12 @@ fn http(text: &str) -> ProbeRequest {
     ProbeRequest::http(OsStr::new(text)).unwrap()
 }
 
-fn command(argv: &[&str], folder: &Path) -> ProbeRequest {
-    ProbeRequest::Command(Box::new(nursery::order(argv, folder)))
+fn command(argv: &[&str], dir: &Path) -> ProbeRequest {
+    ProbeRequest::Command(Box::new(nursery::order(argv, dir)))
 }
 
-fn shell(script: &str, folder: &Path) -> ProbeRequest {
-    command(&["/bin/sh", "-c", script], folder)
+fn shell(script: &str, dir: &Path) -> ProbeRequest {
+    command(&["/bin/sh", "-c", script], dir)
 }
 
 /// Answers each connection with the next of these texts, when its request has been read, and gives the requests.
@@ -122,7 +122,7 @@ fn taken() -> (OwnedFd, u16) {
 
 #[test]
 fn connection_probes_report_what_happened() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let prober = prober();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -145,7 +145,7 @@ fn connection_probes_report_what_happened() {
             "the second address is tried as well"
         );
     }
-    let path = folder.path().join("socket");
+    let path = dir.path().join("socket");
     let place = format!("unix:{}", path.display());
     assert_eq!(
         ask(&prober, connect(&place)),
@@ -160,7 +160,7 @@ fn connection_probes_report_what_happened() {
         if let Err(why) = ask(&prober, connect(&place)) {
             break why;
         }
-        assert!(Instant::now() < until, "somebody listens");
+        assert!(Instant::now() < until, "still listening");
     };
     assert_eq!(refused, "connection refused");
 }
@@ -202,7 +202,7 @@ fn http_probes_report_the_status() {
     assert!(request.contains("\r\nConnection: close\r\n"), "{request}");
 }
 
-/// The server writes more than anybody reads: its answer counts, and it is not cut off in the middle.
+/// The server writes more than the probe reads: its answer counts, and the connection is not reset in the middle.
 #[test]
 fn a_long_response_is_drained() {
     let prober = prober();
@@ -221,28 +221,28 @@ fn a_long_response_is_drained() {
 #[test]
 fn probes_run_beside_a_hanging_one() {
     let prober = prober();
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     prober.start_probe(1, http(&silent.local_addr().unwrap().to_string()));
-    prober.start_probe(2, command(&["/bin/sleep", "1000"], folder.path()));
+    prober.start_probe(2, command(&["/bin/sleep", "1000"], dir.path()));
     for _ in 0..20 {
         assert_eq!(
             ask(&prober, connect(&silent.local_addr().unwrap().to_string())),
             Ok(())
         );
-        assert_eq!(ask(&prober, command(&["/bin/true"], folder.path())), Ok(()));
+        assert_eq!(ask(&prober, command(&["/bin/true"], dir.path())), Ok(()));
     }
     prober.cancel(1);
     prober.cancel(2);
-    assert_eq!(ask(&prober, command(&["/bin/true"], folder.path())), Ok(()));
+    assert_eq!(ask(&prober, command(&["/bin/true"], dir.path())), Ok(()));
     assert!(prober.results.is_empty());
 }
 
 #[test]
 fn command_probes_report_exit_and_last_line() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let prober = prober();
-    let run = |script: &str| ask(&prober, shell(script, folder.path()));
+    let run = |script: &str| ask(&prober, shell(script, dir.path()));
     assert_eq!(run("exit 0"), Ok(()));
     assert_eq!(run("exit 3"), Err("exited with 3".to_owned()));
     assert_eq!(
@@ -257,12 +257,12 @@ fn command_probes_report_exit_and_last_line() {
         run("test $(pwd -P) = $(readlink -f .) && test -z \"$LISTEN_PID$NOTIFY_SOCKET\""),
         Ok(())
     );
-    // More than a pipe holds: somebody reads it.
+    // More than a pipe holds, so the output must be read.
     assert_eq!(
         run("head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end; exit 9"),
         Err("exited with 9: end".into())
     );
-    let missing = ask(&prober, command(&["no-such-program"], folder.path()));
+    let missing = ask(&prober, command(&["no-such-program"], dir.path()));
     assert!(
         missing
             .as_ref()
@@ -277,18 +277,18 @@ fn command_probes_run_as_the_workers_user() {
     if !nursery::is_root() {
         return;
     }
-    let folder = tempfile::Builder::new()
+    let dir = tempfile::Builder::new()
         .prefix("rt.")
         .tempdir_in("/tmp")
         .unwrap();
     std::fs::set_permissions(
-        folder.path(),
+        dir.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
     .unwrap();
     let prober = prober();
     let as_nobody = |argv: &[&str]| {
-        let mut order = nursery::order(argv, folder.path());
+        let mut order = nursery::order(argv, dir.path());
         order.account = Some(rotad::plan::Account {
             name: "nobody".into(),
             uid: 65534,
@@ -306,7 +306,7 @@ fn command_probes_run_as_the_workers_user() {
         ),
         Ok(())
     );
-    let file = folder.path().join("plain");
+    let file = dir.path().join("plain");
     std::fs::write(&file, "").unwrap();
     let refused = ask(&prober, as_nobody(&[file.to_str().unwrap()]));
     assert!(
@@ -320,9 +320,9 @@ fn command_probes_run_as_the_workers_user() {
 /// The processes of its group end with it: when it ends, when it is forgotten, and when the prober ends.
 #[test]
 fn no_process_or_descriptor_is_left() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let pid_of = |name: &str| {
-        let path = folder.path().join(name);
+        let path = dir.path().join(name);
         let deadline = Instant::now() + GIVE_UP;
         loop {
             match std::fs::read_to_string(&path)
@@ -351,12 +351,12 @@ fn no_process_or_descriptor_is_left() {
     assert_eq!(
         ask(
             &prober,
-            shell("sleep 1000 & echo $! > one; exit 0", folder.path())
+            shell("sleep 1000 & echo $! > one; exit 0", dir.path())
         ),
         Ok(())
     );
     gone(pid_of("one"));
-    prober.start_probe(8, shell("sleep 1000 & echo $! > two; wait", folder.path()));
+    prober.start_probe(8, shell("sleep 1000 & echo $! > two; wait", dir.path()));
     let two = pid_of("two");
     prober.cancel(8);
     gone(two);
@@ -364,7 +364,7 @@ fn no_process_or_descriptor_is_left() {
         9,
         shell(
             "trap '' TERM; sleep 1000 & echo $! > three; wait; wait",
-            folder.path(),
+            dir.path(),
         ),
     );
     let three = pid_of("three");

@@ -223,7 +223,7 @@ fn php_worker_runs_each_job_once() {
     queue.each_job_once(40);
 }
 
-/// A worker that ends with 0 after its jobs is no failure, and the next one comes at once.
+/// A worker that ends with 0 after its jobs is no failure, and the next one starts immediately.
 #[test]
 fn exit_code_0_is_no_failure() {
     let Some(mut queue) = Queue::of("php-worker", program("php"), PHP) else {

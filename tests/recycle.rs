@@ -20,7 +20,7 @@ fn web(knobs: &str, how: &str) -> String {
     WEB.replace("@KNOBS@", knobs).replace("@HOW@", how)
 }
 
-/// Everybody is replaced for its age, again and again; no request is lost, and never are fewer ready than wanted.
+/// Every worker is replaced for its age, again and again; no request is lost, and never are fewer ready than wanted.
 #[test]
 fn workers_are_recycled_by_age() {
     let _alone = alone();
@@ -69,7 +69,7 @@ fn workers_are_recycled_by_memory() {
     site.await_log("in 2 processes, max_rss is 64.0 MiB: it is replaced", 10);
 }
 
-/// A successor that does not come up: the old one serves on, loudly, and is not replaced again at once.
+/// A successor that does not come up: the old one serves on, loudly, and is not replaced again immediately.
 #[test]
 fn a_successor_that_fails_changes_nothing() {
     let _alone = alone();

@@ -127,7 +127,7 @@ fn requests_at_the_same_time_are_all_answered() {
     assert!(site.master_lives());
 }
 
-/// Twenty clients at once: each gets an answer, with an exit code of docs/cli.md.
+/// Twenty clients at the same time: each gets an answer, with an exit code of docs/cli.md.
 #[test]
 fn every_client_gets_its_answer() {
     let _alone = alone();

@@ -1,4 +1,4 @@
-//! `reload.on = "change"`: what is asked of all pools passes this one over, unless its recipe, its program or its folder
+//! `reload.on = "change"`: requests for all pools pass this one over, unless its recipe, its program or its directory
 //! is another one than that which it runs with.
 
 mod support;
@@ -31,16 +31,16 @@ ready = "notify"
 reload = { surge = 0, soak = "0s", on = "change" }
 "#;
 
-/// A folder of its own, and the link turned to it.
+/// A directory of its own, and the link turned to it.
 fn turn(site: &Site, release: &str) {
-    fs::create_dir_all(site.path(release)).expect("a folder");
+    fs::create_dir_all(site.path(release)).expect("a directory");
     std::os::unix::fs::symlink(site.path(release), site.path("next")).expect("a link");
     fs::rename(site.path("next"), site.path("current")).expect("the link turned");
 }
 
 /// The program by a new file of the same name, as a package manager does it.
 fn install(site: &Site) {
-    fs::create_dir_all(site.path("bin")).expect("a folder");
+    fs::create_dir_all(site.path("bin")).expect("a directory");
     fs::copy(support::testworker(), site.path("bin/db.new")).expect("a copy");
     fs::rename(site.path("bin/db.new"), site.path("bin/db")).expect("the program in its place");
 }
@@ -219,9 +219,9 @@ fn a_changed_pool_is_rolled() {
         &["db: unchanged"],
     );
     says(&asked(&site, &["reload"], [5, 3, 1]), &[DB], &[]);
-    // Another folder of the same name.
-    fs::rename(site.path("two"), site.path("old")).expect("the old folder aside");
-    fs::create_dir(site.path("two")).expect("a folder");
+    // Another directory of the same name.
+    fs::rename(site.path("two"), site.path("old")).expect("the old directory aside");
+    fs::create_dir(site.path("two")).expect("a directory");
     says(
         &asked(&site, &["roll"], [6, 4, 1]),
         &["db: done"],
@@ -246,7 +246,7 @@ fn a_changed_pool_is_rolled() {
         &[DB, "db: adjusted without a restart"],
         &["no pool was rolled"],
     );
-    // The key itself is obeyed at once.
+    // The key itself takes effect immediately.
     recipe(", on = \"change\"", ", on = \"always\"");
     says(
         &asked(&site, &["reload"], [9, 6, 2]),
@@ -407,12 +407,12 @@ fn an_aborted_change_is_tried_again() {
     let run = site.rotad(&["roll"]);
     assert_eq!(run.code, 0, "{run:?}");
     says(&run, &["db: done"], &["db: unchanged"]);
-    // Back to the folder of before: what runs is not what there is.
+    // Back to the directory of before: what runs is not what there is.
     assert_eq!(site.rotad(&["rollback", "db"]).code, 0);
     says(&site.rotad(&["roll"]), &["db: done"], &["db: unchanged"]);
 }
 
-/// While it is rolled to what there is, another request does not begin anew.
+/// While it is rolled to what there is, another request does not start another roll.
 #[test]
 fn a_comparison_during_a_roll_waits() {
     let config = SHOP.replace(

@@ -6,7 +6,7 @@ mod support;
 use nix::sys::signal::Signal;
 use support::{Site, all_ready, alone, number, pids, pool};
 
-/// An application that ends at once where its database does not answer, and a database that may be there once only and
+/// An application that exits immediately if its database does not answer, and a database that may run only once at a time and
 /// takes its time. The application stands first in the file.
 const SHOP: &str = r#"
 [pool.app]
@@ -141,7 +141,7 @@ fn a_failed_pool_leaves_those_after_it_untouched() {
     assert_eq!(generation(&site, "app"), 3.0);
 }
 
-/// A roll that others wait for is cancelled: everybody gets an answer.
+/// A roll that others wait for is cancelled: every request gets an answer.
 #[test]
 fn a_cancelled_pool_leaves_those_after_it_untouched() {
     let _alone = alone();

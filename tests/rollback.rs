@@ -1,5 +1,5 @@
 //! Back to where, and who serves: `rollback`, `cancel`, and what is said after a deploy that went wrong, with release
-//! folders behind a link and with files that are edited in place.
+//! directories behind a link and with files that are edited in place.
 
 mod support;
 
@@ -32,19 +32,19 @@ fn in_place() -> String {
 }
 
 /// The code of each slot: which of them a roll gets through is no matter of speed then.
-fn write(site: &Site, folder: &str, codes: [&str; 3]) {
+fn write(site: &Site, dir: &str, codes: [&str; 3]) {
     for (slot, code) in codes.into_iter().enumerate() {
-        site.write(&format!("{folder}/code{slot}"), code);
+        site.write(&format!("{dir}/code{slot}"), code);
     }
 }
 
 /// A release of its own, and the link turned to it.
 fn deploy(site: &Site, release: &str, code: &str) {
-    let folder = site.path(release);
-    fs::create_dir_all(&folder).expect("a folder");
+    let dir = site.path(release);
+    fs::create_dir_all(&dir).expect("a directory");
     write(site, release, [code; 3]);
     let _ = fs::remove_file(site.path("next"));
-    std::os::unix::fs::symlink(&folder, site.path("next")).expect("a link");
+    std::os::unix::fs::symlink(&dir, site.path("next")).expect("a link");
     fs::rename(site.path("next"), site.path("current")).expect("the link turned");
 }
 
@@ -58,7 +58,7 @@ fn releases() -> Site {
 
 fn edited() -> Site {
     let mut site = Site::new(&in_place());
-    fs::create_dir(site.path("app")).expect("a folder");
+    fs::create_dir(site.path("app")).expect("a directory");
     write(&site, "app", ["ok\nfirst"; 3]);
     site.run();
     site.await_ready();
@@ -144,7 +144,7 @@ fn after_an_aborted_deploy_there_is_nothing_to_undo() {
     assert_eq!(
         state(&site),
         "ok",
-        "release folders: nothing threatens what serves"
+        "release directories: nothing threatens what serves"
     );
 
     let before = pids(&site.status().expect("a status"), "web");
@@ -286,11 +286,11 @@ fn a_rollback_of_files_edited_in_place_is_told() {
     all_say(&site, "third");
 }
 
-/// The program itself is gone, in the folder that serves: a crash could start nothing.
+/// The program itself is gone, in the directory that serves: a crash could start nothing.
 #[test]
 fn a_missing_program_in_place_keeps_the_old_workers() {
     let mut site = Site::new(&in_place().replace("@WORKER@", "./worker"));
-    fs::create_dir(site.path("app")).expect("a folder");
+    fs::create_dir(site.path("app")).expect("a directory");
     write(&site, "app", ["ok\nfirst"; 3]);
     fs::copy(support::testworker(), site.path("app/worker")).expect("a copy");
     site.run();
@@ -358,8 +358,8 @@ fn roll() -> Value {
 }
 
 /// One worker is replaced, and the next one never gets ready.
-fn half_a_roll(site: &Site, folder: &str) -> support::ask::Asked {
-    write(site, folder, ["ok\nsecond", "hang\nthird", "hang\nthird"]);
+fn half_a_roll(site: &Site, dir: &str) -> support::ask::Asked {
+    write(site, dir, ["ok\nsecond", "hang\nthird", "hang\nthird"]);
     let roll = site.asking(&roll());
     site.await_status("one is replaced", 20, |status| {
         pool(status, "web")["reload"]["replaced"] == 1
@@ -389,7 +389,7 @@ fn a_rollback_supersedes_a_running_roll() {
     );
 }
 
-/// `cancel` with release folders: answered when everybody is back; whoever waited hears the truth.
+/// `cancel` with release directories: answered when every slot is back; each waiting client gets a true answer.
 #[test]
 fn a_cancelled_roll_with_releases_returns() {
     let site = releases();
@@ -479,7 +479,7 @@ fn a_cancelled_roll_in_place_is_told() {
 #[test]
 fn a_rollback_without_ready_workers_is_1() {
     let mut site = Site::new(&in_place());
-    fs::create_dir(site.path("app")).expect("a folder");
+    fs::create_dir(site.path("app")).expect("a directory");
     write(&site, "app", ["exit 1\nboom"; 3]);
     site.run();
     site.await_status("it does not come up", 20, |status| {

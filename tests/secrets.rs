@@ -62,19 +62,19 @@ fn a_broken_environment_is_not_copied_into_the_log() {
     }
 }
 
-/// As root: an env file of another user's, or in another user's folder, could be replaced by that user.
+/// As root: an env file of another user's, or in another user's directory, could be replaced by that user.
 #[test]
 fn an_env_file_of_another_user_is_refused() {
     if !need::root() {
         return;
     }
     let site = Site::new(&POOL.replace("ready", "env_file = \"e/app.env\"\nready"));
-    let (folder, file) = (site.path("e"), site.path("e/app.env"));
-    std::fs::create_dir(&folder).expect("a folder");
+    let (dir, file) = (site.path("e"), site.path("e/app.env"));
+    std::fs::create_dir(&dir).expect("a directory");
     std::fs::write(&file, "A=1\n").expect("a file");
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).expect("a mode");
     assert_eq!(site.rotad(&["check"]).code, 0);
-    for (path, other) in [(&file, &folder), (&folder, &file)] {
+    for (path, other) in [(&file, &dir), (&dir, &file)] {
         chown(path, Some(65534), None).expect("given away");
         chown(other, Some(0), None).expect("taken back");
         let check = site.rotad(&["check"]);

@@ -1,4 +1,4 @@
-//! The file of a unix listener: removed, replaced, moved with its folder. A new socket stands there at once, or the status
+//! The file of a unix listener: removed, replaced, moved with its directory. A new socket is there immediately, or the status
 //! says why not.
 
 mod support;
@@ -23,7 +23,7 @@ stop = "5s"
 
 fn up(pools: &str) -> (Site, String) {
     let mut site = Site::new(pools);
-    std::fs::create_dir(site.path("net")).expect("a folder");
+    std::fs::create_dir(site.path("net")).expect("a directory");
     site.run();
     site.await_ready();
     let address = format!("unix:{}", site.path("net/web.sock").display());
@@ -69,13 +69,13 @@ fn a_removed_socket_file_is_restored() {
     serves(&address);
 }
 
-/// A file of somebody who listens there now is left alone, and the status says so until the path is free.
+/// The socket file of another listener is left alone, and the status says so until the path is free.
 #[test]
 fn a_path_taken_by_another_program_is_left_alone() {
     let (site, address) = up(POOLS);
     let path = site.path("net/web.sock");
     let aside = site.path("run/other.sock");
-    let other = UnixListener::bind(&aside).expect("somebody else");
+    let other = UnixListener::bind(&aside).expect("another listener");
     std::fs::rename(&aside, &path).expect("in our place");
     let status = site.await_status("not ok", 10, |status| {
         pool(status, "web")["state"] == "degraded"
@@ -106,7 +106,7 @@ fn a_path_taken_by_another_program_is_left_alone() {
     assert_eq!(mode(&path), 0o660);
 }
 
-/// The folder goes and comes: served again without anybody asking for it.
+/// The directory goes and comes: served again without a request.
 #[test]
 fn a_removed_directory_is_handled() {
     let (site, address) = up(POOLS);
@@ -114,16 +114,16 @@ fn a_removed_directory_is_handled() {
     let status = site.await_status("not ok", 10, |status| pool(status, "web")["state"] != "ok");
     assert_eq!(pool(&status, "web")["ready"], 0, "{status}");
     site.await_log("does not exist", 5);
-    std::fs::create_dir(site.path("net")).expect("a folder");
+    std::fs::create_dir(site.path("net")).expect("a directory");
     serves(&address);
     site.await_ready();
     std::fs::rename(site.path("net"), site.path("old")).expect("moved away");
-    std::fs::create_dir(site.path("net")).expect("a folder");
+    std::fs::create_dir(site.path("net")).expect("a directory");
     serves(&address);
     site.await_ready();
 }
 
-/// Somebody who removes it again and again costs the workers a bounded number of times; who asks gets it at once.
+/// If it is removed again and again, workers are replaced a bounded number of times; a reload repairs it immediately.
 #[test]
 fn repeated_removal_is_repaired_at_a_bounded_rate() {
     let (site, address) = up(POOLS);
@@ -178,11 +178,11 @@ fn a_changed_mode_is_reported_when_it_is_set() {
     assert_eq!(mode(&site.path("net/web.sock")), 0o600);
 }
 
-/// What stands in the documentation: open to everybody, whatever the umask of the master or of its shell.
+/// What stands in the documentation: open to all users, whatever the umask of the master or of its shell.
 #[test]
 fn the_default_mode_is_666_for_any_umask() {
     let mut site = Site::with_master("umask = \"077\"", &POOLS.replace("mode = \"0660\"\n", ""));
-    std::fs::create_dir(site.path("net")).expect("a folder");
+    std::fs::create_dir(site.path("net")).expect("a directory");
     let mut command = std::process::Command::new("sh");
     command
         .args(["-c", "umask 077; exec \"$0\" \"$@\""])

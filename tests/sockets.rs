@@ -163,9 +163,9 @@ fn a_wrong_address_is_explained() {
             .to_string()
             .contains("no network interface")
     );
-    let error = refused(unix(Path::new("/nonexistent-folder/s.sock"))).to_string();
+    let error = refused(unix(Path::new("/nonexistent-directory/s.sock"))).to_string();
     assert!(
-        error.contains("/nonexistent-folder does not exist"),
+        error.contains("/nonexistent-directory does not exist"),
         "{error}"
     );
     let error = refused(unix(Path::new(&format!("/tmp/{}", "x".repeat(120))))).to_string();
@@ -208,10 +208,10 @@ fn stale_is_replaced_live_is_not_and_files_are_left_alone() {
     serves_unix(&listener, &path);
     let text = refused(unix(&path)).to_string();
     assert!(text.contains("address in use"), "{text}");
-    drop(worker_unix(&listener).accept().unwrap()); // the question whether somebody listens was a connection, too
+    drop(worker_unix(&listener).accept().unwrap()); // the check for a listener was a connection, too
     serves_unix(&listener, &path);
 
-    // Somebody else's file at our path is not ours to remove.
+    // Another process's file at our path is not ours to remove.
     std::fs::remove_file(&path).unwrap();
     let other = UnixListener::bind(&path).unwrap();
     assert!(!listener.remove_file().unwrap());
@@ -233,7 +233,7 @@ fn stale_is_replaced_live_is_not_and_files_are_left_alone() {
 }
 
 #[test]
-fn the_longest_path_and_the_deepest_folder() {
+fn the_longest_path_and_the_deepest_directory() {
     let dir = tempfile::tempdir().unwrap();
     let room = 107 - dir.path().as_os_str().len() - 1;
     let path = dir.path().join("x".repeat(room));

@@ -61,8 +61,8 @@ fn a_shut_down_unix_socket_is_replaced() {
 }
 
 /// Workers that shut the unix listener down for all when they are asked to stop, at each rolling restart, by the first
-/// old worker: those that hold the dead socket are replaced at once, and nobody is blamed. Lost is what the dying socket
-/// had in its queue, and whoever asks before the new one stands.
+/// old worker: those that hold the dead socket are replaced immediately, without counting as failed. Lost are the requests in the
+/// queue of the dead socket, and those before the new one listens.
 #[test]
 fn a_shutdown_at_term_in_a_roll_is_repaired() {
     let _alone = alone();
@@ -84,7 +84,7 @@ fn a_shutdown_at_term_in_a_roll_is_repaired() {
         load.await_more(100);
     }
     let report = load.stop();
-    // A client that is refused tries again at once, some ten thousand times a second: so few refusals are the
+    // A client that is refused tries again immediately, some ten thousand times a second: so few refusals are the
     // milliseconds that each of the dead sockets stood there, on a busy machine as well, and no outage.
     assert!(report.lost() <= 1000, "{:?}", report.lost);
     assert!(
@@ -133,7 +133,7 @@ fn a_shutdown_at_term_while_new_code_fails_is_repaired() {
         }
     });
     let run = roll.join().expect("a roll");
-    // 1 where the roll fails in the moment in which everybody's socket is the dead one: nobody serves then.
+    // 1 if the roll fails while every worker's socket is the dead one: no worker serves then.
     assert!([1, 10].contains(&run.code), "{run:?}");
     site.await_ready();
     let answer = until("the service is back", 20, || get(&address, "/").ok());
@@ -174,7 +174,7 @@ fn a_shrunk_backlog_is_restored() {
     });
 }
 
-/// All workers die at once, again and again, and new code does not start: connections wait in the queue, none is
+/// All workers die together, again and again, and new code does not start: connections wait in the queue, none is
 /// refused, and each is answered in the end.
 #[test]
 fn no_connection_is_refused_without_a_worker() {
@@ -222,12 +222,12 @@ fn a_worker_that_closes_its_sockets_harms_no_other() {
     assert!(!proc::gone(site.pid()));
 }
 
-/// The file of a unix socket: a stale one is replaced, one that somebody listens on is not, ours is removed at stop.
+/// The file of a unix socket: a stale one is replaced, one with a listener is not, ours is removed at stop.
 #[test]
 fn files_of_unix_sockets_survive_reloads() {
     let mut site = Site::new(&format!("{POOL}{UNIX}"));
     let path = site.path("web.sock");
-    let other = std::os::unix::net::UnixListener::bind(&path).expect("somebody who listens");
+    let other = std::os::unix::net::UnixListener::bind(&path).expect("another listener");
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");
     assert!(run.err.contains("web.sock"), "{run:?}");

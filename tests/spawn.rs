@@ -155,8 +155,8 @@ fn starts_clean() {
     blocked.add(Signal::SIGTERM);
     blocked.add(Signal::SIGCHLD);
     blocked.thread_block().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let directory = folder.path().canonicalize().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().canonicalize().unwrap();
     let mut order = sample(&directory);
     let (child, _held) = stay(&mut order);
     check(&child, &order, &directory);
@@ -201,8 +201,8 @@ fn nobody() -> Account {
 
 #[test]
 fn gives_up_the_rights_of_the_master() {
-    let folder = tempfile::tempdir().unwrap();
-    let directory = folder.path().canonicalize().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().canonicalize().unwrap();
     fs::set_permissions(
         &directory,
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
@@ -288,8 +288,8 @@ fn leaves_no_descriptor_behind() {
 /// A generation stays where it began, until that place is gone.
 #[test]
 fn a_moved_link_is_not_followed() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().canonicalize().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
     let link = root.join("current");
     for release in ["one", "two"] {
         fs::create_dir(root.join(release)).unwrap();

@@ -69,10 +69,10 @@ fn site(user: Option<&str>) -> Site {
         "clear_env = true"
     };
     let site = Site::new(&POOLS.replace("@USER@", &line).replace("@CLEAR@", clear));
-    std::fs::create_dir(site.path("out")).expect("a folder");
+    std::fs::create_dir(site.path("out")).expect("a directory");
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(site.path("out"), std::fs::Permissions::from_mode(0o1777))
-        .expect("a folder for everybody");
+        .expect("a directory for all users");
     site
 }
 
@@ -116,7 +116,7 @@ fn born(name: &str, script: &str, user: Option<&str>) {
         facts["folder"],
         site.config
             .parent()
-            .expect("a folder")
+            .expect("a directory")
             .display()
             .to_string(),
         "{name}"
@@ -304,7 +304,7 @@ fn resource_limits_are_set() {
         ),
     ] {
         let mut site = Site::new(&plain);
-        std::fs::create_dir(site.path("out")).expect("a folder");
+        std::fs::create_dir(site.path("out")).expect("a directory");
         let asked = std::time::Instant::now();
         site.spawn(hostile(&site, &format!("{limit}; exec \"$@\"")));
         let facts = until("the facts", 20, || {

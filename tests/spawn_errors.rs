@@ -30,8 +30,8 @@ fn write(path: &Path, text: &[u8], mode: u32) {
 
 #[test]
 fn every_spawn_error_is_explained() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().canonicalize().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
     let at = |name: &str| root.join(name).display().to_string();
     write(&root.join("plain"), b"echo\n", 0o644);
     write(&root.join("noise"), b"\x01\x02\x03", 0o755);
@@ -104,15 +104,15 @@ fn every_spawn_error_is_explained() {
 
 #[test]
 fn a_program_open_for_writing_is_reported_as_busy() {
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().canonicalize().unwrap().join("app");
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().canonicalize().unwrap().join("app");
     fs::copy(Path::new("/bin/true").canonicalize().unwrap(), &program).unwrap();
     let writer = File::options().append(true).open(&program).unwrap();
     let spawner = spawner();
-    let words = error(deliver(&spawner, order(&["./app"], folder.path())));
+    let words = error(deliver(&spawner, order(&["./app"], dir.path())));
     assert_eq!(words, format!("text file busy: {}", program.display()));
     drop(writer);
-    bury(&born(deliver(&spawner, order(&["./app"], folder.path()))));
+    bury(&born(deliver(&spawner, order(&["./app"], dir.path()))));
 }
 
 #[test]
@@ -121,8 +121,8 @@ fn errors_are_those_of_the_workers_user() {
         // Not checked without root: errors of a worker that has a user.
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().canonicalize().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(root.join("closed")).unwrap();
     fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
@@ -246,8 +246,8 @@ fn a_child_that_hangs_is_killed() {
     if !alone("a_child_that_hangs_is_killed", &["env"]) {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().canonicalize().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
     let mut spawner = spawner();
     let order = order(&["true"], &root);
     bury(&born(deliver(&spawner, order.clone())));
@@ -280,15 +280,15 @@ fn a_thread_that_hangs_is_abandoned() {
     if !alone("a_thread_that_hangs_is_abandoned", &["env"]) {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().canonicalize().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap();
     let mut spawner = spawner();
     let Some(mount) = DeadMount::over(&root) else {
         // Not checked: threads that hang.
         return;
     };
     let words = format!("hung while finding the program {}", root.display());
-    // Not pinned yet: the thread itself looks at the mount. More than may hang at once, each of another pool.
+    // Not pinned yet: the thread itself looks at the mount. More than may hang at the same time, each of another pool.
     for round in 0..10 {
         let mut order = order(&["true"], &root);
         order.worker = WorkerId(round);
@@ -330,11 +330,11 @@ fn a_thread_that_hangs_is_abandoned() {
 /// A fence less is no reason for a worker not to be.
 #[test]
 fn a_worker_runs_without_a_cgroup_that_it_cannot_join() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let spawner = spawner();
     // Not there; not to be written to.
-    for procs in [folder.path().join("cgroup.procs"), "/dev/full".into()] {
-        let mut order = order(&["true"], folder.path());
+    for procs in [dir.path().join("cgroup.procs"), "/dev/full".into()] {
+        let mut order = order(&["true"], dir.path());
         order.cgroup = Some(procs);
         bury(&born(deliver(&spawner, order)));
     }

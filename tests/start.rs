@@ -52,7 +52,7 @@ fn the_daemon_is_detached_as_documented() {
     );
     assert_eq!(stat[4], "0", "no terminal");
     assert_eq!(
-        std::fs::read_link(format!("/proc/{master}/cwd")).expect("its folder"),
+        std::fs::read_link(format!("/proc/{master}/cwd")).expect("its directory"),
         std::path::Path::new("/")
     );
     assert_eq!(proc::status(master, "Umask").as_deref(), Some("0022"));
@@ -186,7 +186,7 @@ fn a_second_master_is_refused() {
     site.assert_empty();
 }
 
-/// 100 starts at once: one wins, 99 say 75.
+/// 100 starts at the same time: one wins, 99 say 75.
 #[test]
 fn of_a_hundred_simultaneous_starts_one_wins() {
     let _alone = alone();
@@ -281,7 +281,7 @@ fn a_stale_pid_file_is_replaced() {
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 
-/// A pid file that is a link, or that cannot be written: an error at once, the target untouched, nothing left.
+/// A pid file that is a link, or that cannot be written: an immediate error, the target untouched, nothing left.
 #[test]
 fn an_unsafe_pid_file_is_refused() {
     let linked = site(WEB, "ok\nfirst");
@@ -292,12 +292,12 @@ fn an_unsafe_pid_file_is_refused() {
     assert!(run.err.contains("master.pid"), "{run:?}");
     assert_eq!(linked.read("precious"), "precious");
     linked.assert_empty();
-    let folder = site(WEB, "ok\nfirst");
-    std::fs::create_dir(folder.path("master.pid")).expect("a folder in its place");
-    let run = folder.rotad(&["start"]);
+    let dir = site(WEB, "ok\nfirst");
+    std::fs::create_dir(dir.path("master.pid")).expect("a directory in its place");
+    let run = dir.rotad(&["start"]);
     assert_ne!(run.code, 0, "{run:?}");
     assert!(run.err.contains("master.pid"), "{run:?}");
-    folder.assert_empty();
+    dir.assert_empty();
 }
 
 /// Stdio closed at start, for `start` and for `run`.

@@ -144,7 +144,7 @@ stop = "5s"
     site.assert_empty();
 }
 
-/// `stop --now`, and INT twice: at once, whatever the waits are.
+/// `stop --now`, and INT twice: immediately, whatever the waits are.
 #[test]
 fn stop_now_kills_immediately() {
     let _alone = alone();
@@ -194,7 +194,7 @@ fn a_second_term_changes_nothing() {
     );
 }
 
-/// Whoever is cut short is named in the log and in an event, with how long it was waited for, its own STATUS= and its
+/// A worker that is cut short is named in the log and in an event, with how long it was waited for, its own STATUS= and its
 /// last line.
 #[test]
 fn killed_workers_are_named() {

@@ -87,7 +87,7 @@ fn shop() -> Option<SystemdBox> {
     let app = include_str!("../config/gunicorn/app.py");
     systemd.write("/srv/shop/app.py", app);
     systemd.write("/srv/shop/local.php", PHP);
-    // Its owner's alone: the master reads it all the same.
+    // Its owner's alone: the master can read it nevertheless.
     systemd.write("/srv/shop/.env", "SECRET=1\n");
     systemd.shell("chown -R www-data: /srv/shop && chown root: /srv/shop /srv/shop/.env && chmod 755 /srv /srv/shop && chmod 600 /srv/shop/.env");
     systemd.drop_in(SERVICE, "hardened");
@@ -119,7 +119,7 @@ fn workers_of_another_user_are_rolled() {
     let warnings = systemd.journal(&[
         "-u", SERVICE, "-t", "rotad", "-p", "warning", "-o", "cat", "-q",
     ]);
-    // A machine under load pauses everybody.
+    // A machine under load pauses all processes.
     let warnings: Vec<&str> = warnings
         .lines()
         .filter(|line| !line.contains("was paused"))

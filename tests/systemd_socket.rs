@@ -99,7 +99,7 @@ fn the_template() {
     assert_ne!(systemd.run(&["test", "-e", file]).code, 0);
 }
 
-/// KILL to the master: systemd ends the workers and starts anew. Without a socket of systemd's, clients are refused
+/// KILL to the master: systemd kills the workers and starts the service again. Without a socket of systemd's, clients are refused
 /// until the new workers listen; with it they wait. Requests in flight are lost both times.
 #[test]
 #[expect(

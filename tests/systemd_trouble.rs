@@ -32,7 +32,7 @@ fn a_long_drain_is_not_cut() {
     );
 }
 
-/// WatchdogSec: a master that stands still is ended and started anew, one that works is left alone.
+/// WatchdogSec: a master that hangs is killed and restarted, one that works is left alone.
 #[test]
 fn the_watchdog() {
     let Some(systemd) = SystemdBox::with_web("") else {

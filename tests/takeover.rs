@@ -200,8 +200,8 @@ fn refusal(site: &Site) -> String {
     run.err
 }
 
-/// Without a word `start` and `run` stop what is left, and start; `--take-over` says the same; `--no-take-over` refuses,
-/// names everybody and touches nobody.
+/// By default `start` and `run` stop the workers that are left, then start; `--take-over` asks for the same;
+/// `--no-take-over` refuses, names all of them and touches none.
 #[test]
 fn a_new_master_takes_over_by_default() {
     let mut site = Site::up(JOBS);
@@ -394,7 +394,7 @@ stop = "1s"
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 
-/// Killed again while it takes over; then two starts at once: one wins, and nothing runs twice.
+/// Killed again while it takes over; then two starts at the same time: one wins, and nothing runs twice.
 #[test]
 fn a_take_over_that_is_killed_is_continued() {
     let slow = JOBS.replace("\"wait\",", "\"wait\", \"--drain-ms\", \"1000\",");
@@ -458,7 +458,7 @@ fn a_take_over_can_be_stopped() {
     assert_eq!(site.lines("terms").len(), 8, "nobody was born");
 }
 
-/// The runtime directory is full when workers are born: they are known all the same, and once there is room the list is
+/// The runtime directory is full when workers are born: they are known nevertheless, and once there is room the list is
 /// whole again, without a birth.
 #[test]
 fn a_full_runtime_directory_loses_no_worker() {
@@ -473,7 +473,7 @@ fn a_full_runtime_directory_loses_no_worker() {
 /// `mended`: there is room again before the master is killed.
 fn full_runtime_directory(mended: bool) {
     let mut site = Site::new(JOBS);
-    std::fs::create_dir(site.path("run")).expect("a folder");
+    std::fs::create_dir(site.path("run")).expect("a directory");
     let shell = |site: &Site, script: &str, command: &Command| {
         let mut inside = Command::new("unshare");
         let script = script.replace("RUN", &site.path("run").display().to_string());
@@ -588,7 +588,7 @@ fn full_runtime_directory(mended: bool) {
 #[test]
 fn a_fifo_as_journal_is_refused() {
     let site = Site::new(JOBS);
-    std::fs::create_dir(site.path("run")).expect("a folder");
+    std::fs::create_dir(site.path("run")).expect("a directory");
     nix::unistd::mkfifo(&site.path("run/workers"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");

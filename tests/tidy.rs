@@ -7,24 +7,24 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust file below a folder, as path relative to the project and text.
-fn sources(folder: &str) -> Vec<(String, String)> {
+/// Every Rust file below a directory, as path relative to the project and text.
+fn sources(dir: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut folders = vec![root().join(folder)];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)
-            .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+    let mut dirs = vec![root().join(dir)];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir)
+            .unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
             .flatten()
         {
             let path = entry.path();
             if path.is_dir() {
-                folders.push(path);
+                dirs.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 found.push((relative(&path), fs::read_to_string(&path).expect("a text")));
             }
         }
     }
-    assert!(!found.is_empty(), "no sources below {folder}");
+    assert!(!found.is_empty(), "no sources below {dir}");
     found.sort();
     found
 }
@@ -139,12 +139,9 @@ fn nothing_is_left_for_later() {
     report("left for later", found);
 }
 
-fn find(folder: &str, words: &[&str], allowed: impl Fn(&str) -> bool) {
+fn find(dir: &str, words: &[&str], allowed: impl Fn(&str) -> bool) {
     let mut found = Vec::new();
-    for (path, text) in sources(folder)
-        .into_iter()
-        .filter(|(path, _)| !allowed(path))
-    {
+    for (path, text) in sources(dir).into_iter().filter(|(path, _)| !allowed(path)) {
         for (number, line) in text.lines().enumerate() {
             let code = code(line);
             if words.iter().any(|word| {
@@ -160,7 +157,7 @@ fn find(folder: &str, words: &[&str], allowed: impl Fn(&str) -> bool) {
 }
 
 /// What a module may import of the others, as prefixes of `crate::…` and `rotad_core`; the module of a file is its first
-/// folder (or its name). Read it as an edge list: what is not here must not be. Each is above those that it imports.
+/// directory (or its name). Read it as an edge list: what is not here must not be. Each is above those that it imports.
 const MODULES: [(&str, &[&str]); 17] = [
     ("exit_code", &[]),
     ("plan", &["rotad_core"]),
@@ -333,7 +330,7 @@ fn the_core_is_alone() {
     );
 }
 
-/// The pages for those who change rotad name files and folders that exist.
+/// The pages for those who change rotad name files and directories that exist.
 #[test]
 fn pages_name_paths_that_exist() {
     let mut missing = Vec::new();

@@ -21,7 +21,7 @@ reload = {{ soak = "0s", watch = {watch}, debounce = "2s" }}
 
 fn up(watch: &str) -> Site {
     let mut site = site(watch);
-    fs::create_dir_all(site.path("src")).expect("a folder");
+    fs::create_dir_all(site.path("src")).expect("a directory");
     site.write("src/code", "ok\none\n");
     site.run();
     site.await_ready();
@@ -81,13 +81,13 @@ fn touching_and_what_matches_nothing_roll_nothing() {
 }
 
 #[test]
-fn a_watched_folder_removed_and_made_again() {
+fn a_watched_directory_removed_and_made_again() {
     let site = up(r#"["src/**/*.py", "src/code"]"#);
-    fs::create_dir_all(site.path("src/app")).expect("a folder");
+    fs::create_dir_all(site.path("src/app")).expect("a directory");
     site.write("src/app/a.py", "first");
     await_generation(&site, 2);
-    fs::rename(site.path("src"), site.path("old")).expect("a folder elsewhere");
-    fs::create_dir_all(site.path("src/app")).expect("a folder");
+    fs::rename(site.path("src"), site.path("old")).expect("a directory elsewhere");
+    fs::create_dir_all(site.path("src/app")).expect("a directory");
     site.write("src/code", "ok\none\n");
     site.write("src/app/a.py", "second");
     await_generation(&site, 3);
@@ -104,7 +104,7 @@ fn a_pattern_that_matches_nothing_yet_is_watched() {
         check.text().contains("later/**/*.py"),
         "a warning: {check:?}"
     );
-    fs::create_dir_all(site.path("later/deep")).expect("a folder");
+    fs::create_dir_all(site.path("later/deep")).expect("a directory");
     site.write("later/deep/a.py", "there");
     await_generation(&site, 2);
 }
@@ -157,7 +157,7 @@ fn without_watches_there_is_no_watch_thread() {
 #[test]
 fn a_changed_configuration_is_applied_and_what_it_watches_with_it() {
     let mut site = site(r#"["src/other"]"#);
-    fs::create_dir_all(site.path("src")).expect("a folder");
+    fs::create_dir_all(site.path("src")).expect("a directory");
     site.write("src/code", "ok\none\n");
     site.write(
         "rotad.toml",
@@ -242,7 +242,7 @@ stop = "1s"
 reload = { soak = "0s", watch = ["state/*", "code"], debounce = "50ms" }
 "#,
     );
-    fs::create_dir_all(site.path("state")).expect("a folder");
+    fs::create_dir_all(site.path("state")).expect("a directory");
     site.run();
     site.await_log("changed files alone have rolled it 3 times", 60);
     site.await_log("state/now", 5);

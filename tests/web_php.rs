@@ -46,7 +46,7 @@ fn fpm() -> Option<(Site, String)> {
         site.change(file, "127.0.0.1:8001", &socket);
     }
     let bin = site.path("bin");
-    std::fs::create_dir(&bin).expect("a folder");
+    std::fs::create_dir(&bin).expect("a directory");
     symlink(fpm.expect("php-fpm"), bin.join("php-fpm")).expect("a name without a version");
     site.search_first(&bin);
     Some((site, socket))

@@ -16,7 +16,7 @@ fn listenfd() {
     );
     let _alone = alone();
     let mut site = Site::example("rust");
-    fs::create_dir_all(site.path("target/release")).expect("a folder");
+    fs::create_dir_all(site.path("target/release")).expect("a directory");
     fs::copy(built, site.path("target/release/server")).expect("the program in its place");
     site.run();
     site.await_ready();

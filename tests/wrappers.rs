@@ -1,5 +1,5 @@
-//! A stop that was asked for is the whole tree's: whoever runs behind a shell, npm or a wrapper gets the signal and the
-//! patience, in every roll and at the stop; a crash is swept at once all the same.
+//! A requested stop is for the whole tree: a program behind a shell, npm or a wrapper gets the signal and the rest of the
+//! wait, in every roll and at the stop. After a crash the tree is killed immediately.
 
 mod support;
 
@@ -43,7 +43,7 @@ address = "127.0.0.1:@PORT@"
     Site::new(&text)
 }
 
-/// Ten rolls under load and a stop with requests in flight: no request is lost, no job is cut short, and everybody has
+/// Ten rolls under load and a stop with requests in flight: no request is lost, no job is cut short, and every process has
 /// got its signal once.
 #[expect(
     clippy::print_stderr,
@@ -130,11 +130,11 @@ fn npm(script: &str, arguments: &str) {
     }
     let site = site(|command| {
         let verb = if command == WEB { "web" } else { "job" };
-        // npm is started in a folder of each pool's own: `start` is one script of a package.
+        // npm is started in a directory of each pool's own: `start` is one script of a package.
         format!("[\"sh\", \"-c\", \"cd @DIR@/{verb} && exec npm {arguments}\"]")
     });
     for (verb, command) in [("web", WEB), ("job", JOB)] {
-        std::fs::create_dir(site.path(verb)).expect("a folder");
+        std::fs::create_dir(site.path(verb)).expect("a directory");
         let text = format!(
             r#"{{"name": "{verb}", "version": "1.0.0", "scripts": {{"{script}": "{command}"}}}}"#
         );
@@ -308,7 +308,7 @@ stop = [{ signal = "TERM", wait = "700ms" }, { wait = "300ms" }, { signal = "INT
     site.assert_empty();
 }
 
-/// Nobody asked: what a crash leaves behind is swept at once, whatever it has in hand.
+/// Not a stop: what a crash leaves behind is killed immediately, even if it is working.
 #[test]
 fn the_tree_of_a_crashed_worker_is_killed() {
     let _alone = alone();
@@ -337,7 +337,7 @@ stop = "60s"
     assert!(!site.log().contains("passed on"), "{}", site.log());
 }
 
-/// `to = "tree"`: a wrapper that ignores the signal does not keep it from whoever it waits for; each gets it once.
+/// `to = "tree"`: a wrapper that ignores the signal does not keep it from its children; each gets it once.
 #[test]
 fn a_stop_step_can_reach_the_whole_tree() {
     let _alone = alone();

@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Debug, Parser)]
 #[command(name = "rotad", version, arg_required_else_help = true, max_term_width = 100, after_help = AFTER_HELP)]
 pub(super) struct Args {
-    /// The configuration file; without: $ROTAD_CONFIG, ./rotad.toml, ./config/rotad.toml, /etc/rotad/rotad.toml
+    /// The configuration file; default: the first found of $ROTAD_CONFIG, ./rotad.toml, ./config/rotad.toml, /etc/rotad/rotad.toml
     #[arg(short = 'c', long = "config-file", global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     #[command(subcommand)]
@@ -21,7 +21,7 @@ pub(super) struct Args {
 const AFTER_HELP: &str = "\
 Signals to the master: TERM, QUIT, INT stop; USR1 rolls the workers, USR2 the task workers.
 Exit codes: 0 done, 1 failed, 2 usage, 3 stopped or failed (status --check), 4 no such pool or no master,
-5 not permitted, 10 aborted or rolled back (the old workers serve; where nobody does: 1), 69 an essential pool failed,
+5 not permitted, 10 aborted or rolled back (the old workers serve; if none does: 1), 69 an essential pool failed,
 75 already running, 78 configuration error, 124 timed out.";
 
 #[derive(Debug, Subcommand)]
@@ -30,10 +30,10 @@ pub(super) enum Verb {
     Run {
         /// The configuration file (as -c)
         file: Option<PathBuf>,
-        /// Stop what a killed master left behind first (the default)
+        /// First stop workers that a killed master left behind (the default)
         #[arg(long)]
         take_over: bool,
-        /// Refuse to start (exit 1) where a killed master left workers, and name them
+        /// Refuse to start (exit 1) if a killed master left workers, and name them
         #[arg(long, conflicts_with = "take_over")]
         no_take_over: bool,
     },
@@ -42,28 +42,28 @@ pub(super) enum Verb {
         /// Start these stopped pools of a running master again
         #[arg(value_name = "POOL", conflicts_with_all = ["take_over", "no_take_over"])]
         pools: Vec<String>,
-        /// Return as soon as sockets and pid file stand; with POOL: as soon as the master has taken the request
+        /// Return as soon as sockets and pid file exist; with POOL: as soon as the master has accepted the request
         #[arg(long)]
         no_wait: bool,
-        /// Wait no longer than this ("30s", "2min"): exit 124, the start goes on
+        /// Wait no longer than this ("30s", "2min"): then exit 124, and the start goes on
         #[arg(long, value_name = "DURATION", value_parser = value_parsers::duration, conflicts_with = "no_wait")]
         timeout: Option<Duration>,
-        /// Stop what a killed master left behind first (the default)
+        /// First stop workers that a killed master left behind (the default)
         #[arg(long)]
         take_over: bool,
-        /// Refuse to start (exit 1) where a killed master left workers, and name them
+        /// Refuse to start (exit 1) if a killed master left workers, and name them
         #[arg(long, conflicts_with = "take_over")]
         no_take_over: bool,
     },
     /// Stop the master and its workers gracefully; returns when all are gone. With POOL: stop these pools only
     Stop {
-        /// Stop these pools only: they stay stopped, also over reloads, until `start POOL`
+        /// Stop these pools only: they stay stopped, also across reloads, until `start POOL`
         #[arg(value_name = "POOL")]
         pools: Vec<String>,
-        /// Kill at once what has not ended
+        /// Kill immediately what is still running
         #[arg(long)]
         now: bool,
-        /// Wait no longer than this ("30s", "2min"): exit 124, the stop goes on
+        /// Wait no longer than this ("30s", "2min"): then exit 124, and the stop goes on
         #[arg(long, value_name = "DURATION", value_parser = value_parsers::duration)]
         timeout: Option<Duration>,
     },
@@ -71,10 +71,10 @@ pub(super) enum Verb {
     Reload {
         #[command(flatten)]
         which: Selector,
-        /// Only apply what changed in the configuration, as HUP
+        /// Only apply what changed in the configuration, as HUP does does
         #[arg(long = "config", conflicts_with_all = ["pools", "workers", "tasks", "dry_run"])]
         config_only: bool,
-        /// Print what would be done, and do nothing
+        /// Print what would be done, without doing it
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -82,7 +82,7 @@ pub(super) enum Verb {
     },
     /// Replace every worker by a new one, one after another; the configuration stays as it is
     Roll {
-        /// Only these pools, or only these workers; without: all pools
+        /// Only these pools or workers; default: all pools
         #[arg(value_name = "POOL[/SLOT]")]
         pools: Vec<String>,
         /// Only pools of kind worker
@@ -94,29 +94,29 @@ pub(super) enum Verb {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Roll to the generation before the one that serves: its configuration and its folder, where that still exists
+    /// Roll back to the generation before the one that serves: its configuration and, if it still exists, its directory
     Rollback {
-        /// Only these pools; without: all
+        /// Only these pools; default: all
         #[arg(value_name = "POOL")]
         pools: Vec<String>,
-        /// To this generation, also a later one: any that served in full and is remembered
+        /// To this generation, earlier or later: any that was fully rolled out and is remembered
         #[arg(long, value_name = "N")]
         to: Option<u32>,
-        /// Print what would be done, and do nothing
+        /// Print what would be done, without doing it
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
         wait: Wait,
     },
-    /// End a running rolling restart: back to the last generation that served in full; returns when it is back
+    /// Cancel a running rolling restart and go back to the last generation that was fully rolled out; returns when that is done
     Cancel {
-        /// Only these pools; without: all
+        /// Only these pools; default: all
         #[arg(value_name = "POOL")]
         pools: Vec<String>,
     },
     /// Show the pools, or one pool's workers
     Status(StatusArgs),
-    /// Validate the configuration: all findings at once
+    /// Validate the configuration, and report all findings
     Check {
         /// The configuration file (as -c)
         file: Option<PathBuf>,
@@ -126,11 +126,11 @@ pub(super) enum Verb {
     },
     /// Change a pool's number of workers without touching the others
     ///
-    /// It holds until the number in the file changes, or the master restarts.
+    /// The number holds until the one in the file changes, or the master restarts.
     Scale {
         #[arg(value_name = "POOL")]
         pool: String,
-        /// So many (4), more (+1) or fewer (-1)
+        /// The number (4), or how many more (+1) or fewer (-1)
         #[arg(value_name = "N|+N|-N", allow_negative_numbers = true, value_parser = value_parsers::size)]
         count: ScaleTo,
     },
@@ -139,49 +139,49 @@ pub(super) enum Verb {
         /// All workers of a pool, or one
         #[arg(value_name = "POOL[/SLOT]")]
         target: Target,
-        /// Its name, with or without SIG, or its number
+        /// The signal's name, with or without SIG, or its number
         #[arg(value_name = "SIGNAL", value_parser = value_parsers::signal)]
         signal: i32,
     },
-    /// Show what workers printed last
+    /// Show the last lines that workers printed
     Logs {
-        /// Go on with what comes, until Ctrl-C
+        /// Then show new lines as they come, until Ctrl-C
         #[arg(short, long)]
         follow: bool,
-        /// So many of the last lines
+        /// How many of the last lines
         #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 20)]
         lines: u32,
-        /// Only this pool or worker; without: all
+        /// Only this pool or worker; default: all
         #[arg(value_name = "POOL[/SLOT]")]
         target: Option<Target>,
     },
     /// Show what the master did and why
     Events {
-        /// The last ten, and what comes, until Ctrl-C
+        /// Show the last ten, then new ones as they come, until Ctrl-C
         #[arg(short, long)]
         follow: bool,
-        /// As JSON, an object a line
+        /// As JSON, one object per line
         #[arg(long)]
         json: bool,
     },
-    /// A demo that needs nothing else: web and task workers, and what to type
+    /// Run a self-contained demo: web and task workers, and commands to try
     Demo {
-        /// Put load on it, roll three times, print what was lost, and leave
+        /// Put load on it, roll three times, print how many requests were lost, and exit
         #[arg(long)]
         once: bool,
-        /// The web workers' port; without: 8080, or the next free one
+        /// The web workers' port; default: 8080, or the next free one
         #[arg(long, value_name = "PORT")]
         port: Option<u16>,
     },
-    /// Write a commented configuration and a systemd unit for this folder
+    /// Write a commented configuration and a systemd unit for this directory
     Init {
-        /// What the workers run; without: what the folder shows, else an example
+        /// What the workers run; default: what the directory's files say, else an example
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
     /// Print completions for a shell
     Completions {
-        /// The shell that completes
+        /// The shell to complete in
         shell: clap_complete::Shell,
     },
     /// Print the manual page
@@ -190,7 +190,7 @@ pub(super) enum Verb {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Selector {
-    /// Only these pools; without: all
+    /// Only these pools; default: all
     #[arg(value_name = "POOL")]
     pub(super) pools: Vec<String>,
     /// Only pools of kind worker
@@ -203,28 +203,28 @@ pub(super) struct Selector {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Wait {
-    /// Return as soon as the master has taken the request
+    /// Return as soon as the master has accepted the request
     #[arg(long)]
     pub(super) no_wait: bool,
-    /// Wait no longer than this ("30s", "2min"): exit 124, the work goes on
+    /// Wait no longer than this ("30s", "2min"): then exit 124, and the work goes on
     #[arg(long, value_name = "DURATION", value_parser = value_parsers::duration)]
     pub(super) timeout: Option<Duration>,
-    /// Wait also for old workers that still finish what they are doing
+    /// Also wait for old workers that are still finishing requests
     #[arg(long, conflicts_with = "no_wait")]
     pub(super) drained: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
-    /// Only this pool, a row a worker
+    /// Only this pool, one row per worker
     pub(super) pool: Option<String>,
-    /// Refresh it every second, until Ctrl-C
+    /// Refresh every second, until Ctrl-C
     #[arg(short = 'w', long, conflicts_with = "check")]
     pub(super) watch: bool,
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
-    /// Exit 0 if every wanted worker is ready, 1 if not, 3 if stopped or failed, 4 if unknown or unreachable
+    /// Exit with 0 if every desired worker is ready, 1 if not, 3 if stopped or failed, 4 if unknown or unreachable
     #[arg(long)]
     pub(super) check: bool,
     /// With --check: this many ready workers are enough

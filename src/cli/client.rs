@@ -275,7 +275,7 @@ fn wait(
         .iter()
         .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
         .collect();
-    // A pipe without a reader reports an error, whatever is polled for (poll(2)).
+    // A pipe without a reader reports POLLERR, whether polled for or not (poll(2)).
     let reader = limits
         .watches_reader
         .then(|| PollFd::new(stdout.as_fd(), PollFlags::empty()));
@@ -316,8 +316,8 @@ mod tests {
 
     /// A configuration that names this runtime directory, and lies beside it.
     fn paths(runtime_dir: &Path) -> MasterPaths {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("x.toml");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.toml");
         std::fs::write(
             &file,
             format!(
@@ -338,24 +338,24 @@ mod tests {
 
     #[test]
     fn without_a_master_connecting_fails_immediately() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = Client::connect(&paths(folder.path()), &WaitLimits::default()).unwrap_err();
+        let dir = tempfile::tempdir().unwrap();
+        let error = Client::connect(&paths(dir.path()), &WaitLimits::default()).unwrap_err();
         assert_eq!(error.code(), ExitCode::NOT_FOUND);
         assert!(
             error.to_string().contains("/x.toml") && error.to_string().contains("rotad start"),
             "{error}"
         );
-        drop(UnixListener::bind(folder.path().join(SOCKET)).unwrap());
-        let error = Client::connect(&paths(folder.path()), &WaitLimits::default()).unwrap_err();
+        drop(UnixListener::bind(dir.path().join(SOCKET)).unwrap());
+        let error = Client::connect(&paths(dir.path()), &WaitLimits::default()).unwrap_err();
         assert_eq!(error.code(), ExitCode::NOT_FOUND, "a stale socket: {error}");
     }
 
     #[test]
     fn requests_are_answered_and_a_silent_master_times_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let deep = folder.path().join("d".repeat(120));
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d".repeat(120));
         std::fs::create_dir(&deep).unwrap();
-        let near_by = folder.path().join("s");
+        let near_by = dir.path().join("s");
         let listener = UnixListener::bind(&near_by).unwrap();
         std::fs::rename(&near_by, deep.join(SOCKET)).unwrap();
         let paths = paths(&deep);

@@ -15,7 +15,7 @@ const SIGNALS: [(&str, &str); 6] = [
         "TERM, QUIT",
         "graceful stop: every worker gets its stop steps, the master leaves when all are gone. Sent again: no effect",
     ),
-    ("INT", "the same; a second INT kills at once"),
+    ("INT", "the same; a second INT kills immediately"),
     ("USR1", "rolling restart of every pool of kind worker"),
     ("USR2", "rolling restart of every pool of kind task"),
     (
@@ -52,9 +52,9 @@ const FILES: [(&str, &str); 6] = [
 const EXAMPLES: [(&str, &str); 6] = [
     (
         "rotad init -- gunicorn app:app",
-        "write rotad.toml and a systemd unit for this folder",
+        "write rotad.toml and a systemd unit for this directory",
     ),
-    ("rotad check", "all mistakes of the configuration at once"),
+    ("rotad check", "report all mistakes in the configuration"),
     (
         "rotad start",
         "in the background; returns when every pool is ready",

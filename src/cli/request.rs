@@ -70,7 +70,7 @@ pub(super) fn once_with(
     finish(done, &paths.config)
 }
 
-/// Stops everything, gracefully or with `now` at once. Returns 0 also if certainly nothing is running.
+/// Stops everything, gracefully or, with `now`, by SIGKILL. Returns 0 also if certainly nothing is running.
 pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) -> ExitCode {
     let paths = match master_paths(file) {
         Ok(paths) => paths,

@@ -62,7 +62,7 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
     }
     if slots < which.pools.len() || which.workers || which.tasks {
         print::error(
-            "either whole pools or single workers (POOL/SLOT), not both at once: roll them one after another",
+            "either whole pools or single workers (POOL/SLOT), not both: roll them one after another",
         );
         return ExitCode::USAGE;
     }

@@ -11,7 +11,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UnreadySince {
     since: Time,
-    told: bool,
+    reported: bool,
 }
 
 impl Engine {
@@ -26,12 +26,12 @@ impl Engine {
         }
         let unready = *pool.unready_since.get_or_insert(UnreadySince {
             since: now,
-            told: false,
+            reported: false,
         });
         let at = pool
             .policy
             .unready_limit()
-            .filter(|_| !unready.told)
+            .filter(|_| !unready.reported)
             .map(|span| unready.since + span);
         self.deadlines.set(Key::Essential(id), at);
     }
@@ -62,7 +62,7 @@ impl Engine {
         };
         if let (Some(unready), Some(span)) = (&mut pool.unready_since, pool.policy.unready_limit())
         {
-            unready.told = true;
+            unready.reported = true;
             self.emit(Notice::EssentialLost { pool: id, span });
             let cause = EssentialLoss::NotReady(span);
             self.command(Command::GiveUp { pool: id, cause });

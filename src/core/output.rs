@@ -48,7 +48,7 @@ impl IntoIterator for Output {
     }
 }
 
-/// What the supervisor must do. It executes commands at once and in order; results come back as later inputs.
+/// What the supervisor must do. It executes commands immediately and in order; results come back as later inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Spawn a worker. Answered by [`crate::Input::Started`] or [`crate::Input::SpawnFailed`].

@@ -210,7 +210,7 @@ impl Engine {
             0
         };
         let at = if slot.early_exits > 0 {
-            // Not a failure, but retrying it ten times a second helps nobody.
+            // Not a failure, but retrying it ten times a second does not help.
             let grown = restart
                 .delay
                 .0
@@ -246,8 +246,8 @@ impl Engine {
     /// Counts an early death towards a crash loop, unless it belongs to a rolling restart.
     ///
     /// Early is a death before ready, or within `stable_after` of it. If a slot's worker had been ready for more than
-    /// a second, its first death is repaired at once and counts only if the next worker fails as well: workers that
-    /// something outside has killed all at once come back all at once.
+    /// a second, its first death is repaired immediately and counts only if the next worker fails as well: workers
+    /// that were all killed from outside are all started again together.
     pub(crate) fn count_for_crash_loop(&mut self, id: PoolId, death: &Death, is_rolls: bool) {
         let now = self.now;
         let Some(pool) = self

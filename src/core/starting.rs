@@ -6,7 +6,7 @@
 //! with its demand ([`crate::Input::Demand`]): one that waits for a network or a clock counts nothing, one that
 //! computes counts a processor or more. A new one counts with an estimate from its pool: quick and idle workers lower
 //! the estimate until the pool is not limited at all, busy ones reset it. So a thousand workers that are ready at
-//! once start at once, and a hundred that compute start a few at a time, each within its `ready_timeout`.
+//! once start together, and a hundred that compute start a few at a time, each within its `ready_timeout`.
 
 use crate::pool::{Activity, Pool};
 use crate::worker::{State, Worker};

@@ -1,7 +1,7 @@
 //! A listening socket was replaced by a new one, so no new connections reach the workers that hold the old one. That
-//! is no worker's fault: nothing counts as a failure, no rolling restart fails, and each slot is filled at once as
+//! is no worker's fault: nothing counts as a failure, no rolling restart fails, and each slot is filled immediately as
 //! after a crash. A worker that serves keeps its connections and other sockets until another worker serves in its
-//! slot; a worker that was still starting is stopped at once.
+//! slot; a worker that was still starting is stopped immediately.
 
 use crate::output::StopReason;
 use crate::pool::Pool;

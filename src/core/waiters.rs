@@ -37,7 +37,7 @@ struct Start {
 }
 
 impl Engine {
-    /// Answers a request: at once, or when all that this input leads to is known and no worker is leaving.
+    /// Answers a request: immediately, or when all that this input leads to is known and no worker is leaving.
     pub(crate) fn reply(&mut self, ticket: Option<Ticket>, id: PoolId, outcome: Outcome) {
         match ticket {
             Some(ticket) if ticket.drained => {

@@ -155,7 +155,7 @@ fn set_up_process(
     report: &Report,
     inherited_fds: &InheritedFds,
 ) -> Result<(), (String, io::Error)> {
-    let folder = &plan.master.working_directory;
+    let dir = &plan.master.working_directory;
     let failed_to = |what: &str| {
         let what = what.to_owned();
         move |error| (what, error)
@@ -163,9 +163,9 @@ fn set_up_process(
     close_all_but(inherited_fds.end(), report.descriptor())
         .map_err(failed_to("close inherited descriptors"))?;
     redirect_to_null().map_err(failed_to("open /dev/null"))?;
-    std::env::set_current_dir(folder).map_err(failed_to(&format!(
+    std::env::set_current_dir(dir).map_err(failed_to(&format!(
         "change to working_directory {}",
-        folder.display()
+        dir.display()
     )))?;
     umask(Mode::from_bits_truncate(plan.master.umask));
     reset_all();

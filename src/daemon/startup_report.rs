@@ -243,7 +243,7 @@ mod tests {
             end.wait(Some(Deadline::after(Duration::from_millis(20)))),
             ExitCode::TIMED_OUT
         );
-        report.progress("nobody hears this, and that does no harm");
+        report.progress("the reader is gone, and that does no harm");
     }
 
     #[test]
@@ -258,9 +258,9 @@ mod tests {
     fn a_launcher_that_does_not_read_does_not_block_the_master() {
         let (end, mut report) = pipe_ends();
         for _ in 0..100_000 {
-            report.progress("a line that nobody reads");
+            report.progress("a line without a reader");
         }
         drop(end);
-        report.finish(ExitCode::DONE, "and now nobody is there");
+        report.finish(ExitCode::DONE, "and now the reader is gone");
     }
 }

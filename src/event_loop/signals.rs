@@ -22,7 +22,7 @@ pub enum Meaning {
     Child,
     /// TERM, QUIT: a polite stop; sent again: nothing.
     Stop,
-    /// INT: a polite stop, and at once when sent again.
+    /// INT: a graceful stop; sent again, an immediate one.
     Interrupt,
     /// A configured action.
     Act(SignalAction),
@@ -50,7 +50,7 @@ pub struct Signals {
     more: bool,
 }
 
-/// Signals that are taken at once …
+/// Signals that are handled immediately …
 const MOST_AT_ONCE: usize = 1024;
 /// … and of each kind.
 const MOST_OF_A_KIND: usize = 8;

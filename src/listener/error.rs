@@ -1,6 +1,6 @@
 //! Why an address cannot be listened on, and which program holds it.
 
-use crate::listener::{address_text, folder_of};
+use crate::listener::{address_text, parent_dir};
 use crate::plan::{Address, ListenPlan, MAX_UNIX_PATH};
 use crate::process::procfs;
 use nix::errno::Errno;
@@ -85,17 +85,17 @@ fn tcp_hint(address: SocketAddr, errno: Errno) -> Option<String> {
 }
 
 fn unix_hint(path: &Path, errno: Errno) -> Option<String> {
-    let folder = folder_of(path).display();
+    let dir = parent_dir(path).display();
     match errno {
         Errno::EADDRINUSE => Some(format!("address in use{}", unix_holder(path))),
         Errno::EEXIST => Some(
             "the path is taken by a file that is not a socket; rotad does not replace it"
                 .to_owned(),
         ),
-        Errno::ENOENT => Some(format!("the folder {folder} does not exist")),
-        Errno::ENOTDIR => Some(format!("{folder} is not a folder")),
-        Errno::EACCES => Some(format!("permission denied: {folder} cannot be written")),
-        Errno::EROFS => Some(format!("{folder} is on a read-only file system")),
+        Errno::ENOENT => Some(format!("the directory {dir} does not exist")),
+        Errno::ENOTDIR => Some(format!("{dir} is not a directory")),
+        Errno::EACCES => Some(format!("permission denied: {dir} cannot be written")),
+        Errno::EROFS => Some(format!("{dir} is on a read-only file system")),
         Errno::EPERM => {
             Some("not permitted: only root can give the file to another user or group".to_owned())
         }

@@ -6,7 +6,7 @@
 //! [`ReplacementSocket`] to [`Listener::replace`].
 
 use crate::listener::unix::{self, FileId};
-use crate::listener::{FileRights, Listener, SocketError, folder_of, set_nonblocking};
+use crate::listener::{FileRights, Listener, SocketError, parent_dir, set_nonblocking};
 use crate::plan::{Address, ListenPlan};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::fstat;
@@ -30,8 +30,8 @@ impl SocketFileWatch {
         inotify
             .add_watch(path, own | AddWatchFlags::IN_DONT_FOLLOW)
             .ok()?;
-        let folder = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
-        inotify.add_watch(folder_of(path), folder).ok();
+        let dir = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
+        inotify.add_watch(parent_dir(path), dir).ok();
         Some(Self(inotify))
     }
 

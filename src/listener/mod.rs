@@ -374,9 +374,9 @@ fn address_text(address: &Address) -> String {
     }
 }
 
-/// The folder of a path, `.` for a bare name.
-fn folder_of(path: &Path) -> &Path {
+/// The directory of a path, `.` for a bare name.
+fn parent_dir(path: &Path) -> &Path {
     path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
+        .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
 }

@@ -2,7 +2,7 @@
 //! renamed to its path: clients that find it there find it with the right mode and listening. getsockname(2) returns
 //! the temporary name, so a runtime that removes its socket file at exit does not remove ours.
 
-use crate::listener::folder_of;
+use crate::listener::parent_dir;
 use crate::plan::{ListenPlan, MAX_UNIX_PATH};
 use crate::sys::socket as sys;
 use nix::errno::Errno;
@@ -88,13 +88,13 @@ fn bind_temporary(fd: &OwnedFd, path: &Path) -> io::Result<PathBuf> {
     loop {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut name = format!(".{:x}.{number:x}", std::process::id());
-        let folder = folder_of(path);
+        let dir = parent_dir(path);
         // In a deep directory only a short name fits.
-        let room = MAX_UNIX_PATH.saturating_sub(folder.as_os_str().len() + 1);
+        let room = MAX_UNIX_PATH.saturating_sub(dir.as_os_str().len() + 1);
         if name.len() > room {
             name = format!("~{number:x}");
         }
-        let first = folder.join(name);
+        let first = dir.join(name);
         match bind(fd.as_raw_fd(), &UnixAddr::new(&first)?) {
             Ok(()) => return Ok(first),
             Err(Errno::EADDRINUSE) => {}

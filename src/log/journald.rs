@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn entries_carry_pool_slot_and_pid() {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("socket");
         let server = UnixDatagram::bind(&path).expect("a socket");
         let mut journal = Journald::at(&path).expect("a journal");
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_huge_line_is_sent_as_a_memory_file() {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("socket");
         let server = UnixDatagram::bind(&path).expect("a socket");
         let mut journal = Journald::at(&path).expect("a journal");
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_missing_or_full_journal_is_not_waited_for() {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("socket");
         let mut journal = Journald::at(&path).expect("a journal");
         assert!(journal.send_own_line(b"no journal is there").is_err());

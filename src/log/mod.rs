@@ -193,7 +193,7 @@ impl LogWriter {
     }
 
     /// The last `n` lines that match, and all that match from now on. `waker` is woken when there is something to take.
-    /// The writer never waits for a follower: a slow one loses lines and is told how many.
+    /// The writer never waits for a follower: a slow one loses lines and learns how many.
     pub fn follow(&self, filter: Filter, n: usize, waker: Waker) -> Follower {
         self.recent.follow(filter, n, waker)
     }

@@ -1,5 +1,5 @@
 //! The most recent lines of all workers, for `rotad logs`: a ring, and followers that get each new line. A slow
-//! follower never delays the writer: it loses lines and is told how many.
+//! follower never delays the writer: it loses lines and learns how many.
 //!
 //! The ring keeps whole lines in the chunks in which the writer read them; they are split only when a reader asks.
 

@@ -3,7 +3,7 @@
 use super::*;
 
 fn file(rotation: Rotation) -> (tempfile::TempDir, RotatingFile) {
-    let dir = tempfile::tempdir().expect("a folder");
+    let dir = tempfile::tempdir().expect("a directory");
     let file = RotatingFile::new(dir.path().join("web.log"), rotation);
     (dir, file)
 }
@@ -67,7 +67,7 @@ fn keeps_as_many_files_as_configured() {
         }
         assert_eq!(text(&dir, "web.log"), "dddddddd\n");
         assert_eq!(
-            std::fs::read_dir(&dir).expect("a folder").count(),
+            std::fs::read_dir(&dir).expect("a directory").count(),
             1 + keep as usize
         );
         if keep == 2 {
@@ -96,26 +96,26 @@ fn an_unfinished_line_is_not_glued_to_anothers() {
 
 #[test]
 fn a_removed_file_is_created_again_with_its_directory() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let folder = dir.path().join("logs");
-    let mut file = RotatingFile::new(folder.join("web.log"), NEVER);
+    let dir = tempfile::tempdir().expect("a directory");
+    let directory = dir.path().join("logs");
+    let mut file = RotatingFile::new(directory.join("web.log"), NEVER);
     file.write(1, b"one\n").expect("written");
-    std::fs::remove_dir_all(&folder).expect("removed");
+    std::fs::remove_dir_all(&directory).expect("removed");
     file.write(1, b"two\n").expect("written");
     assert_eq!(
-        std::fs::read_to_string(folder.join("web.log")).expect("a file"),
+        std::fs::read_to_string(directory.join("web.log")).expect("a file"),
         "two\n"
     );
-    std::fs::rename(folder.join("web.log"), folder.join("aside")).expect("renamed");
+    std::fs::rename(directory.join("web.log"), directory.join("aside")).expect("renamed");
     file.write(1, b"three\n").expect("written");
     assert_eq!(
-        std::fs::read_to_string(folder.join("aside")).expect("a file"),
+        std::fs::read_to_string(directory.join("aside")).expect("a file"),
         "two\nthree\n"
     );
     file.reopen().expect("opened");
     file.write(1, b"four\n").expect("written");
     assert_eq!(
-        std::fs::read_to_string(folder.join("web.log")).expect("a file"),
+        std::fs::read_to_string(directory.join("web.log")).expect("a file"),
         "four\n"
     );
 }

@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn bytes_dropped_on_a_full_disk_are_reported() {
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("m.log");
         let never = Rotation {
             max_size: 0,

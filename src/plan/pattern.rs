@@ -181,7 +181,7 @@ fn parse_part(name: &str) -> Result<Part, String> {
     }
     if name.contains("**") {
         return Err(
-            "`**` stands between slashes, for any number of folders: src/**/*.py".to_owned(),
+            "`**` stands between slashes, for any number of directories: src/**/*.py".to_owned(),
         );
     }
     if let Some(name) = literal(name) {
@@ -546,7 +546,7 @@ mod tests {
     }
 
     fn tree() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         for path in [
             "a.toml",
             "b.txt",
@@ -556,26 +556,18 @@ mod tests {
             "d/.h/i.toml",
             "[x]/j.toml",
         ] {
-            let path = folder.path().join(path);
+            let path = dir.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        std::os::unix::fs::symlink("..", folder.path().join("d/up")).unwrap();
-        folder
+        std::os::unix::fs::symlink("..", dir.path().join("d/up")).unwrap();
+        dir
     }
 
     fn found(text: &str) -> Vec<String> {
-        let folder = tree();
-        let found = PathPattern::new(text, folder.path())
-            .unwrap()
-            .find()
-            .unwrap();
-        let short = |path: &PathBuf| {
-            path.strip_prefix(folder.path())
-                .unwrap()
-                .display()
-                .to_string()
-        };
+        let dir = tree();
+        let found = PathPattern::new(text, dir.path()).unwrap().find().unwrap();
+        let short = |path: &PathBuf| path.strip_prefix(dir.path()).unwrap().display().to_string();
         found.iter().map(short).collect()
     }
 
@@ -599,13 +591,13 @@ mod tests {
 
     #[test]
     fn a_pattern_knows_where_new_matches_appear() {
-        let folder = |text| {
+        let dir = |text| {
             let pattern = PathPattern::new(text, Path::new("/srv")).unwrap();
             pattern.root().to_owned()
         };
-        assert_eq!(folder("conf.d/*.toml"), Path::new("/srv/conf.d"));
-        assert_eq!(folder("/etc/x/**/*.toml"), Path::new("/etc/x"));
-        assert_eq!(folder("more.toml"), Path::new("/srv"));
+        assert_eq!(dir("conf.d/*.toml"), Path::new("/srv/conf.d"));
+        assert_eq!(dir("/etc/x/**/*.toml"), Path::new("/etc/x"));
+        assert_eq!(dir("more.toml"), Path::new("/srv"));
     }
 
     #[test]

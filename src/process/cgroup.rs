@@ -253,9 +253,9 @@ fn is_delegated(mount: &Path, own: &Path) -> bool {
             .find_map(|space| xattr::get(dir, &format!("{space}.{name}")).ok())
     };
     let up = own.ancestors().take_while(|dir| dir.starts_with(mount));
-    let mut told = up.filter_map(|dir| match mark(dir, "delegate") {
+    let mut answers = up.filter_map(|dir| match mark(dir, "delegate") {
         Some(value) => Some(value == b"1"),
         None => mark(dir, "invocation_id").map(|_| false),
     });
-    told.next().unwrap_or(false)
+    answers.next().unwrap_or(false)
 }

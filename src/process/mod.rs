@@ -3,11 +3,11 @@
 //!
 //! The [`Spawner`]'s thread carries the requests out one by one, since a spawn may block: a working directory on a dead
 //! mount, a program that is being paged in. Why it is done this way: `docs/decisions/0001-birth-of-a-worker.md`. `tree`
-//! and `orphan_scanner` find and end the descendants of workers; `cgroup`, `procfs`, `rss_sampler` and `cpu_demand`
+//! and `orphan_scanner` find and end the descendants of workers; `cgroup`, `procfs`, `rss_sampler` and `cpu_sampler`
 //! read what the kernel knows about them.
 
 pub mod cgroup;
-pub mod cpu_demand;
+pub mod cpu_sampler;
 pub mod environment;
 mod error;
 pub mod orphan_scanner;

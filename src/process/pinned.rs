@@ -27,7 +27,7 @@ pub struct PinnedPaths {
     first: OnceLock<FileIds>,
     hang: Mutex<Hang>,
     /// The resolved directory, known even if the program was not found in it.
-    folder: Mutex<Option<PathBuf>>,
+    dir: Mutex<Option<PathBuf>>,
     /// Only the resolved paths will do: they are not resolved again when they are gone.
     held: AtomicBool,
 }
@@ -90,7 +90,7 @@ impl PinnedPaths {
             resolved: Mutex::new(None),
             first: OnceLock::new(),
             hang: Mutex::default(),
-            folder: Mutex::default(),
+            dir: Mutex::default(),
             held: AtomicBool::new(false),
         }
     }
@@ -109,7 +109,7 @@ impl PinnedPaths {
             resolved: Mutex::new(Some(resolved)),
             first: OnceLock::new(),
             hang: Mutex::default(),
-            folder: Mutex::default(),
+            dir: Mutex::default(),
             held: AtomicBool::new(false),
         }
     }
@@ -123,8 +123,8 @@ impl PinnedPaths {
     }
 
     /// The resolved directory, even if the program was not found in it.
-    pub fn folder(&self) -> Option<PathBuf> {
-        self.folder
+    pub fn directory(&self) -> Option<PathBuf> {
+        self.dir
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
@@ -156,7 +156,7 @@ impl PinnedPaths {
     /// Resolves and keeps the paths. Blocks as long as the file system does.
     pub(super) fn resolve(&self) -> Result<Resolved, SpawnError> {
         let directory = self.resolve_dir()?;
-        *self.folder.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory.clone());
+        *self.dir.lock().unwrap_or_else(PoisonError::into_inner) = Some(directory.clone());
         let program = self.search(&directory)?;
         let found = Resolved { program, directory };
         if let Ok(files) = FileIds::at(&found) {

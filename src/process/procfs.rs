@@ -141,8 +141,8 @@ pub fn read_bytes(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// EACCES: not ours to read; ENOENT: the process is gone.
-pub fn numbers(folder: impl AsRef<Path>) -> io::Result<Vec<i32>> {
-    let entries = std::fs::read_dir(folder)?;
+pub fn numbers(dir: impl AsRef<Path>) -> io::Result<Vec<i32>> {
+    let entries = std::fs::read_dir(dir)?;
     Ok(entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())

@@ -1,5 +1,5 @@
-//! Memory and CPU time of processes (proc(5)): of workers for the status, and of whole trees for recycling. It is read on
-//! other threads than the main thread: a thousand processes are a thousand files.
+//! Memory and CPU time of processes (proc(5)): of workers for the status, and of whole trees for recycling. Both are read
+//! on threads other than the main thread: a thousand processes are a thousand files.
 
 use crate::event_loop::mailbox::Mailbox;
 use crate::process::procfs::{self, Stat};
@@ -29,8 +29,8 @@ fn usage(stat: &Stat) -> Usage {
     }
 }
 
-/// The resources of those of these processes that are children of ours now: a pid that has been reaped meanwhile may
-/// belong to a stranger.
+/// The resources of those processes that are still children of this one. A pid that was reaped meanwhile may belong to
+/// an unrelated process.
 pub fn of_children(pids: &[i32]) -> Vec<(i32, Usage)> {
     let me = std::process::id();
     let child = |pid: &i32| {
@@ -60,22 +60,22 @@ fn measure(pid: i32) -> TreeMemory {
     })
 }
 
-/// A thread that reads /proc, as many files as there are processes. It sleeps until asked, and ends when this is
-/// dropped.
+/// The handle of the thread that reads /proc: one thread, since there are as many files as processes. It sleeps until
+/// asked, and ends when this is dropped.
 #[derive(Debug)]
 pub struct RssSampler {
-    tasks: Sender<Vec<(WorkerId, i32)>>,
+    requests: Sender<Vec<(WorkerId, i32)>>,
 }
 
 impl RssSampler {
-    /// Starts the thread; `wake` is woken after each answer.
+    /// Starts the thread, which sends each answer to `results`.
     ///
     /// # Errors
     /// EAGAIN: no thread can be created.
     pub fn start(results: Mailbox<Vec<(WorkerId, TreeMemory)>>) -> io::Result<Self> {
-        let (tasks, inbox) = bounded::<Vec<(WorkerId, i32)>>(1);
+        let (requests, received) = bounded::<Vec<(WorkerId, i32)>>(1);
         thread::spawn("rss-sampler", 128 << 10, move || {
-            for all in inbox {
+            for all in received {
                 results.send(
                     all.into_iter()
                         .map(|(worker, pid)| (worker, measure(pid)))
@@ -83,12 +83,12 @@ impl RssSampler {
                 );
             }
         })?;
-        Ok(Self { tasks })
+        Ok(Self { requests })
     }
 
     /// Starts a measurement of these workers. Call it again only after the answer has come.
     pub fn measure(&self, all: Vec<(WorkerId, i32)>) {
-        self.tasks.try_send(all).ok();
+        self.requests.try_send(all).ok();
     }
 }
 

@@ -152,7 +152,7 @@ pub struct Found {
     pub left: usize,
     /// Processes seen for the first time that belong to no worker as far as can be told.
     pub unowned: Vec<UnownedProcess>,
-    /// Exited children of the spawner threads that are no worker: nobody else reaps them. A worker that is being
+    /// Exited children of the spawner threads that are no worker: no other code reaps them. A worker that is being
     /// spawned may be among them.
     pub ended: Vec<Identity>,
 }
@@ -192,7 +192,7 @@ pub enum Tag {
 enum Owner {
     Worker(WorkerId),
     Preexisting,
-    Nobody,
+    None,
     /// Kills wait a moment for it.
     Unattributed,
 }
@@ -343,7 +343,7 @@ pub fn scan(
                     }
                 }
                 Owner::Unattributed => unattributed += 1,
-                Owner::Nobody if above.is_none() && memory.reported.insert(identity) => {
+                Owner::None if above.is_none() && memory.reported.insert(identity) => {
                     let silent = memory.unattributed.contains_key(&identity);
                     found.unowned.push(UnownedProcess {
                         identity,
@@ -351,7 +351,7 @@ pub fn scan(
                         silent,
                     });
                 }
-                Owner::Nobody => {}
+                Owner::None => {}
             }
         }
     }
@@ -398,7 +398,7 @@ fn owner(
         return Owner::Preexisting;
     }
     if request.everything {
-        return Owner::Nobody;
+        return Owner::None;
     }
     if let Some(known) = memory.known.get(&identity) {
         return *known;
@@ -434,7 +434,7 @@ fn tagged(
             .strip_prefix(&request.tag)
             .and_then(|rest| rest.strip_prefix('-'));
         let worker = number.and_then(|number| number.parse().ok()).map(WorkerId);
-        return Ok(worker.map_or(Owner::Nobody, Owner::Worker));
+        return Ok(worker.map_or(Owner::None, Owner::Worker));
     }
     // After reading the tag: if the environment was already gone, the state shows that it is exiting.
     let exiting =
@@ -445,7 +445,7 @@ fn tagged(
         return Err(if request.now < since + UNATTRIBUTED_GRACE {
             Owner::Unattributed
         } else {
-            Owner::Nobody
+            Owner::None
         });
     }
     let in_cgroup = || {
@@ -457,7 +457,7 @@ fn tagged(
     Ok(if request.cgroup_base.is_some() && in_cgroup() {
         Owner::Preexisting
     } else {
-        Owner::Nobody
+        Owner::None
     })
 }
 

@@ -29,11 +29,11 @@ impl TrustedDir {
         };
         create(path).map_err(|error| failed("create", error))?;
         let real = path.canonicalize().map_err(|error| failed("find", error))?;
-        for folder in real.ancestors() {
-            let stat = folder
+        for directory in real.ancestors() {
+            let stat = directory
                 .symlink_metadata()
                 .map_err(|error| failed("look at", error))?;
-            refuse_if_writable(folder, &stat, folder == real)?;
+            refuse_if_writable(directory, &stat, directory == real)?;
         }
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         let fd = nix::fcntl::open(&real, flags, Mode::empty())
@@ -92,18 +92,20 @@ impl TrustedDir {
 /// mkdir -p with mode 0755 for any umask: a worker of another user must be able to reach its notify socket.
 fn create(path: &Path) -> io::Result<()> {
     let mut missing: Vec<PathBuf> = Vec::new();
-    for folder in path.ancestors() {
-        match folder.metadata() {
+    for directory in path.ancestors() {
+        match directory.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                missing.push(folder.to_owned())
+                missing.push(directory.to_owned())
             }
             _ => break,
         }
     }
-    for folder in missing.iter().rev() {
-        match DirBuilder::new().mode(0o755).create(folder) {
+    for directory in missing.iter().rev() {
+        match DirBuilder::new().mode(0o755).create(directory) {
             // Opened without following a symlink: the mode is only changed of a directory that a start of ours created.
-            Ok(()) => open_dir(folder)?.set_permissions(std::fs::Permissions::from_mode(0o755))?,
+            Ok(()) => {
+                open_dir(directory)?.set_permissions(std::fs::Permissions::from_mode(0o755))?
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
@@ -111,15 +113,15 @@ fn create(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn open_dir(folder: &Path) -> io::Result<File> {
+fn open_dir(directory: &Path) -> io::Result<File> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    Ok(nix::fcntl::open(folder, flags, Mode::empty())?.into())
+    Ok(nix::fcntl::open(directory, flags, Mode::empty())?.into())
 }
 
 /// Rejects a directory that another user owns or can write (unless sticky): that user could replace our socket or pid
 /// file. Applied to the directory and to each directory above it.
 fn refuse_if_writable(
-    folder: &Path,
+    directory: &Path,
     stat: &std::fs::Metadata,
     is_ours: bool,
 ) -> Result<(), RuntimeDirError> {
@@ -141,7 +143,7 @@ fn refuse_if_writable(
     Err(RuntimeDirError::failed(format!(
         "refused the runtime directory: {} {why}, who could replace the socket or pid file there; set \
          master.runtime_dir to a directory of your own, or fix its owner and mode",
-        folder.display()
+        directory.display()
     )))
 }
 

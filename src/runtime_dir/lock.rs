@@ -28,7 +28,7 @@ pub(super) const SPAWN_WAIT: Duration = Duration::from_secs(5);
 
 /// Takes the lock; appends to `warnings` what is to be logged. `path`: the directory, for messages.
 pub(super) fn take(
-    folder: &TrustedDir,
+    directory: &TrustedDir,
     path: &Path,
     warnings: &mut Vec<String>,
 ) -> Result<File, RuntimeDirError> {
@@ -46,7 +46,7 @@ pub(super) fn take(
             | OFlag::O_NONBLOCK;
         let mode = Mode::from_bits_truncate(0o600);
         let file = File::from(
-            openat(&folder.fd, NAME, flags, mode).map_err(|error| failed(error.into()))?,
+            openat(&directory.fd, NAME, flags, mode).map_err(|error| failed(error.into()))?,
         );
         let stat = fstat_file(&file).map_err(|error| failed(error.into()))?;
         if stat.st_uid == geteuid().as_raw() && stat.st_mode & 0o077 != 0 {
@@ -56,7 +56,7 @@ pub(super) fn take(
         match try_lock(&file, &stat, until).map_err(failed)? {
             None => {}
             Some(LockOwner::Untrusted) => {
-                if remove_untrusted(folder, &stat).map_err(failed)? {
+                if remove_untrusted(directory, &stat).map_err(failed)? {
                     warnings.push(format!(
                         "{shown} was locked by a process of another user than root and ours: replaced"
                     ));
@@ -82,7 +82,7 @@ pub(super) fn take(
                 )));
             }
         }
-        if folder.identity(NAME) == Some((stat.st_dev, stat.st_ino)) {
+        if directory.identity(NAME) == Some((stat.st_dev, stat.st_ino)) {
             let mut file = move_up(file);
             // For people who read the file. A full disk must not prevent a start.
             file.set_len(0)
@@ -126,19 +126,19 @@ pub(super) fn try_lock(
 }
 
 /// Whether the directory entry still is this file.
-pub(super) fn is_in_place(folder: &TrustedDir, lock: &File) -> bool {
-    fstat_file(lock).is_ok_and(|stat| folder.identity(NAME) == Some((stat.st_dev, stat.st_ino)))
+pub(super) fn is_in_place(directory: &TrustedDir, lock: &File) -> bool {
+    fstat_file(lock).is_ok_and(|stat| directory.identity(NAME) == Some((stat.st_dev, stat.st_ino)))
 }
 
 /// Removes a file that an untrusted process has locked. Renames it first: if another start has created its own file in
 /// between, that one is put back. Returns whether the file was removed.
-fn remove_untrusted(folder: &TrustedDir, untrusted: &FileStat) -> io::Result<bool> {
+fn remove_untrusted(directory: &TrustedDir, untrusted: &FileStat) -> io::Result<bool> {
     let temporary = format!(".{NAME}.{}", std::process::id());
-    folder.rename(NAME, &temporary)?;
-    if folder.identity(&temporary) != Some((untrusted.st_dev, untrusted.st_ino)) {
-        return Ok(folder.rename(&temporary, NAME).map(|()| false)?);
+    directory.rename(NAME, &temporary)?;
+    if directory.identity(&temporary) != Some((untrusted.st_dev, untrusted.st_ino)) {
+        return Ok(directory.rename(&temporary, NAME).map(|()| false)?);
     }
-    Ok(folder.unlink(&temporary).map(|()| true)?)
+    Ok(directory.unlink(&temporary).map(|()| true)?)
 }
 
 /// The process that keeps a file from being locked.

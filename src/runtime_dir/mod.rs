@@ -70,7 +70,7 @@ pub struct RuntimeDir {
     configured_path: PathBuf,
     /// The real path of the open directory.
     path: PathBuf,
-    folder: TrustedDir,
+    directory: TrustedDir,
     pid_file: PidFile,
     /// Device and inode of the control socket that this master bound.
     socket: Option<(u64, u64)>,
@@ -94,19 +94,19 @@ impl RuntimeDir {
         refuse_second_master(plan, &mut warnings)?;
         warnings.clear();
         let configured_path = plan.master.runtime_dir.clone();
-        let folder = TrustedDir::enter(&configured_path)?;
+        let directory = TrustedDir::enter(&configured_path)?;
         let path = configured_path
             .canonicalize()
             .unwrap_or_else(|_| configured_path.clone());
-        let lock = lock::take(&folder, &configured_path, &mut warnings)?;
+        let lock = lock::take(&directory, &configured_path, &mut warnings)?;
         let presence_sockets = bind_presence_sockets(plan, &mut warnings)?;
         let pid_file = PidFile::check(&plan.master.pid_file)?;
-        remove_stale_sockets(&folder);
+        remove_stale_sockets(&directory);
         Ok((
             Self {
                 configured_path,
                 path,
-                folder,
+                directory,
                 pid_file,
                 socket: None,
                 warnings,
@@ -138,11 +138,11 @@ impl RuntimeDir {
     pub fn control_socket(&mut self, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        self.folder.unlink(NEW_SOCKET).ok();
+        self.directory.unlink(NEW_SOCKET).ok();
         self.bind(&fd)?;
         let mode = Mode::from_bits_truncate(mode);
         fchmodat(
-            &self.folder.fd,
+            &self.directory.fd,
             NEW_SOCKET,
             mode,
             FchmodatFlags::FollowSymlink,
@@ -150,7 +150,7 @@ impl RuntimeDir {
         if let Some(group) = group {
             let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
             nix::unistd::fchownat(
-                &self.folder.fd,
+                &self.directory.fd,
                 NEW_SOCKET,
                 None,
                 Some(Gid::from_raw(group)),
@@ -158,8 +158,8 @@ impl RuntimeDir {
             )?;
         }
         socket::listen(&fd, Backlog::new(BACKLOG)?)?;
-        self.folder.rename(NEW_SOCKET, SOCKET)?;
-        self.socket = self.folder.identity(SOCKET);
+        self.directory.rename(NEW_SOCKET, SOCKET)?;
+        self.socket = self.directory.identity(SOCKET);
         Ok(UnixListener::from(fd))
     }
 
@@ -168,7 +168,7 @@ impl RuntimeDir {
         use std::os::fd::AsRawFd;
         let address = match UnixAddr::new(&self.path.join(NEW_SOCKET)) {
             Ok(address) => address,
-            Err(_) => UnixAddr::new(proc_fd_path(&self.folder.fd, NEW_SOCKET).as_path())?,
+            Err(_) => UnixAddr::new(proc_fd_path(&self.directory.fd, NEW_SOCKET).as_path())?,
         };
         Ok(socket::bind(fd.as_raw_fd(), &address)?)
     }
@@ -181,8 +181,8 @@ impl RuntimeDir {
         if std::mem::replace(&mut self.released, true) {
             return;
         }
-        if self.socket.is_some() && self.folder.identity(SOCKET) == self.socket {
-            self.folder.unlink(SOCKET).ok();
+        if self.socket.is_some() && self.directory.identity(SOCKET) == self.socket {
+            self.directory.unlink(SOCKET).ok();
         }
         self.pid_file.remove();
         // No reader should find the pid of a master that has ended.
@@ -253,15 +253,15 @@ pub fn bind_presence_socket(path: &Path) -> Result<PresenceSocket, String> {
 }
 
 /// A short path to an entry of an open directory, through /proc/self/fd.
-pub fn proc_fd_path(folder: &impl std::os::fd::AsRawFd, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
+pub fn proc_fd_path(directory: &impl std::os::fd::AsRawFd, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
 
 /// Removes the control socket and the notify sockets of a dead master. Called with the lock held; removes nothing but
 /// sockets in our own directory.
-fn remove_stale_sockets(folder: &TrustedDir) {
-    folder.remove_sockets();
-    if let Some(notify) = folder.open_below(NOTIFY_DIR) {
+fn remove_stale_sockets(directory: &TrustedDir) {
+    directory.remove_sockets();
+    if let Some(notify) = directory.open_below(NOTIFY_DIR) {
         notify.remove_sockets();
     }
 }

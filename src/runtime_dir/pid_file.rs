@@ -18,25 +18,25 @@ use std::path::{Path, PathBuf};
 pub(super) struct PidFile {
     path: PathBuf,
     name: String,
-    folder: TrustedDir,
+    directory: TrustedDir,
     /// The written file, kept open for its lock, and so that its inode number is not reused.
     written: Option<File>,
 }
 
 impl PidFile {
     /// Checks that the pid file can be written: its directory is writable, and no other file has its name. Removes the pid
-    /// file of a dead master, so that nobody signals an unrelated process by it.
+    /// file of a dead master, so that no script signals an unrelated process by it.
     pub(super) fn check(path: &Path) -> Result<Self, RuntimeDirError> {
-        let (folder, name) = open_parent(path)?;
+        let (directory, name) = open_parent(path)?;
         let file = Self {
             path: path.to_owned(),
             name,
-            folder,
+            directory,
             written: None,
         };
         file.remove_stale()?;
         let writable = nix::unistd::faccessat(
-            &file.folder.fd,
+            &file.directory.fd,
             ".",
             AccessFlags::W_OK | AccessFlags::X_OK,
             nix::fcntl::AtFlags::AT_EACCESS,
@@ -51,11 +51,11 @@ impl PidFile {
     /// Writes and locks the file under a temporary name, and renames it unless the name was taken meanwhile.
     pub(super) fn write(&mut self) -> Result<(), RuntimeDirError> {
         let temporary = format!(".{}.{}", self.name, std::process::id());
-        self.folder.unlink(&temporary).ok();
+        self.directory.unlink(&temporary).ok();
         let flags =
             OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let made = openat(
-            &self.folder.fd,
+            &self.directory.fd,
             temporary.as_str(),
             flags,
             Mode::from_bits_truncate(0o644),
@@ -65,7 +65,7 @@ impl PidFile {
         let written = write_pid_to(&mut file).map_err(|error| self.failed("write", error));
         let done = written.and_then(|()| self.publish(&temporary));
         if done.is_err() {
-            self.folder.unlink(&temporary).ok();
+            self.directory.unlink(&temporary).ok();
         }
         done?;
         self.written = Some(file);
@@ -76,11 +76,11 @@ impl PidFile {
         // Tried twice: a file that appeared since the check may be stale too; after that another master is active.
         for _ in 0..2 {
             self.remove_stale()?;
-            let (folder, name) = (&self.folder.fd, self.name.as_str());
+            let (directory, name) = (&self.directory.fd, self.name.as_str());
             match renameat2(
-                folder,
+                directory,
                 temporary,
-                folder,
+                directory,
                 name,
                 RenameFlags::RENAME_NOREPLACE,
             ) {
@@ -89,7 +89,7 @@ impl PidFile {
                 // A file system without RENAME_NOREPLACE (some network ones).
                 Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOSYS) => {
                     return self
-                        .folder
+                        .directory
                         .rename(temporary, name)
                         .map_err(|error| self.failed("write", error.into()));
                 }
@@ -106,7 +106,7 @@ impl PidFile {
             | OFlag::O_CLOEXEC
             | OFlag::O_NONBLOCK
             | OFlag::O_NOCTTY;
-        let stale = match openat(&self.folder.fd, self.name.as_str(), flags, Mode::empty()) {
+        let stale = match openat(&self.directory.fd, self.name.as_str(), flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(nix::errno::Errno::ENOENT) => return Ok(()),
             Err(nix::errno::Errno::ELOOP) => return Err(self.refused("is a symbolic link")),
@@ -130,8 +130,8 @@ impl PidFile {
             Some(LockOwner::Master(_) | LockOwner::Unknown) => return Err(self.taken()),
         }
         // We hold the lock; if the name is another file by now, a faster master has removed this one.
-        if self.folder.identity(&self.name) == Some((stat.st_dev, stat.st_ino)) {
-            self.folder
+        if self.directory.identity(&self.name) == Some((stat.st_dev, stat.st_ino)) {
+            self.directory
                 .unlink(&self.name)
                 .map_err(|error| self.failed("replace", error.into()))?;
         }
@@ -162,8 +162,8 @@ impl PidFile {
         let Some(stat) = self.written.take().and_then(|file| fstat_file(&file).ok()) else {
             return;
         };
-        if self.folder.identity(&self.name) == Some((stat.st_dev, stat.st_ino)) {
-            self.folder.unlink(&self.name).ok();
+        if self.directory.identity(&self.name) == Some((stat.st_dev, stat.st_ino)) {
+            self.directory.unlink(&self.name).ok();
         }
     }
 
@@ -215,8 +215,8 @@ fn open_parent(path: &Path) -> Result<(TrustedDir, String), RuntimeDirError> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let fd = nix::fcntl::open(parent, flags, Mode::empty())
         .map_err(|error| failed(&io::Error::from(error)))?;
-    let folder = TrustedDir { fd };
-    let mode = nix::sys::stat::fstat(&folder.fd)
+    let directory = TrustedDir { fd };
+    let mode = nix::sys::stat::fstat(&directory.fd)
         .map_err(|error| failed(&io::Error::from(error)))?
         .st_mode;
     if mode & 0o002 != 0 && mode & 0o1000 == 0 {
@@ -224,7 +224,7 @@ fn open_parent(path: &Path) -> Result<(TrustedDir, String), RuntimeDirError> {
             &"every user can write there, and so replace the file",
         ));
     }
-    Ok((folder, name.to_owned()))
+    Ok((directory, name.to_owned()))
 }
 
 /// Why this file cannot be the pid file of a dead master of ours; None if it can.

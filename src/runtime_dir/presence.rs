@@ -220,7 +220,7 @@ fn name_prefix(path: &Path) -> String {
     )
 }
 
-/// A name that nobody can have guessed.
+/// A name that cannot be guessed.
 fn random_name() -> io::Result<String> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
@@ -247,8 +247,8 @@ mod tests {
 
     #[test]
     fn a_second_socket_of_a_path_gets_another_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rotad.toml");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rotad.toml");
         let first = PresenceSocket::bind(&path).unwrap();
         let second = PresenceSocket::bind(&path).unwrap();
         let ours = listening_names()

@@ -112,7 +112,8 @@ impl RuntimeDir {
         };
         if !self.path_is_unchanged() {
             // A removed directory has no link left.
-            let moved = nix::sys::stat::fstat(&self.folder.fd).is_ok_and(|stat| stat.st_nlink > 0);
+            let moved =
+                nix::sys::stat::fstat(&self.directory.fd).is_ok_and(|stat| stat.st_nlink > 0);
             self.enter_again()?;
             let why = if moved {
                 " (its path leads to another directory now)"
@@ -124,34 +125,38 @@ impl RuntimeDir {
                 self.configured_path.display()
             ));
             (repaired.runtime_dir, repaired.journal) = (Some(self.path.clone()), true);
-        } else if !lock::is_in_place(&self.folder, &self.lock) {
-            self.lock = lock::take(&self.folder, &self.path, &mut repaired.what)?;
+        } else if !lock::is_in_place(&self.directory, &self.lock) {
+            self.lock = lock::take(&self.directory, &self.path, &mut repaired.what)?;
             repaired.what.push("its lock".to_owned());
         }
-        if self.folder.identity(NOTIFY_DIR).is_none() {
+        if self.directory.identity(NOTIFY_DIR).is_none() {
             // mkdirat(2) applies the umask.
-            let made = mkdirat(&self.folder.fd, NOTIFY_DIR, Mode::from_bits_truncate(0o711))
-                .and_then(|()| {
-                    fchmodat(
-                        &self.folder.fd,
-                        NOTIFY_DIR,
-                        Mode::from_bits_truncate(0o711),
-                        FchmodatFlags::FollowSymlink,
-                    )
-                });
+            let made = mkdirat(
+                &self.directory.fd,
+                NOTIFY_DIR,
+                Mode::from_bits_truncate(0o711),
+            )
+            .and_then(|()| {
+                fchmodat(
+                    &self.directory.fd,
+                    NOTIFY_DIR,
+                    Mode::from_bits_truncate(0o711),
+                    FchmodatFlags::FollowSymlink,
+                )
+            });
             made.map_err(|error| failed("the directory of notify sockets", error.into()))?;
             repaired
                 .what
                 .push("the directory of notify sockets".to_owned());
         }
-        if self.socket.is_some() && self.folder.identity(SOCKET) != self.socket {
+        if self.socket.is_some() && self.directory.identity(SOCKET) != self.socket {
             repaired.control = Some(
                 self.control_socket(mode, group)
                     .map_err(|error| failed("the control socket", error))?,
             );
             repaired.what.push("the control socket".to_owned());
         }
-        if self.folder.identity(JOURNAL_FILE).is_none() && !repaired.journal {
+        if self.directory.identity(JOURNAL_FILE).is_none() && !repaired.journal {
             repaired.what.push("the list of workers".to_owned());
             repaired.journal = true;
         }
@@ -171,7 +176,7 @@ impl RuntimeDir {
             .configured_path
             .metadata()
             .map(|stat| (stat.dev(), stat.ino()));
-        nix::sys::stat::fstat(&self.folder.fd).is_ok_and(|written| {
+        nix::sys::stat::fstat(&self.directory.fd).is_ok_and(|written| {
             configured_path
                 .is_ok_and(|configured_path| configured_path == (written.st_dev, written.st_ino))
         })
@@ -179,9 +184,9 @@ impl RuntimeDir {
 
     /// Takes the directory at the configured path, as at the start.
     fn enter_again(&mut self) -> Result<(), RuntimeDirError> {
-        let folder = TrustedDir::enter(&self.configured_path)?;
+        let directory = TrustedDir::enter(&self.configured_path)?;
         let mut warnings = Vec::new();
-        let lock = lock::take(&folder, &self.configured_path, &mut warnings)?;
+        let lock = lock::take(&directory, &self.configured_path, &mut warnings)?;
         if StaleWorkers::find(&self.configured_path).is_ok_and(|stale| !stale.found.is_empty()) {
             let configured_path = self.configured_path.display();
             let text = format!(
@@ -189,9 +194,9 @@ impl RuntimeDir {
             );
             return Err(RuntimeDirError::failed(text));
         }
-        super::remove_stale_sockets(&folder);
-        if self.folder.identity(SOCKET) == self.socket {
-            self.folder.unlink(SOCKET).ok();
+        super::remove_stale_sockets(&directory);
+        if self.directory.identity(SOCKET) == self.socket {
+            self.directory.unlink(SOCKET).ok();
         }
         // Matches no file: the control socket is then created in the new directory.
         self.socket = self.socket.map(|_| (0, 0));
@@ -199,7 +204,7 @@ impl RuntimeDir {
             .configured_path
             .canonicalize()
             .unwrap_or_else(|_| self.configured_path.clone());
-        (self.folder, self.lock) = (folder, lock);
+        (self.directory, self.lock) = (directory, lock);
         Ok(())
     }
 
@@ -210,12 +215,12 @@ impl RuntimeDir {
         };
         for name in [SOCKET, JOURNAL_FILE] {
             watch(
-                &proc_fd_path(&self.folder.fd, name),
+                &proc_fd_path(&self.directory.fd, name),
                 FILE_EVENTS | AddWatchFlags::IN_DONT_FOLLOW,
             );
         }
         watch(
-            &proc_fd_path(&self.folder.fd, NOTIFY_DIR),
+            &proc_fd_path(&self.directory.fd, NOTIFY_DIR),
             NOTIFY_DIR_EVENTS | AddWatchFlags::IN_DONT_FOLLOW,
         );
         let files = [
@@ -226,7 +231,7 @@ impl RuntimeDir {
             watch(Path::new(&format!("/proc/self/fd/{number}")), FILE_EVENTS);
         }
         watch(
-            Path::new(&format!("/proc/self/fd/{}", self.folder.fd.as_raw_fd())),
+            Path::new(&format!("/proc/self/fd/{}", self.directory.fd.as_raw_fd())),
             DIR_EVENTS,
         );
     }

@@ -2,16 +2,16 @@ use super::*;
 use crate::plan::{ControlPlan, LogFormat, LogLevel, MasterPlan, SignalAction, SignalMap};
 use std::os::unix::fs::PermissionsExt;
 
-fn plan(folder: &Path) -> Plan {
+fn plan(dir: &Path) -> Plan {
     let master = MasterPlan {
         name: "t".to_owned(),
         daemonize: true,
-        pid_file: folder.join("master.pid"),
-        runtime_dir: folder.join("run/deep"),
+        pid_file: dir.join("master.pid"),
+        runtime_dir: dir.join("run/deep"),
         working_directory: "/".into(),
         umask: 0o022,
         log_file: None,
-        default_log_file: folder.join("t.log"),
+        default_log_file: dir.join("t.log"),
         log_format: LogFormat::Text,
         log_level: LogLevel::Info,
         log_max_size: 1,
@@ -21,8 +21,8 @@ fn plan(folder: &Path) -> Plan {
     };
     let nothing = SignalAction::Ignore;
     Plan {
-        config: folder.join("rotad.toml"),
-        real: folder.join("rotad.toml"),
+        config: dir.join("rotad.toml"),
+        real: dir.join("rotad.toml"),
         sources: Vec::new(),
         include: Vec::new(),
         master,
@@ -47,8 +47,8 @@ fn enter(plan: &Plan) -> RuntimeDir {
 
 #[test]
 fn a_second_master_is_refused_and_told_who_the_first_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let plan = plan(folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(dir.path());
     let runtime_dir = enter(&plan);
     let error = RuntimeDir::enter(&plan).unwrap_err();
     assert_eq!(error.code, ExitCode::ALREADY_RUNNING);
@@ -69,18 +69,18 @@ fn a_second_master_is_refused_and_told_who_the_first_is() {
 
 #[test]
 fn the_pid_file_appears_whole_and_goes_with_us() {
-    let folder = tempfile::tempdir().unwrap();
-    let plan = plan(folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(dir.path());
     let path = &plan.master.pid_file;
     let mut runtime_dir = enter(&plan);
-    assert!(!path.exists(), "not before it is told");
+    assert!(!path.exists(), "not before it is asked to");
     runtime_dir.write_pid().unwrap();
     assert_eq!(
         std::fs::read_to_string(path).unwrap(),
         format!("{}\n", std::process::id())
     );
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o644);
-    let files: Vec<_> = std::fs::read_dir(folder.path())
+    let files: Vec<_> = std::fs::read_dir(dir.path())
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
@@ -91,8 +91,8 @@ fn the_pid_file_appears_whole_and_goes_with_us() {
 
 #[test]
 fn a_stale_pid_file_is_replaced_and_one_that_is_no_longer_ours_stays() {
-    let folder = tempfile::tempdir().unwrap();
-    let plan = plan(folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(dir.path());
     let path = &plan.master.pid_file;
     std::fs::write(path, "1\n").unwrap();
     let mut runtime_dir = enter(&plan);
@@ -102,17 +102,17 @@ fn a_stale_pid_file_is_replaced_and_one_that_is_no_longer_ours_stays() {
         format!("{}\n", std::process::id())
     );
     std::fs::remove_file(path).unwrap();
-    std::fs::write(path, "somebody else's\n").unwrap();
+    std::fs::write(path, "another user's\n").unwrap();
     drop(runtime_dir);
-    assert_eq!(std::fs::read_to_string(path).unwrap(), "somebody else's\n");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "another user's\n");
 }
 
 #[test]
 fn strange_pid_files_are_refused_untouched() {
-    let folder = tempfile::tempdir().unwrap();
-    let plan = plan(folder.path());
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(dir.path());
     let path = &plan.master.pid_file;
-    let victim = folder.path().join("victim");
+    let victim = dir.path().join("victim");
     std::fs::write(&victim, "precious").unwrap();
 
     std::os::unix::fs::symlink(&victim, path).unwrap();
@@ -142,10 +142,10 @@ fn strange_pid_files_are_refused_untouched() {
 
 #[test]
 fn a_pid_file_that_another_master_holds_is_75_also_when_it_comes_late() {
-    let folder = tempfile::tempdir().unwrap();
-    let (mut one, mut other) = (plan(folder.path()), plan(folder.path()));
-    one.master.runtime_dir = folder.path().join("one");
-    other.master.runtime_dir = folder.path().join("other");
+    let dir = tempfile::tempdir().unwrap();
+    let (mut one, mut other) = (plan(dir.path()), plan(dir.path()));
+    one.master.runtime_dir = dir.path().join("one");
+    other.master.runtime_dir = dir.path().join("other");
     let (mut first, mut second) = (enter(&one), enter(&other));
     first.write_pid().unwrap();
     assert_eq!(
@@ -161,10 +161,10 @@ fn a_pid_file_that_another_master_holds_is_75_also_when_it_comes_late() {
 }
 
 #[test]
-fn a_folder_that_others_may_write_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let plan = plan(folder.path());
-    let open = folder.path().join("run");
+fn a_directory_that_others_may_write_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(dir.path());
+    let open = dir.path().join("run");
     std::fs::create_dir(&open).unwrap();
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
     let error = RuntimeDir::enter(&plan).unwrap_err();
@@ -178,9 +178,9 @@ fn a_folder_that_others_may_write_is_refused() {
 
 #[test]
 fn the_control_socket_has_its_mode_and_a_stale_one_is_replaced() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut plan = plan(folder.path());
-    plan.master.runtime_dir = folder.path().join("long".repeat(40)).join("x".repeat(100));
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = plan(dir.path());
+    plan.master.runtime_dir = dir.path().join("long".repeat(40)).join("x".repeat(100));
     let mut runtime_dir = enter(&plan);
     let path = runtime_dir.path().join(SOCKET);
     let socket = runtime_dir.control_socket(0o640, None).unwrap();

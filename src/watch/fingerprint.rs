@@ -200,8 +200,8 @@ mod tests {
 
     #[test]
     fn content_counts_and_times_do_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         let files = || vec![a.clone(), b.clone()];
         fs::write(&a, "one").unwrap();
         let first = scan(files(), &Fingerprints::new());
@@ -231,8 +231,8 @@ mod tests {
 
     #[test]
     fn an_unsure_file_differs_from_itself() {
-        let folder = tempfile::tempdir().unwrap();
-        let a = folder.path().join("a");
+        let dir = tempfile::tempdir().unwrap();
+        let a = dir.path().join("a");
         let unsure = Fingerprints::from([(a.clone(), Fingerprint::unsure())]);
         assert_eq!(count(&unsure, &unsure.clone()), 1);
         assert_eq!(count(&unsure, &Fingerprints::new()), 1);
@@ -240,8 +240,8 @@ mod tests {
 
     #[test]
     fn a_fifo_is_ignored_without_blocking() {
-        let folder = tempfile::tempdir().unwrap();
-        let fifo = folder.path().join("fifo");
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(scan(vec![fifo.clone()], &Fingerprints::new()).is_empty());
         assert!(content(&fifo, &mut [0; 8]).unwrap().is_none());

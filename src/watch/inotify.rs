@@ -118,7 +118,7 @@ impl InotifySet {
     pub(super) fn limit(&self) -> &'static str {
         match self.inotify {
             Some(_) => {
-                "the limit of watched folders is reached (raise the sysctl fs.inotify.max_user_watches)"
+                "the limit of watched directories is reached (raise the sysctl fs.inotify.max_user_watches)"
             }
             None => "no inotify instance is left (raise the sysctl fs.inotify.max_user_instances)",
         }

@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const KEY: WatchKey = WatchKey::Pool(PoolId(7));
 
 struct Scene {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     watcher: Watcher,
     reports: Receiver<WatchReport>,
 }
@@ -29,13 +29,13 @@ impl Scene {
         let (mailbox, reports) = mailbox::channel(Waker::new().unwrap());
         let watcher = Watcher::with_inotify(mailbox, Clock::start(), new_inotify).unwrap();
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            dir: tempfile::tempdir().unwrap(),
             watcher,
             reports,
         }
     }
 
-    /// Files in a folder, and a watch over them that has begun.
+    /// Files in a directory, and a watch over them that has begun.
     fn over(files: &[&str], globs: &[&str]) -> Self {
         let scene = Self::new(InotifySet::new);
         files.iter().for_each(|file| scene.write(file, "first"));
@@ -44,7 +44,7 @@ impl Scene {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.dir.path().join(name)
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -85,7 +85,7 @@ impl Scene {
                 count,
             } => {
                 let name = |path: &PathBuf| {
-                    path.strip_prefix(self.folder.path())
+                    path.strip_prefix(self.dir.path())
                         .unwrap()
                         .display()
                         .to_string()
@@ -229,10 +229,10 @@ fn ten_thousand_files_are_one_report() {
     undisturbed(|| {
         let scene = Scene::over(&["web/a.js"], &["web/**/*.js"]);
         let mut quiet = false;
-        for folder in 0..100 {
+        for dir in 0..100 {
             for file in 0..100 {
                 quiet |= !within_debounce(|| {
-                    scene.write(&format!("web/{}/{folder}/{file}.js", folder % 7), "new")
+                    scene.write(&format!("web/{}/{dir}/{file}.js", dir % 7), "new")
                 });
             }
         }

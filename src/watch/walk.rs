@@ -23,7 +23,7 @@ const MAX_LINKS: usize = 40;
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) files: Vec<PathBuf>,
-    pub(super) folders: usize,
+    pub(super) directories: usize,
     /// Symlinks to directories.
     pub(super) links: Vec<PathBuf>,
     /// Directories that were not watched before.
@@ -82,7 +82,7 @@ impl<'w> Walk<'w> {
         }
         let mut pending = vec![PendingDir { path, state }];
         while let Some(dir) = pending.pop() {
-            if self.found.folders >= MAX_ENTRIES || self.found.files.len() >= MAX_ENTRIES {
+            if self.found.directories >= MAX_ENTRIES || self.found.files.len() >= MAX_ENTRIES {
                 self.found.too_many = true;
                 return;
             }
@@ -114,7 +114,7 @@ impl<'w> Walk<'w> {
         };
         let new = self.inotify.inside(watched_dir).map(usize::from);
         self.found.new += self.or_incomplete(new).map_err(failed)?;
-        self.found.folders += 1;
+        self.found.directories += 1;
         for entry in fs::read_dir(&path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let (name, inner) = (entry.file_name(), entry.path());
@@ -162,8 +162,11 @@ impl<'w> Walk<'w> {
     }
 
     fn watch_target(&mut self, link: &Path, target: &Path) {
-        if let Some(folder) = link.parent().and_then(|folder| folder.canonicalize().ok()) {
-            self.watch_path_chain(&folder.join(target));
+        if let Some(directory) = link
+            .parent()
+            .and_then(|directory| directory.canonicalize().ok())
+        {
+            self.watch_path_chain(&directory.join(target));
         }
     }
 

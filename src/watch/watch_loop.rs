@@ -246,7 +246,7 @@ impl WatchLoop {
         let mut troubles = BTreeSet::new();
         if found.too_many {
             let more = format!(
-                "more than {MAX_ENTRIES} files or folders: nothing is watched here until the patterns change"
+                "more than {MAX_ENTRIES} files or directories: nothing is watched here until the patterns change"
             );
             troubles.insert(more);
         } else if found.incomplete {
@@ -441,13 +441,13 @@ mod tests {
 
     #[test]
     fn directories_that_no_plan_uses_are_not_watched() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let directory = tempfile::tempdir().expect("a directory");
         for inner in ["a/b", "c"] {
-            std::fs::create_dir_all(folder.path().join(inner)).expect("a folder");
+            std::fs::create_dir_all(directory.path().join(inner)).expect("a directory");
         }
         let plan = |glob: &str| WatchPlan {
             key: WatchKey::Config,
-            base: folder.path().to_owned(),
+            base: directory.path().to_owned(),
             globs: vec![glob.to_owned()],
             debounce: Duration::ZERO,
         };
@@ -456,10 +456,14 @@ mod tests {
         watch_loop.set(vec![plan("**/*")]);
         let (all, above) = (
             watch_loop.inotify.count(),
-            folder.path().components().count() - 1,
+            directory.path().components().count() - 1,
         );
-        assert_eq!(all, above + 3, "the folder, three below it, those above it");
-        std::fs::remove_dir_all(folder.path().join("a")).expect("a folder less");
+        assert_eq!(
+            all,
+            above + 3,
+            "the directory, three below it, those above it"
+        );
+        std::fs::remove_dir_all(directory.path().join("a")).expect("a directory less");
         watch_loop.read_events(None);
         assert_eq!(watch_loop.inotify.count(), all - 2);
         watch_loop.set(vec![plan("c/*")]);

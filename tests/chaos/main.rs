@@ -26,7 +26,7 @@ use support::{Cases, Load, Random, Site, need, proc, until_some};
 pub(crate) enum Mode {
     /// Nobody kills workers.
     A,
-    /// Somebody does, and code dies late.
+    /// An operator acts, and code dies late.
     B,
 }
 
@@ -167,7 +167,7 @@ failures = 5
 address = "127.0.0.1:@PORT@"
 "#;
 
-/// What is left of it at the end, when the master is to sleep: nobody prints, and nobody is asked how he is.
+/// The configuration at the end, when the master must sleep: no worker prints, and none has a health check.
 const QUIET: &str = r#"
 [pool.web]
 command = ["@WORKER@", "http", "--code", "@DIR@/code"]
@@ -198,8 +198,8 @@ fn run(mode: Mode, length: Duration, seed: u64) -> Outcome {
     let ports = support::free_ports(8);
     let pools = POOLS.replace("@PORTS@", &ports);
     let mut site = Site::new(&pools.replace("@ENV@", "first"));
-    for folder in ["own", "small", "jobs"] {
-        std::fs::create_dir(site.path(folder)).expect("a folder");
+    for dir in ["own", "small", "jobs"] {
+        std::fs::create_dir(site.path(dir)).expect("a directory");
     }
     site.write("lines.sh", LINES);
     site.write("noisy.sh", NOISY);
@@ -334,9 +334,9 @@ fn stop(site: &mut Site, truth: &Truth) {
 /// Every line that a worker has noted stands in a log. The last one of a worker that was killed may be missing: it had
 /// not been printed.
 fn lines(site: &Site, mode: Mode, truth: &Truth) {
-    let entries = |folder: &str| {
-        std::fs::read_dir(site.path(folder))
-            .expect("a folder")
+    let entries = |dir: &str| {
+        std::fs::read_dir(site.path(dir))
+            .expect("a directory")
             .flatten()
     };
     let mut printed = BTreeSet::new();

@@ -35,7 +35,7 @@ fn included_files_come_in_the_order_of_their_names() {
     let plan = case.load().unwrap_or_else(|report| panic!("{report}")).plan;
     let names: Vec<&str> = plan.pools.iter().map(|pool| pool.name.as_str()).collect();
     assert_eq!(names, ["web", "a", "b"]);
-    // Relative to the main configuration's folder, wherever it is written.
+    // Relative to the main configuration's directory, wherever it is written.
     assert_eq!(
         plan.listeners[0].address,
         plan::Address::Unix(case.base().join("l.sock"))
@@ -110,7 +110,7 @@ fn root_trusts_no_included_file_that_others_can_write() {
     chmod("conf.d/a.toml", 0o644);
     chmod("conf.d", 0o777);
     assert_eq!(case.load().is_err(), is_root);
-    // Nobody can replace what lies in a sticky folder, but anybody could add to it.
+    // In a sticky directory no other user can replace a file, but every user can add one.
     chmod("conf.d", 0o1777);
     assert!(case.load().is_ok());
     if is_root {
@@ -125,7 +125,7 @@ fn root_trusts_no_included_file_that_others_can_write() {
     }
 }
 
-/// Neither a huge file, nor a folder, nor a pipe makes anybody wait.
+/// Neither a huge file, nor a directory, nor a pipe makes `check` wait.
 #[test]
 fn a_file_that_is_no_configuration_is_an_error() {
     let case = Case::new(vec![b'a'; 10 << 20]);
@@ -143,7 +143,7 @@ fn a_file_that_is_no_configuration_is_an_error() {
     }
 }
 
-/// A broken file of megabytes has as many findings as anybody reads, and is refused all the same.
+/// A broken file of megabytes is refused with a bounded number of findings.
 #[test]
 fn the_number_of_findings_is_bounded() {
     let report = Case::new("a = 1\nb = \n".repeat(200_000))

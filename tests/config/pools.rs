@@ -247,11 +247,11 @@ fn unset_keys_have_their_defaults() {
 }
 
 #[test]
-fn a_watched_folder_that_matches_no_file_is_a_warning() {
+fn a_watched_directory_that_matches_no_file_is_a_warning() {
     let case = Case::new(
         "[pool.w]\ncommand = [\"sh\"]\nready = \"notify\"\nreload = { watch = \"s*c\" }\n",
     );
-    std::fs::create_dir(case.folder.path().join("src")).unwrap();
+    std::fs::create_dir(case.dir.path().join("src")).unwrap();
     let text = case.rendered();
     assert!(
         text.contains("warning: no file matches `s*c` now")

@@ -1,4 +1,4 @@
-//! A cgroup of the test's own, to be given to a master. It goes with the test, and whoever lives there.
+//! A cgroup of the test's own, to be given to a master. It is removed with the test, and with it every process in it.
 
 use super::{need, until_some};
 use rotad::sys::xattr;
@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub struct Delegated {
-    folder: PathBuf,
+    dir: PathBuf,
     /// Where the test itself lived before.
     home: PathBuf,
 }
@@ -40,13 +40,13 @@ impl Delegated {
         );
         let home = of(std::process::id() as i32);
         let made = home.map(|home| Self {
-            folder: home.join(name),
+            dir: home.join(name),
             home,
         });
-        let made = made.filter(|made| fs::create_dir(&made.folder).is_ok());
+        let made = made.filter(|made| fs::create_dir(&made.dir).is_ok());
         let works = made.as_ref().is_some_and(|made| {
-            made.folder.join("cgroup.procs").exists()
-                && xattr::set(&made.folder, "user.rotad", b"1").is_ok()
+            made.dir.join("cgroup.procs").exists()
+                && xattr::set(&made.dir, "user.rotad", b"1").is_ok()
         });
         need(
             "a cgroup of version 2 that can be written and marked",
@@ -57,26 +57,26 @@ impl Delegated {
 
     /// Marks it as systemd would: `delegate`, `invocation_id`.
     pub fn mark(&self, name: &str, value: &str) {
-        xattr::set(&self.folder, &format!("user.{name}"), value.as_bytes()).expect("a mark");
+        xattr::set(&self.dir, &format!("user.{name}"), value.as_bytes()).expect("a mark");
     }
 
     /// One below.
     pub fn below(&self, name: &str) -> Self {
-        let folder = self.folder.join(name);
-        fs::create_dir(&folder).expect("a cgroup");
+        let dir = self.dir.join(name);
+        fs::create_dir(&dir).expect("a cgroup");
         Self {
-            folder,
+            dir,
             home: self.home.clone(),
         }
     }
 
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Puts the test itself there, until this is dropped.
     pub fn enter(&self) {
-        fs::write(self.folder.join("cgroup.procs"), "0").expect("the way in");
+        fs::write(self.dir.join("cgroup.procs"), "0").expect("the way in");
     }
 
     /// The same command, begun in there.
@@ -84,7 +84,7 @@ impl Delegated {
         let mut inside = Command::new("sh");
         inside
             .args(["-c", "echo 0 > \"$0\"/cgroup.procs && exec \"$@\""])
-            .arg(&self.folder);
+            .arg(&self.dir);
         inside.arg(command.get_program()).args(command.get_args());
         inside
     }
@@ -92,9 +92,9 @@ impl Delegated {
     /// The cgroups below, of any depth.
     pub fn all_below(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        let mut open = vec![self.folder.clone()];
-        while let Some(folder) = open.pop() {
-            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut open = vec![self.dir.clone()];
+        while let Some(dir) = open.pop() {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
             let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
             for path in below.map(|entry| entry.path()) {
                 open.push(path.clone());
@@ -112,10 +112,10 @@ impl Delegated {
 
 impl Drop for Delegated {
     fn drop(&mut self) {
-        if of(std::process::id() as i32).is_some_and(|own| own == self.folder) {
+        if of(std::process::id() as i32).is_some_and(|own| own == self.dir) {
             fs::write(self.home.join("cgroup.procs"), "0").expect("the way back");
         }
-        fs::write(self.folder.join("cgroup.kill"), "1").ok();
+        fs::write(self.dir.join("cgroup.kill"), "1").ok();
         // rmdir(2) says EBUSY until the last of them has ended.
         until_some(5, || {
             let mut all = self.all_below();
@@ -123,7 +123,7 @@ impl Drop for Delegated {
             for path in all.iter().rev() {
                 fs::remove_dir(path).ok();
             }
-            (fs::remove_dir(&self.folder).is_ok() || !self.folder.exists()).then_some(())
+            (fs::remove_dir(&self.dir).is_ok() || !self.dir.exists()).then_some(())
         });
     }
 }

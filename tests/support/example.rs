@@ -1,4 +1,4 @@
-//! The examples of `config/NAME/`, as they are: copied into a folder of the test's own, on a port of its own, run with
+//! The examples of `config/NAME/`, as they are: copied into a directory of the test's own, on a port of its own, run with
 //! the programs of Debian and of `target/venv`, rolled under load.
 
 use super::load::{Load, Report};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// The address of every example; a test puts its own in.
 const ADDRESS: &str = "127.0.0.1:8000";
-/// How every example begins; a test puts its own folders in.
+/// How every example begins; a test puts its own directories in.
 const HEAD: &str = "[master]\npid_file = \"master.pid\"\n";
 /// How often each example is rolled.
 const ROLLS: u64 = 5;
@@ -22,7 +22,7 @@ pub fn venv() -> PathBuf {
     super::rotad()
         .ancestors()
         .nth(2)
-        .expect("the target folder")
+        .expect("the target directory")
         .join("venv")
 }
 
@@ -68,7 +68,7 @@ impl Site {
         site
     }
 
-    /// Replaces a text in a file of the folder; it has to be there.
+    /// Replaces a text in a file of the directory; it has to be there.
     pub fn change(&self, file: &str, from: &str, to: &str) {
         let text = self.read(file);
         assert!(text.contains(from), "{from:?} is not in {file}:\n{text}");
@@ -145,7 +145,7 @@ fn copy(from: &Path, to: &Path, address: &str) {
     for entry in entries.map(|entry| entry.expect("an entry")) {
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         if source.is_dir() {
-            fs::create_dir_all(&target).expect("a folder");
+            fs::create_dir_all(&target).expect("a directory");
             copy(&source, &target, address);
             continue;
         }

@@ -1,5 +1,5 @@
 //! The static binaries: rotad and the worker with knobs, linked against no library. Built once, beside the others, in a
-//! target folder of their own: about half a minute from nothing on two shared cores.
+//! target directory of their own: about half a minute from nothing on two shared cores.
 
 use super::{rotad, site};
 use std::path::{Path, PathBuf};
@@ -11,21 +11,21 @@ const PATIENCE: u64 = 400;
 
 /// The static rotad.
 pub fn static_rotad() -> PathBuf {
-    folder().join("rotad")
+    dir().join("rotad")
 }
 
 /// The static worker with knobs.
 pub fn static_testworker() -> PathBuf {
-    folder().join("examples/testworker")
+    dir().join("examples/testworker")
 }
 
-fn folder() -> &'static Path {
+fn dir() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let target = rotad()
             .ancestors()
             .nth(2)
-            .expect("the target folder")
+            .expect("the target directory")
             .join("static");
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         let mut cargo = Command::new(env!("CARGO"));

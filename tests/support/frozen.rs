@@ -8,25 +8,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 pub struct Frozen {
-    folder: PathBuf,
+    dir: PathBuf,
     /// Thaws it when its stdin is closed: also by the end of a test that was killed.
     guard: Option<Child>,
 }
 
 impl Frozen {
-    /// Mounted at `folder/disk`, and not frozen yet. None where the machine cannot do it and that was allowed.
-    pub fn mount(folder: &Path) -> Option<Self> {
+    /// Mounted at `directory/disk`, and not frozen yet. None where the machine cannot do it and that was allowed.
+    pub fn mount(dir: &Path) -> Option<Self> {
         let programs = ["bash", "mkfs.ext4", "mount", "umount", "fsfreeze"];
         if !need::root() || !programs.iter().all(|name| need::program(name)) {
             return None;
         }
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
         ran("mount", &["--make-rprivate", "/"]);
-        let (image, disk) = (folder.join("image"), folder.join("disk"));
+        let (image, disk) = (dir.join("image"), dir.join("disk"));
         File::create(&image)
             .and_then(|file| file.set_len(8 << 20))
             .expect("an image");
-        fs::create_dir(&disk).expect("a folder");
+        fs::create_dir(&disk).expect("a directory");
         ran(
             "mkfs.ext4",
             &["-q", "-O", "^has_journal", image.to_str().expect("a path")],
@@ -41,13 +41,13 @@ impl Frozen {
             ],
         );
         Some(Self {
-            folder: disk,
+            dir: disk,
             guard: None,
         })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.dir.join(name)
     }
 
     pub fn freeze(&mut self) {
@@ -58,12 +58,9 @@ impl Frozen {
             "-c",
             "trap '' INT TERM HUP; read -t 20 none; fsfreeze -u \"$0\" 2> /dev/null",
         ]);
-        guard
-            .arg(&self.folder)
-            .stdin(Stdio::piped())
-            .process_group(0);
+        guard.arg(&self.dir).stdin(Stdio::piped()).process_group(0);
         self.guard = Some(guard.spawn().expect("a guard"));
-        ran("fsfreeze", &["-f", self.folder.to_str().expect("a path")]);
+        ran("fsfreeze", &["-f", self.dir.to_str().expect("a path")]);
     }
 
     pub fn thaw(&mut self) {
@@ -77,10 +74,10 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         self.thaw();
-        // Lazily: somebody who still ends may have it open.
+        // Lazily: a process that is still ending may have it open.
         Command::new("umount")
             .arg("-l")
-            .arg(&self.folder)
+            .arg(&self.dir)
             .status()
             .ok();
     }

@@ -24,7 +24,7 @@ const CONFIG: &str = "/etc/rotad/rotad.toml";
 
 /// The container and how it is to begin.
 pub struct Jail {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     pub port: u16,
     options: BTreeMap<&'static str, String>,
     config: &'static str,
@@ -47,16 +47,16 @@ impl Jail {
         {
             return None;
         }
-        let folder = tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix("rt.")
             .tempdir_in("/tmp")
-            .expect("a folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
-            .expect("a folder for everybody");
+            .expect("a directory");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))
+            .expect("a directory for all users");
         let (options, init) = (BTreeMap::new(), 0);
         let (port, place, entrypoint) = (free_port(), CONFIG, Vec::new());
         let mut jail = Self {
-            folder,
+            dir,
             port,
             options,
             config: place,
@@ -75,7 +75,7 @@ impl Jail {
             "tmp",
             "var",
         ] {
-            fs::create_dir_all(jail.root().join(name)).expect("a folder");
+            fs::create_dir_all(jail.root().join(name)).expect("a directory");
         }
         for (from, to) in [
             (static_rotad(), "bin/rotad"),
@@ -94,14 +94,14 @@ impl Jail {
     }
 
     pub fn root(&self) -> PathBuf {
-        self.folder.path().join("root")
+        self.dir.path().join("root")
     }
 
-    /// A folder beside the root, for a volume.
+    /// A directory beside the root, for a volume.
     pub fn outside(&self, name: &str) -> PathBuf {
-        let folder = self.folder.path().join(name);
-        fs::create_dir_all(&folder).expect("a folder");
-        folder
+        let dir = self.dir.path().join(name);
+        fs::create_dir_all(&dir).expect("a directory");
+        dir
     }
 
     /// Writes a file of the image.
@@ -155,8 +155,8 @@ impl Jail {
     }
 
     /// Begins in this cgroup.
-    pub fn in_cgroup(&mut self, folder: PathBuf) {
-        self.cgroup = Some(folder);
+    pub fn in_cgroup(&mut self, dir: PathBuf) {
+        self.cgroup = Some(dir);
     }
 
     pub fn address(&self) -> String {
@@ -189,14 +189,14 @@ impl Jail {
         let log = File::options()
             .create(true)
             .append(true)
-            .open(self.folder.path().join("log"))
+            .open(self.dir.path().join("log"))
             .expect("a log");
         let mut command = match &self.cgroup {
-            Some(folder) => {
+            Some(dir) => {
                 let mut command = Command::new("sh");
                 command
                     .args(["-c", "echo 0 > \"$0\" && exec \"$@\""])
-                    .arg(folder.join("cgroup.procs"))
+                    .arg(dir.join("cgroup.procs"))
                     .arg("unshare");
                 command
             }
@@ -324,7 +324,7 @@ impl Jail {
 
     /// What the container has printed.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     /// The living and the dead in the container, without its first process: numbers from outside.

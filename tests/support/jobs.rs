@@ -11,27 +11,27 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Listens on a port of its own, in a folder of its own; ends with the test.
+/// Listens on a port of its own, in a directory of its own; ends with the test.
 pub struct Server {
     child: Child,
     pub port: u16,
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Server {
     /// Debian's job server. It keeps nothing on disk.
     pub fn gearmand() -> Option<Self> {
-        Self::start("/usr/sbin/gearmand", |port, folder| {
-            let log = format!("--log-file={folder}/gearmand.log");
+        Self::start("/usr/sbin/gearmand", |port, dir| {
+            let log = format!("--log-file={dir}/gearmand.log");
             ["--listen=127.0.0.1".into(), format!("--port={port}"), log].to_vec()
         })
     }
 
     /// Debian's Redis. It keeps nothing on disk.
     pub fn redis() -> Option<Self> {
-        Self::start("/usr/bin/redis-server", |port, folder| {
+        Self::start("/usr/bin/redis-server", |port, dir| {
             let options =
-                format!("--port {port} --bind 127.0.0.1 --dir {folder} --save  --appendonly no");
+                format!("--port {port} --bind 127.0.0.1 --dir {dir} --save  --appendonly no");
             options.split(' ').map(str::to_owned).collect()
         })
     }
@@ -40,17 +40,17 @@ impl Server {
         if !need(program, Path::new(program).exists()) {
             return None;
         }
-        let folder = tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix("rt-server.")
             .tempdir_in("/tmp")
-            .expect("a folder");
-        // Somebody else may take the port just now.
+            .expect("a directory");
+        // Another process may take the port meanwhile.
         for _ in 0..3 {
             let port = free_port();
             let mut command = Command::new(program);
             command
-                .args(options(port, &folder.path().display().to_string()))
-                .current_dir(folder.path());
+                .args(options(port, &dir.path().display().to_string()))
+                .current_dir(dir.path());
             command
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -61,11 +61,7 @@ impl Server {
                 (ended || TcpStream::connect(("127.0.0.1", port)).is_ok()).then_some(!ended)
             });
             if answers == Some(true) && child.try_wait().expect("a child").is_none() {
-                return Some(Self {
-                    child,
-                    port,
-                    folder,
-                });
+                return Some(Self { child, port, dir });
             }
             child.kill().ok();
             child.wait().ok();
@@ -208,7 +204,7 @@ impl Site {
         assert!(done.is_some(), "not done within 120 s: {:?}", lost());
     }
 
-    /// Runs a program of the example's folder to its end, with the folders of [`Site::search_first`] and these
+    /// Runs a program of the example's directory to its end, with the directories of [`Site::search_first`] and these
     /// variables; its output.
     pub fn client(&self, command: &[&str], variables: &[(&str, &str)]) -> String {
         let mut client = Command::new(command[0]);

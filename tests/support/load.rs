@@ -1,5 +1,5 @@
 //! HTTP load that counts every request: one that got no complete `200` is lost, for whatever reason. A kept connection
-//! that the server closed while it was idle is opened anew without loss, and `Connection: close` in an answer is obeyed.
+//! that the server closed while it was idle is opened again without loss, and `Connection: close` in an answer is obeyed.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -169,7 +169,7 @@ fn count(report: &mut Report, started: Instant, result: Result<String, String>) 
     }
 }
 
-/// `N` requests at once, each on a connection of its own, sent before this returns; the answers come later.
+/// `N` requests at the same time, each on a connection of its own, sent before this returns; the answers come later.
 pub fn burst(address: &str, path: &str, number: usize) -> Vec<JoinHandle<Result<String, String>>> {
     let mut clients: Vec<Client> = (0..number).map(|_| Client::new(address, false)).collect();
     for client in &mut clients {

@@ -1,4 +1,4 @@
-//! What the tests share: a [`Site`] (a folder with a configuration and the master that runs there), load on its
+//! What the tests share: a [`Site`] (a directory with a configuration and the master that runs there), load on its
 //! sockets ([`Load`]), a [`Watch`] over its status, and what a machine may lack ([`need`]).
 //!
 //! Nothing here sleeps to make a test pass: everything waits for a condition, with a deadline.
@@ -96,26 +96,26 @@ fn lock_file(name: &str) -> File {
     file
 }
 
-/// Opens the file that [`alone`] locks, in a folder of the user's.
+/// Opens the file that [`alone`] locks, in a directory of the user's.
 pub fn open_lock_file(name: &str) -> File {
     let user = nix::unistd::geteuid();
-    let folder = std::env::temp_dir().join(format!("rotad-tests-{user}"));
-    match DirBuilder::new().mode(0o700).create(&folder) {
+    let dir = std::env::temp_dir().join(format!("rotad-tests-{user}"));
+    match DirBuilder::new().mode(0o700).create(&dir) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            panic!("{}: {error}", folder.display())
+            panic!("{}: {error}", dir.display())
         }
         _ => {}
     }
-    let found = folder.symlink_metadata().expect("a folder for locks");
+    let found = dir.symlink_metadata().expect("a directory for locks");
     assert!(
         found.is_dir() && found.uid() == user.as_raw(),
-        "{} is somebody else's",
-        folder.display()
+        "{} is another user's",
+        dir.display()
     );
     File::options()
         .create(true)
         .append(true)
-        .open(folder.join(name))
+        .open(dir.join(name))
         .expect("a lock file")
 }
 

@@ -25,7 +25,7 @@ pub fn program(name: &str) -> bool {
     need(
         name,
         path.split(':')
-            .any(|folder| Path::new(folder).join(name).exists()),
+            .any(|dir| Path::new(dir).join(name).exists()),
     )
 }
 

@@ -136,15 +136,15 @@ pub fn command_line(pid: i32) -> String {
         .to_string()
 }
 
-/// The processes that belong to this folder: by command line, working directory or environment. Not the test itself.
-pub fn of_folder(folder: &Path) -> Vec<i32> {
-    let name = folder.as_os_str().as_encoded_bytes();
+/// The processes that belong to this directory: by command line, working directory or environment. Not the test itself.
+pub fn of_directory(dir: &Path) -> Vec<i32> {
+    let name = dir.as_os_str().as_encoded_bytes();
     let has = |bytes: &[u8]| bytes.windows(name.len()).any(|window| window == name);
     let belongs = |pid: i32| {
         let at = |what: &str| format!("/proc/{pid}/{what}");
         fs::read(at("cmdline")).is_ok_and(|bytes| has(&bytes))
             || fs::read(at("environ")).is_ok_and(|bytes| has(&bytes))
-            || fs::read_link(at("cwd")).is_ok_and(|path| path.starts_with(folder))
+            || fs::read_link(at("cwd")).is_ok_and(|path| path.starts_with(dir))
     };
     let me = std::process::id() as i32;
     all()
@@ -159,7 +159,7 @@ pub fn syscall(pid: i32) -> Option<i64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Whether somebody traces a thread of it.
+/// Whether a thread of it is traced.
 pub fn is_traced(pid: i32, thread: i32) -> bool {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).unwrap_or_default();
     text.lines().any(|line| {

@@ -1,4 +1,4 @@
-//! A folder of its own with a configuration, and the master that runs there. Whatever it started ends with it.
+//! A directory of its own with a configuration, and the master that runs there. Whatever it started ends with it.
 
 use super::{all_ready, ask, proc, rotad, testworker, until, until_some};
 use nix::sys::signal::{Signal, kill};
@@ -31,9 +31,9 @@ impl Run {
     }
 }
 
-/// The folder, the configuration, the master.
+/// The directory, the configuration, the master.
 pub struct Site {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     pub config: PathBuf,
     /// The port that `@PORT@` stands for.
     pub port: u16,
@@ -67,7 +67,7 @@ impl Asker {
     }
 }
 
-/// The `[master]` of every site, all in its folder.
+/// The `[master]` of every site, all in its directory.
 pub const MASTER: &str = r#"[master]
 name = "site"
 runtime_dir = "@DIR@/run"
@@ -78,23 +78,23 @@ log_level = "debug"
 "#;
 
 impl Site {
-    /// A folder with a configuration of these pools. `@DIR@`, `@WORKER@`, `@PORT@` stand for the folder, the worker
-    /// with knobs and a free port; a `[master]` that keeps everything in the folder comes first.
+    /// A directory with a configuration of these pools. `@DIR@`, `@WORKER@`, `@PORT@` stand for the directory, the worker
+    /// with knobs and a free port; a `[master]` that keeps everything in the directory comes first.
     pub fn new(pools: &str) -> Site {
         Site::with_master("", pools)
     }
 
     /// With more keys in `[master]`.
     pub fn with_master(keys: &str, pools: &str) -> Site {
-        let folder = tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix("rt.")
             .tempdir_in("/tmp")
-            .expect("a folder");
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))
-            .expect("a folder for everybody");
-        let config = folder.path().join("rotad.toml");
+            .expect("a directory");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))
+            .expect("a directory for all users");
+        let config = dir.path().join("rotad.toml");
         let site = Site {
-            folder,
+            dir,
             config,
             port: super::free_port(),
             master: None,
@@ -109,24 +109,24 @@ impl Site {
         self.write("rotad.toml", &self.filled(text));
     }
 
-    /// Puts the folder, the worker and the port in.
+    /// Puts the directory, the worker and the port in.
     pub fn filled(&self, text: &str) -> String {
         let worker = self.path("testworker");
         if text.contains("@COPY@") && !worker.exists() {
             fs::copy(testworker(), &worker).expect("a copy of the worker that every user may run");
         }
-        text.replace("@DIR@", &self.folder.path().display().to_string())
+        text.replace("@DIR@", &self.dir.path().display().to_string())
             .replace("@WORKER@", &testworker().display().to_string())
             .replace("@COPY@", &worker.display().to_string())
             .replace("@PORT@", &self.port.to_string())
     }
 
-    /// A path in the folder.
+    /// A path in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.dir.path().join(name)
     }
 
-    /// Writes a file of the folder, in one piece.
+    /// Writes a file of the directory, in one piece.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let draft = self.path(&format!("{name}.draft"));
         fs::write(&draft, text).expect("a file");
@@ -134,13 +134,13 @@ impl Site {
         self.path(name)
     }
 
-    /// Reads a file of the folder; empty when there is none.
+    /// Reads a file of the directory; empty when there is none.
     pub fn read(&self, name: &str) -> String {
         let bytes = fs::read(self.path(name)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).to_string()
     }
 
-    /// The lines of a file of the folder.
+    /// The lines of a file of the directory.
     pub fn lines(&self, name: &str) -> Vec<String> {
         self.read(name).lines().map(str::to_string).collect()
     }
@@ -150,9 +150,9 @@ impl Site {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The master and so its workers look for programs in this folder first.
-    pub fn search_first(&mut self, folder: &Path) {
-        let mut path = folder.as_os_str().to_owned();
+    /// The master and so its workers look for programs in this directory first.
+    pub fn search_first(&mut self, dir: &Path) {
+        let mut path = dir.as_os_str().to_owned();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
         self.path = Some(path);
@@ -308,7 +308,7 @@ impl Site {
 
     /// Nothing of this site runs any more.
     pub fn assert_empty(&self) {
-        let left = || proc::of_folder(self.folder.path());
+        let left = || proc::of_directory(self.dir.path());
         until_some(3, || left().is_empty().then_some(()));
         let left: Vec<_> = left()
             .into_iter()
@@ -335,7 +335,7 @@ impl Site {
 
     /// What runs in this site.
     pub fn processes(&self) -> Vec<i32> {
-        proc::of_folder(self.folder.path())
+        proc::of_directory(self.dir.path())
     }
 }
 
@@ -413,7 +413,7 @@ impl Drop for Site {
                 let _ = child.wait();
             }
         }
-        // Masters in the background, and whatever a dead master left: the master first, as it would start them anew.
+        // Masters in the background, and processes that a dead master left. The master first, since it would restart them.
         until_some(5, || {
             let mut left = self.processes();
             left.sort_unstable();

@@ -21,7 +21,7 @@ pub const CONFIG: &str = "/etc/rotad/rotad.toml";
 
 pub struct SystemdBox {
     script: Child,
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     /// Its PID 1, as this machine counts.
     pid: i32,
 }
@@ -59,13 +59,13 @@ impl SystemdBox {
             .iter()
             .map(|(from, to)| format!("{}:{to}", from.display()))
             .collect();
-        let (script, folder) = start("up", &binds.join(" "));
+        let (script, dir) = start("up", &binds.join(" "));
         let mut made = Self {
             script,
-            folder,
+            dir,
             pid: 0,
         };
-        let file = made.folder.path().join("pid");
+        let file = made.dir.path().join("pid");
         let pid = until_some(60, || {
             let ended = made.script.try_wait().expect("a child").is_some();
             assert!(!ended, "the box did not come up: {}", made.console());
@@ -82,7 +82,7 @@ impl SystemdBox {
     }
 
     fn console(&self) -> String {
-        let read = |name| fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+        let read = |name| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default();
         format!("{}{}", read("script.txt"), read("console"))
     }
 
@@ -136,10 +136,10 @@ impl SystemdBox {
         self.ok(&["sh", "-c", line])
     }
 
-    /// Writes a file in the box, its folders too.
+    /// Writes a file in the box, its directories too.
     pub fn write(&self, path: &str, text: &str) {
         // Not by /proc/PID/root: there an absolute link leads out of the box.
-        let draft = self.folder.path().join("draft");
+        let draft = self.dir.path().join("draft");
         fs::write(&draft, text).expect("a file");
         let mut command = self.command(&["sh", "-c", "mkdir -p \"${0%/*}\" && cat > \"$0\"", path]);
         command
@@ -316,21 +316,21 @@ fn is_possible() -> bool {
 
 /// The script, which ends when the test's thread does.
 fn start(verb: &str, binds: &str) -> (Child, tempfile::TempDir) {
-    let folder = tempfile::Builder::new()
+    let dir = tempfile::Builder::new()
         .prefix("box.")
         .tempdir_in("/tmp")
-        .expect("a folder");
-    let said = File::create(folder.path().join("script.txt")).expect("a file");
+        .expect("a directory");
+    let said = File::create(dir.path().join("script.txt")).expect("a file");
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "TERM", SCRIPT, verb])
-        .arg(folder.path())
+        .arg(dir.path())
         .env("BOX_BIND", binds);
     command
         .stdin(Stdio::null())
         .stdout(said.try_clone().expect("a file"))
         .stderr(said);
-    (command.spawn().expect("setpriv"), folder)
+    (command.spawn().expect("setpriv"), dir)
 }
 
 /// Proves the shield, and boots nothing. None: the machine lacks something, and that was allowed.
@@ -338,11 +338,11 @@ pub fn guard() -> Option<String> {
     if !is_possible() {
         return None;
     }
-    let (mut script, folder) = start("guard", "");
+    let (mut script, dir) = start("guard", "");
     let status = until("the guard's end", 60, || {
         script.try_wait().expect("a child")
     });
-    let text = fs::read_to_string(folder.path().join("script.txt")).expect("a text");
+    let text = fs::read_to_string(dir.path().join("script.txt")).expect("a text");
     assert!(status.success(), "{text}");
     Some(text)
 }

@@ -2,7 +2,7 @@
 //!
 //! `--code FILE` stands for the program's code: the file is read once, at the start, so that a test deploys new code
 //! by writing another file. Its first line says what happens, the rest is the version that requests are answered with:
-//! `ok` | `exit CODE` (at once) | `hang` (never ready) | `die MS` (that long after ready) | `slow MS` (to start).
+//! `ok` | `exit CODE` (immediately) | `hang` (never ready) | `die MS` (that long after ready) | `slow MS` (to start).
 //! For those that fail, the rest of the file is printed to stderr as last words.
 
 #![expect(
@@ -60,7 +60,7 @@ pub(crate) struct Knobs {
     /// READY=1 once it is up.
     notify: bool,
     ignore_term: bool,
-    /// At TERM it shuts the listener down, as many servers do: with it that of everybody.
+    /// At TERM it shuts the listener down, as many servers do: which is shared with all workers.
     pub(crate) shuts: bool,
     /// An address of its own to listen on, instead of the inherited socket; `/shutdown` then is for good.
     pub(crate) bind: Option<String>,
@@ -329,7 +329,7 @@ fn bark() {
     assert_eq!(
         env("WATCHDOG_PID"),
         std::process::id().to_string(),
-        "the watchdog is somebody else's"
+        "the watchdog is another process's"
     );
     let interval = number(&env("WATCHDOG_USEC"));
     std::thread::spawn(move || {
@@ -360,7 +360,7 @@ fn job(knobs: &Knobs) {
     exit(knobs.exit_code)
 }
 
-/// Ignores TERM, INT and QUIT for ever.
+/// Ignores TERM, INT and QUIT.
 fn deaf(knobs: &Knobs) -> ! {
     for signal in [
         signal_hook::consts::SIGTERM,
@@ -373,7 +373,7 @@ fn deaf(knobs: &Knobs) -> ! {
     forever()
 }
 
-/// Prints numbered lines as fast as it can, then ends at once.
+/// Prints numbered lines as fast as it can, then exits immediately.
 fn lines(knobs: &Knobs) {
     begin(knobs);
     let mut text = String::new();

@@ -234,8 +234,8 @@ fn connect(runtime_dir: &Path) -> io::Result<UnixStream> {
     }
     // /proc/self/fd makes every directory short.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let folder = nix::fcntl::open(runtime_dir, flags, Mode::empty())?;
-    UnixStream::connect(runtime_dir::proc_fd_path(&folder, SOCKET))
+    let dir = nix::fcntl::open(runtime_dir, flags, Mode::empty())?;
+    UnixStream::connect(runtime_dir::proc_fd_path(&dir, SOCKET))
 }
 
 fn nothing_listens(error: &io::Error) -> bool {

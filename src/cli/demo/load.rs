@@ -1,4 +1,4 @@
-//! Load for `demo --once`: clients that close after each request, and clients that keep their connection.
+//! HTTP load for `demo --once`: half of the clients close after each request, the others keep their connection.
 
 use crate::event_loop::clock::Deadline;
 use crate::sys::thread;
@@ -12,14 +12,14 @@ use std::time::Duration;
 /// Clients of each kind.
 const CLIENTS: usize = 4;
 
-/// The pause between two requests of one client: short enough to keep every worker busy, long enough not to use up
-/// the machine's ports.
+/// The pause between two requests of one client. Short enough to keep every worker busy; long enough not to run out of
+/// ephemeral ports.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// A request without a full answer within this time is lost.
+/// A request without a complete response within this time counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The results of the requests.
+/// The counts of requests.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
     pub(super) requests: u64,
@@ -59,7 +59,7 @@ impl Load {
         Ok(Self { shared, clients })
     }
 
-    /// Waits until this many more requests have ended, with or without success.
+    /// Waits until `more` further requests have ended, with or without success; 20 s at most.
     pub(super) fn wait_for_more(&self, more: u64) {
         let mut tally = self.shared.tally();
         let goal = tally.requests + more;
@@ -72,7 +72,7 @@ impl Load {
         }
     }
 
-    /// Lets every client finish its request, and returns the sum.
+    /// Lets every client finish its request, and returns the counts.
     pub(super) fn stop(self) -> Tally {
         self.shared.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
@@ -119,7 +119,7 @@ fn connect(port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One request and its whole answer; the connection, if it may be used again.
+/// Sends one request and reads the whole response. Returns the connection if it can be used again.
 fn request(mut stream: TcpStream, keep: bool) -> io::Result<Option<TcpStream>> {
     let connection = if keep { "keep-alive" } else { "close" };
     let request = format!("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: {connection}\r\n\r\n");
@@ -145,7 +145,7 @@ fn request(mut stream: TcpStream, keep: bool) -> io::Result<Option<TcpStream>> {
     };
     let length: usize = value("content-length:")
         .and_then(|length| length.parse().ok())
-        .ok_or_else(|| io::Error::other("an answer without a length"))?;
+        .ok_or_else(|| io::Error::other("a response without a Content-Length"))?;
     while read.len() < head + length {
         more(&mut stream, &mut read)?;
     }
@@ -156,7 +156,7 @@ fn more(stream: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<()> {
     let mut some = [0; 4096];
     match stream.read(&mut some)? {
         0 => Err(io::Error::other(format!(
-            "closed after {} bytes of an answer",
+            "closed after {} bytes of a response",
             read.len()
         ))),
         n => {

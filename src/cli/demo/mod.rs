@@ -1,7 +1,8 @@
-//! `demo`: a master with built-in workers in a directory of its own, and the commands to try on it.
+//! `rotad demo`: starts a master with built-in workers in a temporary directory, and prints commands to try. With `--once`
+//! it puts load on the workers, rolls them, and prints how many requests were lost.
 
 mod load;
-mod stage;
+mod master;
 pub(super) mod task;
 pub(super) mod web;
 
@@ -9,18 +10,19 @@ use super::print;
 use crate::exit_code::ExitCode;
 use crate::sys::signal;
 use load::Load;
-use stage::{DemoMaster, DemoSignals};
+use master::{DemoMaster, DemoSignals};
 use std::net::{Ipv4Addr, TcpListener};
 
-/// Rolling restarts under load that `--once` makes.
+/// How many rolling restarts `--once` makes.
 const ROLLS: u32 = 3;
 
-/// How many requests must be answered between two rolls, so that there is load in every phase.
+/// How many requests must end between two rolling restarts, so that there is load in every phase.
 const BETWEEN: u64 = 200;
 
-/// Runs until Ctrl-C, or with `once` until the measurement is done. Removes everything it made.
+/// Runs until Ctrl-C, or with `once` until the measurement is done. Removes everything that it created. Returns the exit
+/// code.
 pub(super) fn demo(once: bool, port: Option<u16>) -> ExitCode {
-    // If the parent ignores CHLD, the kernel would reap our master and its exit would go unseen.
+    // If the parent process ignores CHLD, so do we, and the kernel would reap our master before we see its exit.
     signal::reset_all();
     signal::ignore_until_handled();
     match play(once, port) {
@@ -36,24 +38,24 @@ fn play(once: bool, port: Option<u16>) -> Result<ExitCode, String> {
     let port = free_port(port)?;
     let signals =
         DemoSignals::new().map_err(|error| format!("failed to catch signals: {error}"))?;
-    let mut stage = DemoMaster::open(port)?;
-    if !stage.wait_ready(&signals)? {
-        return stage.close(&signals);
+    let mut master = DemoMaster::open(port)?;
+    if !master.wait_ready(&signals)? {
+        return master.close(&signals);
     }
     if once {
-        return measure(stage, &signals, port);
+        return measure(master, &signals, port);
     }
-    explain(&stage, port);
-    stage.wait_end(&signals)
+    explain(&master, port);
+    master.wait_end(&signals)
 }
 
 /// The requested port, or 8080, or the next free one.
-fn free_port(wish: Option<u16>) -> Result<u16, String> {
+fn free_port(requested: Option<u16>) -> Result<u16, String> {
     let bind =
         |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|l| l.local_addr());
-    match wish {
+    match requested {
         Some(port) => bind(port).map(|address| address.port()).map_err(|error| {
-            format!("failed to listen on 127.0.0.1:{port}: {error}; take another --port, or none")
+            format!("failed to listen on 127.0.0.1:{port}: {error}; choose another --port, or leave it out")
         }),
         None => (8080..8180)
             .chain([0])
@@ -63,12 +65,12 @@ fn free_port(wish: Option<u16>) -> Result<u16, String> {
     }
 }
 
-fn explain(stage: &DemoMaster, port: u16) {
-    let rotad = stage.rotad().display();
+fn explain(master: &DemoMaster, port: u16) {
+    let rotad = master.rotad().display();
     let (config, pid_file, broken) = (
-        stage.config().display(),
-        stage.pid_file().display(),
-        stage.broken(),
+        master.config().display(),
+        master.pid_file().display(),
+        master.broken(),
     );
     let broken = broken.display();
     print::line(&format!(
@@ -82,25 +84,26 @@ rotad demo: four web workers and two task workers are up. Type in another termin
   {rotad} status -c {config}
       what runs (status web: each worker; --json for programs)
   {rotad} roll -c {config}
-      rolling restart of everything, and how it went
+      rolling restart of all pools; waits and shows each step
   touch {broken}
-      \"deploys broken code\": new workers fail from now on. Roll again: the old ones serve on, and roll tells why
+      \"deploys\" broken code: new workers fail from now on. Roll again: the old ones keep serving, and roll says why
   rm {broken}
-      mends it
+      fixes the code
 
 Ctrl-C here stops everything and removes {}.
 ",
-        stage.folder().display()
+        master.dir().display()
     ));
 }
 
-/// Load, rolling restarts by signal to the pid in the pid file, and the count of what was lost.
-fn measure(mut stage: DemoMaster, signals: &DemoSignals, port: u16) -> Result<ExitCode, String> {
+/// Rolls the web workers under load, by USR1 to the pid in the pid file as a deploy script would, and prints how many
+/// requests were lost.
+fn measure(mut master: DemoMaster, signals: &DemoSignals, port: u16) -> Result<ExitCode, String> {
     let load = Load::start(port).map_err(|error| format!("failed to start the load: {error}"))?;
     let mut rolled = Ok(());
     for roll in 1..=ROLLS {
         load.wait_for_more(BETWEEN);
-        rolled = stage.roll_by_signal(signals);
+        rolled = master.roll_by_signal(signals);
         match &rolled {
             Ok(()) => print::line(&format!(
                 "roll {roll} of {ROLLS}: every web worker was replaced"
@@ -110,7 +113,7 @@ fn measure(mut stage: DemoMaster, signals: &DemoSignals, port: u16) -> Result<Ex
     }
     load.wait_for_more(BETWEEN);
     let result = load.stop();
-    let ended = stage.close(signals)?;
+    let ended = master.close(signals)?;
     if let Err(message) = &rolled {
         print::error(message);
     }
@@ -121,8 +124,8 @@ fn measure(mut stage: DemoMaster, signals: &DemoSignals, port: u16) -> Result<Ex
         "requests {}, lost {}",
         result.requests, result.connection_lost
     ));
-    let good = rolled.is_ok() && result.connection_lost == 0 && ended == ExitCode::DONE;
-    Ok(if good {
+    let success = rolled.is_ok() && result.connection_lost == 0 && ended == ExitCode::DONE;
+    Ok(if success {
         ExitCode::DONE
     } else {
         ExitCode::FAILED

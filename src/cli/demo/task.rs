@@ -1,4 +1,5 @@
-//! `__demo-task`: a task worker without a job queue. It reports ready, counts seconds, and stops on TERM.
+//! `rotad __demo-task`, a worker of the demo's task pool. It has no jobs: it reports ready, counts seconds, and stops on
+//! TERM.
 
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::exit_code::ExitCode;
@@ -12,13 +13,13 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
 use std::time::Duration;
 
-/// Between two ticks.
+/// The time between two ticks.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Print a status line every this many ticks: often enough to watch.
-const TICKS_A_STATUS: u64 = 10;
+/// Ticks between two STATUS messages.
+const TICKS_PER_STATUS: u64 = 10;
 
-/// Ticks until TERM, then returns 0.
+/// Runs until TERM or INT. Returns the exit code.
 pub(in super::super) fn main() -> ExitCode {
     crate::sys::signal::ignore(&crate::sys::signal::MEANT_FOR_A_MASTER);
     if Path::new(super::web::BROKEN).exists() {
@@ -38,24 +39,24 @@ pub(in super::super) fn main() -> ExitCode {
 }
 
 fn work() -> io::Result<()> {
-    // Before READY=1: from then on a TERM means "finish".
+    // Before READY=1: from then on TERM must be handled.
     let stop = SignalPipe::on(&[nix::libc::SIGTERM, nix::libc::SIGINT])?;
-    tell("READY=1\nSTATUS=waiting for jobs")?;
+    notify("READY=1\nSTATUS=waiting for jobs")?;
     for tick in 1_u64.. {
         let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, Some(TICK)).ok();
         if stop.take() {
             break;
         }
-        if tick % TICKS_A_STATUS == 0 {
-            tell(&format!("STATUS={tick} ticks done"))?;
+        if tick % TICKS_PER_STATUS == 0 {
+            notify(&format!("STATUS={tick} ticks done"))?;
         }
     }
-    tell("STOPPING=1")
+    notify("STOPPING=1")
 }
 
-/// sd_notify(3); without NOTIFY_SOCKET nothing is sent.
-fn tell(message: &str) -> io::Result<()> {
+/// Sends a message as sd_notify(3) does. Does nothing if NOTIFY_SOCKET is not set.
+fn notify(message: &str) -> io::Result<()> {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
     };
@@ -64,7 +65,7 @@ fn tell(message: &str) -> io::Result<()> {
         None => SocketAddr::from_pathname(&name)?,
     };
     match UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address) {
-        // The master may just have gone; that is reported elsewhere.
+        // The master has just exited, which is not this worker's error.
         Err(error)
             if matches!(
                 error.kind(),

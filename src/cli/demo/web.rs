@@ -1,4 +1,5 @@
-//! `__demo-web`: a small HTTP server on the socket that the master passes as fd 3, and how a worker stops gracefully.
+//! `rotad __demo-web`, a worker of the demo's web pool: a small HTTP server on the socket that the master passes as
+//! descriptor 3. It also shows how a worker stops gracefully.
 
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::exit_code::ExitCode;
@@ -15,20 +16,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// While this file is in the working directory, new workers fail: broken code to try a deployment with.
+/// While this file is in the working directory, new workers fail: it stands for broken code in a deployment.
 pub(super) const BROKEN: &str = "broken";
 
-/// How long a stopping worker waits for the next request on an idle connection: a client that has just sent one gets
-/// its answer, and learns from it that it must reconnect.
+/// How long a stopping worker waits for another request on an idle connection. A client that has just sent one gets its
+/// response, with `Connection: close`.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// The stack of a connection's thread, in bytes.
+/// The stack size of a connection's thread, in bytes.
 const STACK: usize = 256 << 10;
 
-/// The longest request head, in bytes.
+/// The maximum size of a request's head, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-/// Serves until TERM, then finishes its requests and returns 0.
+/// Serves until TERM or INT, then finishes its requests. Returns the exit code.
 pub(in super::super) fn main() -> ExitCode {
     crate::sys::signal::ignore(&crate::sys::signal::MEANT_FOR_A_MASTER);
     if Path::new(BROKEN).exists() {
@@ -46,10 +47,11 @@ pub(in super::super) fn main() -> ExitCode {
     }
 }
 
-/// `stop` is only polled and never read: it stays readable for every thread.
+/// Accepts connections until `stop` is readable, with a thread for each. `stop` is polled and never read, so that it stays
+/// readable for every thread.
 fn serve(stop: SignalPipe) -> io::Result<()> {
     let listener = listener()?;
-    // The socket is shared: a sibling may take the connection between our poll and our accept.
+    // The socket is shared: another worker may accept the connection between our poll and our accept.
     listener.set_nonblocking(true)?;
     let stop = Arc::new(stop);
     let mut connections: Vec<JoinHandle<()>> = Vec::new();
@@ -66,11 +68,11 @@ fn serve(stop: SignalPipe) -> io::Result<()> {
             connections.retain(|connection| !connection.is_finished());
             let stop = Arc::clone(&stop);
             connections.push(thread::spawn("connection", STACK, move || {
-                exchange(&stream, &stop)
+                serve_connection(&stream, &stop)
             })?);
         }
     }
-    // Connections that are not accepted yet wait in the socket for another worker.
+    // Connections that are not accepted yet stay in the socket's queue for another worker.
     drop(listener);
     for connection in connections {
         connection.join().ok();
@@ -78,12 +80,13 @@ fn serve(stop: SignalPipe) -> io::Result<()> {
     Ok(())
 }
 
-/// Descriptor 3, if the master says that it is a socket for us: it might be any other descriptor of our parent.
+/// Descriptor 3, if LISTEN_PID says that it was passed to this process (sd_listen_fds(3)). Otherwise it could be any
+/// descriptor of the parent.
 fn listener() -> io::Result<TcpListener> {
     let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     if !ours {
         return Err(io::Error::other(
-            "no socket is passed: this worker is started by `rotad demo`, not by hand",
+            "no socket was passed: `rotad demo` starts this worker, do not start it by hand",
         ));
     }
     take_inherited(3).map(TcpListener::from)
@@ -101,8 +104,8 @@ fn readable(fds: &[std::os::fd::BorrowedFd<'_>], timeout: Option<Duration>) -> b
     matches!(poll(&mut fds, timeout), Ok(1..))
 }
 
-/// Serves one connection until it ends. Errors are ignored: the client is gone.
-fn exchange(stream: &TcpStream, stop: &SignalPipe) {
+/// Serves one connection until it ends. Errors end it silently, since they mean that the client is gone.
+fn serve_connection(stream: &TcpStream, stop: &SignalPipe) {
     stream.set_nodelay(true).ok();
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok();
     let mut read = Vec::new();
@@ -124,7 +127,7 @@ fn exchange(stream: &TcpStream, stop: &SignalPipe) {
     }
 }
 
-/// Waits for a request on an idle connection: without limit while serving, a moment longer when stopping.
+/// Waits for a request on an idle connection: without limit, and once the worker stops, for [`LINGER`]. False: none came.
 fn next_request(stream: &TcpStream, stop: &SignalPipe) -> bool {
     while !readable(&[stream.as_fd(), stop.as_fd()], None) {}
     readable(&[stream.as_fd()], Some(LINGER))
@@ -149,16 +152,20 @@ fn read_head(mut stream: &TcpStream, read: &mut Vec<u8>) -> Option<String> {
 
 fn wants_close(head: &str) -> bool {
     let head = head.to_ascii_lowercase();
-    let asked = |what: &str| {
+    let connection_says = |what: &str| {
         head.lines()
             .any(|line| line.starts_with("connection:") && line.contains(what))
     };
-    asked("close") || (head.contains(" http/1.0\r\n") && !asked("keep-alive"))
+    connection_says("close") || (head.contains(" http/1.0\r\n") && !connection_says("keep-alive"))
 }
 
 fn response(close: bool) -> String {
-    let of = |name: &str| std::env::var(name).unwrap_or_else(|_| "?".to_owned());
-    let (pool, slot, generation) = (of("ROTAD_POOL"), of("ROTAD_SLOT"), of("ROTAD_GENERATION"));
+    let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| "?".to_owned());
+    let (pool, slot, generation) = (
+        variable("ROTAD_POOL"),
+        variable("ROTAD_SLOT"),
+        variable("ROTAD_GENERATION"),
+    );
     let body = format!(
         "rotad demo: {pool}/{slot}, generation {generation}, pid {}\n",
         std::process::id()
@@ -175,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_wants_the_connection_closed() {
+    fn http_1_0_and_connection_close_end_a_connection() {
         assert!(!wants_close("GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert!(wants_close("GET / HTTP/1.1\r\nconnection: Close\r\n\r\n"));
         assert!(wants_close("GET / HTTP/1.0\r\n\r\n"));
@@ -185,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_come_in_pieces_and_in_pairs() {
+    fn heads_are_read_in_pieces_and_when_pipelined() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();

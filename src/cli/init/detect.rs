@@ -1,13 +1,15 @@
-//! Detects which workers a directory needs: only what its files say, without guessing.
+//! Detects which workers a project's directory describes: Procfile, Python application with gunicorn, package.json. It uses
+//! only what the files say and does not guess.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A file larger than this (in bytes) does not describe how to start a program.
+/// A larger file, in bytes, is not read: it does not describe how to start a program.
 const LARGEST: u64 = 1 << 20;
 
-/// Where systemd looks for programs; others are written with their whole path.
+/// The directories in which systemd looks for programs (systemd.exec(5)); programs elsewhere are written with their whole
+/// path.
 const SYSTEM_PATH: [&str; 6] = [
     "/usr/local/sbin",
     "/usr/local/bin",
@@ -18,7 +20,7 @@ const SYSTEM_PATH: [&str; 6] = [
 ];
 
 /// Characters that make a shell do more than start a program.
-const SHELLS_OWN: &str = "$`&|;<>()*?[]{}~#!\n";
+const SHELL_SYNTAX: &str = "$`&|;<>()*?[]{}~#!\n";
 
 const PLACEHOLDERS: [&str; 4] = ["{pool}", "{slot}", "{generation}", "{rotad}"];
 
@@ -27,13 +29,13 @@ const PLACEHOLDERS: [&str; 4] = ["{pool}", "{slot}", "{generation}", "{rotad}"];
 pub(super) struct Pool {
     pub(super) name: String,
     pub(super) command: Vec<String>,
-    /// Where it was found, for people.
+    /// Where it was found, as a suffix for people; empty if it was typed.
     pub(super) origin: &'static str,
-    /// It takes its socket from descriptor 3.
+    /// It takes its listening socket from descriptor 3.
     listens: bool,
-    /// It binds a port itself, so two of them at the same time would conflict.
+    /// It binds a port itself, so two workers cannot run at the same time.
     binds: bool,
-    /// Its port comes from the variable PORT.
+    /// It takes its port from the variable PORT.
     port: bool,
 }
 
@@ -50,7 +52,7 @@ impl Pool {
         }
     }
 
-    /// The command that was typed.
+    /// The pool of a command that was typed.
     pub(super) fn of_command(command: &[String]) -> Self {
         let pool = Self::new("app", command.to_vec(), "");
         if pool.listens {
@@ -63,7 +65,7 @@ impl Pool {
         }
     }
 
-    /// As a table of the configuration.
+    /// The pool as a table of the configuration.
     pub(super) fn toml(&self) -> String {
         let words: Vec<String> = self
             .command
@@ -77,15 +79,15 @@ impl Pool {
                  2\n",
             );
         } else {
-            text.push_str("count = 1                        # \"cpus\": as many as there are\n");
+            text.push_str("count = 1                        # \"cpus\": one for each CPU\n");
         }
         if self.port {
             text.push_str("env = { PORT = \"8000\" }\n");
         }
         if self.binds {
             text.push_str(&format!(
-                "\n# It binds its port by itself: the old one ends before the new one starts, and in between nobody \
-                 answers.\n# No request is lost with a socket from the master (`listen`), or with `ports` and a proxy \
+                "\n# It binds its port itself, so the old worker must end before the new one starts: in between, requests are \
+                 refused.\n# To lose no request, let the master open the socket (`listen`), or use `ports` and a proxy \
                  in front.\n[pool.{}.reload]\nsurge = 0\n",
                 self.name
             ));
@@ -94,22 +96,23 @@ impl Pool {
     }
 }
 
-/// It names descriptor 3 (`fd://3`, `--fd 3`), or is gunicorn, which finds it by `LISTEN_FDS`. If gunicorn were also
-/// given the descriptor, it would take it twice and fail.
+/// Whether the command takes a listening socket: it names descriptor 3 (`fd://3`, `--fd 3`), or is gunicorn, which finds
+/// the socket by `LISTEN_FDS`. (A gunicorn that is given the descriptor as well takes it twice and fails.)
 fn takes_socket(command: &[String]) -> bool {
     let program = command
         .first()
         .and_then(|program| Path::new(program).file_name());
-    let told = command
+    let names_it = command
         .iter()
         .any(|word| word.contains("fd://3") || word == "--fd=3");
-    told || program.is_some_and(|name| name == "gunicorn")
+    names_it
+        || program.is_some_and(|name| name == "gunicorn")
         || command
             .windows(2)
             .any(|two| two[0] == "--fd" && two[1] == "3")
 }
 
-/// The pools of a directory: the command that was typed, else what its files say; none if nothing is certain.
+/// The pools for a directory: the command that was typed, or else what the files say. Empty if they say nothing certain.
 pub(super) fn pools(here: &Path, command: &[String]) -> Vec<Pool> {
     if !command.is_empty() {
         let mut pool = Pool::of_command(command);
@@ -126,7 +129,7 @@ pub(super) fn pools(here: &Path, command: &[String]) -> Vec<Pool> {
     pools
 }
 
-/// A program of the user's PATH that is not in systemd's.
+/// Writes the whole path of a program that is in the user's PATH and not in systemd's.
 fn name_whole_path(here: &Path, pool: &mut Pool) {
     let Some(program) = pool
         .command
@@ -161,16 +164,17 @@ fn read(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok()
 }
 
-/// `NAME: COMMAND` lines. `web` gets a port by PORT, as elsewhere; `release` is not a process that stays.
+/// `NAME: COMMAND` lines. `web` gets its port in PORT, as on other platforms; `release` is skipped, since it is not a
+/// process that keeps running.
 fn procfile(here: &Path) -> Option<Vec<Pool>> {
     let text = read(&here.join("Procfile"))?;
     let line = |line: &str| {
         let (name, command) = line.split_once(':')?;
         let (name, command) = (name.trim(), command.trim());
-        let fit = |c: u8| c.is_ascii_alphanumeric() || b"_-".contains(&c);
+        let valid = |c: u8| c.is_ascii_alphanumeric() || b"_-".contains(&c);
         (!name.is_empty()
             && name.len() <= 64
-            && name.bytes().all(fit)
+            && name.bytes().all(valid)
             && name != "release"
             && !command.is_empty())
         .then(|| {
@@ -193,12 +197,12 @@ fn procfile(here: &Path) -> Option<Vec<Pool>> {
     (!pools.is_empty()).then_some(pools)
 }
 
-/// A Python application with one of the usual names, if gunicorn is there to run it.
+/// A Python application with one of the usual names, if gunicorn is installed.
 fn gunicorn(here: &Path) -> Option<Vec<Pool>> {
-    let own = [".venv/bin/gunicorn", "venv/bin/gunicorn"]
+    let in_venv = [".venv/bin/gunicorn", "venv/bin/gunicorn"]
         .into_iter()
         .find(|path| executable(&here.join(path)));
-    let program = own
+    let program = in_venv
         .map(str::to_owned)
         .or_else(|| found(here, "gunicorn").map(|_| "gunicorn".to_owned()))?;
     let assigns = |file: &Path, name: &str| {
@@ -218,11 +222,7 @@ fn gunicorn(here: &Path) -> Option<Vec<Pool>> {
     .find(|(module, name)| assigns(&here.join(format!("{module}.py")), name))
     .map(|(module, name)| format!("{module}:{name}"))
     .or_else(|| django(here, assigns))?;
-    Some(vec![Pool::new(
-        "web",
-        vec![program, target],
-        " (found by its files)",
-    )])
+    Some(vec![Pool::new("web", vec![program, target], " (detected)")])
 }
 
 /// `PROJECT/wsgi.py` beside manage.py, if there is exactly one.
@@ -230,10 +230,10 @@ fn django(here: &Path, assigns: impl Fn(&Path, &str) -> bool) -> Option<String> 
     if !here.join("manage.py").is_file() {
         return None;
     }
-    let folders = fs::read_dir(here).ok()?.flatten();
-    let projects: Vec<String> = folders
-        .filter(|folder| assigns(&folder.path().join("wsgi.py"), "application"))
-        .filter_map(|folder| folder.file_name().into_string().ok())
+    let directories = fs::read_dir(here).ok()?.flatten();
+    let projects: Vec<String> = directories
+        .filter(|directory| assigns(&directory.path().join("wsgi.py"), "application"))
+        .filter_map(|directory| directory.file_name().into_string().ok())
         .collect();
     match &projects[..] {
         [project] => Some(format!("{project}.wsgi:application")),
@@ -241,8 +241,8 @@ fn django(here: &Path, assigns: impl Fn(&Path, &str) -> bool) -> Option<String> 
     }
 }
 
-/// `scripts.start` of package.json. Its program is started directly if that is all it says, since npm does not pass
-/// signals on well.
+/// `scripts.start` of package.json. A script that only starts node is started directly, since npm does not pass signals
+/// on reliably.
 fn node(here: &Path) -> Option<Vec<Pool>> {
     let package: serde_json::Value =
         serde_json::from_str(&read(&here.join("package.json"))?).ok()?;
@@ -257,10 +257,10 @@ fn node(here: &Path) -> Option<Vec<Pool>> {
     }])
 }
 
-/// A line as words; run by a shell if it needs one.
+/// The words of a command line. A line that needs a shell becomes `sh -c LINE`.
 fn words(line: &str) -> Vec<String> {
     plain(line).unwrap_or_else(|| {
-        // A single program replaces the shell, so that signals reach it.
+        // With `exec`, a single program replaces the shell, so that signals reach it.
         let one = !line.contains(['&', '|', ';', '(', '\n']) && !assignment(line);
         let line = if one {
             format!("exec {line}")
@@ -272,7 +272,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 fn plain(line: &str) -> Option<Vec<String>> {
-    let simple = !line.contains(|c| SHELLS_OWN.contains(c)) && !assignment(line);
+    let simple = !line.contains(|c| SHELL_SYNTAX.contains(c)) && !assignment(line);
     shell_words::split(line)
         .ok()
         .filter(|words| simple && !words.is_empty())
@@ -284,7 +284,7 @@ fn assignment(line: &str) -> bool {
         .is_some_and(|word| word.contains('='))
 }
 
-/// Braces belong to placeholders, so literal ones are doubled.
+/// Doubles braces that are not part of a placeholder, as the configuration expects.
 fn template(word: &str) -> String {
     let mut text = String::new();
     let mut rest = word;
@@ -315,16 +315,16 @@ mod tests {
     use super::*;
 
     fn of(files: &[(&str, &str)]) -> Vec<Pool> {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
-            let path = folder.path().join(name);
+            let path = directory.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, text).unwrap();
             if name.contains("bin/") {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
             }
         }
-        pools(folder.path(), &[])
+        pools(directory.path(), &[])
     }
 
     fn commands(files: &[(&str, &str)]) -> Vec<String> {
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_folder_says() {
+    fn pools_are_detected_from_files() {
         let gunicorn = (".venv/bin/gunicorn", "");
         let target = |files: &[(&str, &str)]| commands(&[&[gunicorn], files].concat());
         let web = |target: &str| vec![format!("web: .venv/bin/gunicorn {target}")];
@@ -368,15 +368,15 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_the_socket() {
+    fn commands_that_take_a_socket_get_one() {
         let listens = |line: &str| Pool::of_command(&words(line)).listens;
-        let takers = [
+        let commands = [
             "/opt/venv/bin/gunicorn app:app",
             "uvicorn --fd 3 app:app",
             "daphne --fd=3 app:app",
             "x -b fd://3",
         ];
-        assert!(takers.into_iter().all(listens));
+        assert!(commands.into_iter().all(listens));
         assert!(
             ![
                 "uvicorn --fd 4 app:app",
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_script() {
+    fn a_start_script_is_run_directly_or_by_npm_is_run_directly_or_by_npm() {
         let start = |script: &str| {
             let text = format!("{{\"scripts\": {{\"start\": \"{script}\"}}}}");
             let pools = of(&[("package.json", &text)]);
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn words_stay_what_they_are() {
+    fn words_survive_toml_and_placeholders() {
         let words = ["sh", "-c", "x=\"{a}\"; echo {slot} '{' \\ \t ü"].map(str::to_owned);
         let text = Pool::of_command(&words).toml();
         let table: toml::Table = toml::from_str(&text).unwrap();

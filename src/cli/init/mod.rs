@@ -1,4 +1,6 @@
-//! `init`: writes a configuration for this directory that works at once, and a unit for systemd.
+//! `rotad init`: writes a configuration for the current directory that can be run as it is, and a systemd unit. `detect`
+//! finds the workers, `unit` writes the unit; this module writes both files, checks the configuration, and prints what to
+//! do next.
 
 mod detect;
 mod unit;
@@ -15,10 +17,10 @@ use std::path::Path;
 const CONFIG: &str = "rotad.toml";
 const UNIT: &str = "rotad.service";
 
-/// Every key with its default, and an example at the end.
+/// Every key with its default, commented, and an example pool at the end.
 const SAMPLE: &str = include_str!("../../../config/rotad.toml");
 
-/// Writes both files into the current directory, or none: existing files are never overwritten.
+/// Writes both files into the current directory, or neither. Existing files are never overwritten. Returns the exit code.
 pub(super) fn init(file: Option<&Path>, command: &[String]) -> ExitCode {
     if file.is_some() {
         print::error("`init` writes ./rotad.toml: leave out -c, and move the file afterwards");
@@ -35,12 +37,12 @@ pub(super) fn init(file: Option<&Path>, command: &[String]) -> ExitCode {
 
 fn write(command: &[String]) -> Result<ExitCode, String> {
     let here = std::env::current_dir()
-        .map_err(|error| format!("the current folder cannot be found: {error}"))?;
+        .map_err(|error| format!("the current directory cannot be found: {error}"))?;
     let (config, unit) = (here.join(CONFIG), here.join(UNIT));
     for path in [&config, &here.join("config").join(CONFIG), &unit] {
         if path.symlink_metadata().is_ok() {
             return Err(format!(
-                "{} exists already and is left as it is; nothing was written\n  move it away first, or start with it: \
+                "{} already exists and was not changed; nothing was written\n  move it away first, or use it: \
                  `rotad check`",
                 path.display()
             ));
@@ -53,8 +55,8 @@ fn write(command: &[String]) -> Result<ExitCode, String> {
     create(&unit, &unit::text(&rotad, &config)).inspect_err(|_| {
         fs::remove_file(&config).ok();
     })?;
-    let valid = judge(&config);
-    tell(&pools, &config, &unit);
+    let valid = check(&config);
+    print_summary(&pools, &config, &unit);
     Ok(if valid {
         ExitCode::DONE
     } else {
@@ -86,8 +88,8 @@ fn text(pools: &[Pool]) -> String {
 }
 
 fn create(path: &Path, text: &str) -> Result<(), String> {
-    // Never through a link, and never over a file that has appeared meanwhile; writable by its owner only, as root's
-    // must be.
+    // O_EXCL never follows a link, and never replaces a file that has appeared meanwhile. Writable by its owner only:
+    // rotad refuses other configurations of root.
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o644);
     let written = options.open(path).and_then(|mut file| {
@@ -103,8 +105,8 @@ fn create(path: &Path, text: &str) -> Result<(), String> {
     })
 }
 
-/// Whether the file can be used as it is; prints what speaks against it and other hints.
-fn judge(config: &Path) -> bool {
+/// Whether the configuration is valid; prints its findings.
+fn check(config: &Path) -> bool {
     let (valid, report) = match config::load(config) {
         Ok(Loaded { warnings, .. }) => (true, warnings),
         Err(findings) => (false, findings),
@@ -115,7 +117,7 @@ fn judge(config: &Path) -> bool {
     valid
 }
 
-fn tell(pools: &[Pool], config: &Path, unit: &Path) {
+fn print_summary(pools: &[Pool], config: &Path, unit: &Path) {
     let mut text = format!("wrote {}\n", config.display());
     if pools.is_empty() {
         text.push_str(
@@ -138,7 +140,7 @@ fn tell(pools: &[Pool], config: &Path, unit: &Path) {
     print::line(&text);
 }
 
-/// The name of the service, which is that of the master.
+/// The name of the service: the master's name.
 fn service(config: &Path) -> String {
     config::peek(config).name
 }
@@ -148,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_sample_ends_with_its_example_and_the_rest_stays() {
+    fn detected_pools_replace_the_example_and_every_key_stays() {
         let pool = Pool::of_command(&["php".to_owned(), "worker.php".to_owned()]);
         let text = text(&[pool]);
         assert!(

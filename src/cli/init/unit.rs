@@ -1,4 +1,4 @@
-//! The systemd unit: the project's own, with the paths of this directory.
+//! The systemd unit that `init` writes: the project's unit, with the paths of this directory and the current user.
 
 use crate::config::user_of;
 use nix::unistd::Uid;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 const UNIT: &str = include_str!("../../../systemd/rotad.service");
 
-/// `rotad` and `config` must be absolute paths.
+/// The text of the unit. `rotad` and `config` must be absolute paths (systemd.service(5)).
 pub(super) fn text(rotad: &Path, config: &Path) -> String {
     let (rotad, config) = (quoted(rotad, false), quoted(config, true));
     let user = user_of(Uid::effective().as_raw())
@@ -18,7 +18,7 @@ pub(super) fn text(rotad: &Path, config: &Path) -> String {
         let (key, value) = line.split_once('=').unwrap_or((line, ""));
         match key {
             _ if line.starts_with("# One master for this machine") => {
-                text.push_str("# Copy it to /etc/systemd/system under a name that fits, such as shop.service.");
+                text.push_str("# Copy it to /etc/systemd/system, as shop.service for example.");
             }
             "ExecStart" | "ExecReload" => {
                 let verb = value.split(' ').nth(1).unwrap_or_default();
@@ -37,8 +37,8 @@ pub(super) fn text(rotad: &Path, config: &Path) -> String {
     text
 }
 
-/// Quotes a word as systemd reads it in a command line (systemd.service(5)). `argument`: not the program, in which
-/// variables are not expanded.
+/// Quotes a word as systemd reads it in a command line (systemd.service(5)). `argument`: an argument, in which systemd
+/// expands variables; it does not in the program.
 fn quoted(path: &Path, argument: bool) -> String {
     let path = path.to_string_lossy().replace('%', "%%");
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@:%,".contains(c);
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_units_paths_are_those_of_this_folder() {
+    fn the_unit_has_the_paths_of_this_directory() {
         let text = text(
             Path::new("/opt/rotad/bin/rotad"),
             Path::new("/srv/my shop/100%/rotad.toml"),

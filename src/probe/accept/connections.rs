@@ -63,11 +63,11 @@ fn shows_connection(
     progress: &dyn Fn(),
 ) -> Option<bool> {
     let process = Process::open_pid(pid).ok()?;
-    let folder = format!("/proc/{pid}/fd");
-    let numbers = procfs::numbers(&folder).unwrap_or_default();
+    let dir = format!("/proc/{pid}/fd");
+    let numbers = procfs::numbers(&dir).unwrap_or_default();
     for fd in numbers.into_iter().take(MAX_DESCRIPTORS) {
         progress();
-        let link = std::fs::read_link(format!("{folder}/{fd}"));
+        let link = std::fs::read_link(format!("{dir}/{fd}"));
         let is_theirs = link
             .ok()
             .and_then(|link| procfs::socket_inode(&link))

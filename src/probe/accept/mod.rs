@@ -76,7 +76,7 @@ enum Task {
 /// A thread that reads /proc; it sleeps while nothing is watched, and ends when this is dropped.
 ///
 /// A scan may hang in the kernel: reading a process's memory takes its memory map lock, unkillably. Processes with a
-/// thread in state D are not read; if a scan hangs all the same, its thread is abandoned, and another one scans the
+/// thread in state D are not read; if a scan hangs nevertheless, its thread is abandoned, and another one scans the
 /// other workers.
 #[derive(Debug)]
 pub struct AcceptProbe {

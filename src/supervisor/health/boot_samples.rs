@@ -3,7 +3,7 @@
 
 use crate::event_loop::clock::Clock;
 use crate::event_loop::mailbox::Mailbox;
-use crate::process::cpu_demand::{Meter, Starter};
+use crate::process::cpu_sampler::{CpuSampler, StartingProcess};
 use crate::supervisor::action::Action;
 use rotad_core::{Input, Span, Time, WorkerId};
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(crate) struct StartingWorker {
 pub(crate) struct BootSamples {
     samples: Mailbox<Vec<(WorkerId, u32)>>,
     clock: Clock,
-    meter: Option<Meter>,
+    sampler: Option<CpuSampler>,
     /// No more samples: no thread could be started, or it does not come back.
     unavailable: bool,
     sample_due: Option<Time>,
@@ -47,7 +47,7 @@ impl BootSamples {
         Self {
             samples,
             clock,
-            meter: None,
+            sampler: None,
             unavailable: false,
             sample_due: None,
             sampling_since: None,
@@ -97,20 +97,20 @@ impl BootSamples {
         let all = starting
             .iter()
             .filter_map(|one| {
-                Some(Starter {
+                Some(StartingProcess {
                     worker: one.worker,
                     pid: one.pid?,
                     age: Duration::from_millis(one.age.as_millis()),
                 })
             })
             .collect();
-        let meter = match self.meter.take() {
-            Some(meter) => Ok(meter),
-            None => Meter::start(self.samples.clone(), self.clock.clone()),
+        let sampler = match self.sampler.take() {
+            Some(sampler) => Ok(sampler),
+            None => CpuSampler::start(self.samples.clone(), self.clock.clone()),
         };
-        match meter {
-            Ok(meter) => {
-                self.meter.insert(meter).measure(all);
+        match sampler {
+            Ok(sampler) => {
+                self.sampler.insert(sampler).measure(all);
                 self.sampling_since = Some(now);
             }
             Err(error) => self.give_up(&error),

@@ -171,7 +171,7 @@ impl SpawnSpecs {
         if pinned.resolved().is_some() {
             None
         } else {
-            pinned.folder()
+            pinned.directory()
         }
     }
 

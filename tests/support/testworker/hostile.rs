@@ -61,7 +61,7 @@ pub(crate) fn seizer(knobs: &Knobs) {
     forever()
 }
 
-/// Children that are their parent's siblings (CLONE_PARENT): one that hides, or `--lines` that end at once.
+/// Children that are their parent's siblings (CLONE_PARENT): one that hides, or `--lines` that exit immediately.
 pub(crate) fn siblings(knobs: &Knobs) {
     let term = term_stream();
     let code = begin(knobs);
@@ -103,7 +103,7 @@ fn sibling() -> i64 {
     pid
 }
 
-/// So many children that wait for ever; `--far`: each in a session of its own.
+/// That many children that never end; `--far`: each in a session of its own.
 pub(crate) fn horde(knobs: &Knobs) {
     let term = term_stream();
     let code = begin(knobs);

@@ -135,7 +135,7 @@ fn accept(shared: &Arc<Shared>) {
             });
         }
         Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => {}
-        // Somebody shut the listener down: the master puts it right.
+        // Another process shut the listener down: the master repairs it.
         Err(Errno::EINVAL) => pause(10),
         Err(other) => {
             complain(&format!("testworker: accept: {other}"));

@@ -1,6 +1,7 @@
-//! Measures how much CPU starting workers want: the time they got, plus the time they waited for a CPU (proc(5),
-//! `schedstat`). A worker that computes on a busy machine wants a whole CPU, however little of it it gets; one that
-//! waits for a network or a timer wants none. The supervisor's boot limit asks before it starts further workers.
+//! Measures the processor demand of starting workers: the time that they ran, plus the time that they waited for a CPU
+//! (proc(5), `schedstat`). A worker that computes on a busy machine demands a whole CPU, however little of it it gets;
+//! one that waits for a network or a timer demands none. The supervisor's boot limit asks before it starts further
+//! workers.
 
 use crate::event_loop::clock::Clock;
 use crate::event_loop::mailbox::Mailbox;
@@ -12,56 +13,56 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-/// Workers measured per round; the others have their turn in the next.
+/// Workers measured per call; the others have their turn in the next.
 const MAX_WORKERS: usize = 32;
 /// Processes measured per worker.
 const MAX_PROCESSES: usize = 64;
-/// Demand is averaged over at least this time: less says little, more is out of date.
+/// Demand is averaged over at least this time. Over less it is noise, over much more it is out of date.
 const SPAN: Duration = Duration::from_millis(40);
 /// Until this age a worker in disk wait is loading its program, which says nothing about its demand afterwards.
 const LOADING: Duration = Duration::from_millis(200);
 
-/// A worker to measure: its first process, and how long ago it was requested.
+/// A worker to measure.
 #[derive(Clone, Copy, Debug)]
-pub struct Starter {
-    /// The number of the worker.
+pub struct StartingProcess {
+    /// Its id.
     pub worker: WorkerId,
-    /// Its pid.
+    /// The pid of its first process.
     pub pid: i32,
-    /// Its age.
+    /// How long ago its spawn was requested.
     pub age: Duration,
 }
 
-/// A thread that reads /proc, as many files as there are processes. It sleeps until asked, and ends when this is
-/// dropped.
+/// The handle of the thread that reads /proc: one thread, since there are as many files as processes. It sleeps until
+/// asked, and ends when this is dropped.
 #[derive(Debug)]
-pub struct Meter {
-    tasks: Sender<Vec<Starter>>,
+pub struct CpuSampler {
+    requests: Sender<Vec<StartingProcess>>,
 }
 
-impl Meter {
-    /// Starts the thread. `wake` is woken after each answer.
+impl CpuSampler {
+    /// Starts the thread, which sends each answer to `results`: workers with their demand in percent of one CPU.
     ///
     /// # Errors
     /// EAGAIN: no thread can be created.
     pub fn start(results: Mailbox<Vec<(WorkerId, u32)>>, clock: Clock) -> io::Result<Self> {
-        let (tasks, inbox) = bounded::<Vec<Starter>>(1);
+        let (requests, received) = bounded::<Vec<StartingProcess>>(1);
         thread::spawn("cpu-sampler", 128 << 10, move || {
-            let mut meter = CpuMeter::new(clock);
-            for all in inbox {
-                results.send(meter.measure(all));
+            let mut demands = Demands::new(clock);
+            for all in received {
+                results.send(demands.measure(all));
             }
         })?;
-        Ok(Self { tasks })
+        Ok(Self { requests })
     }
 
     /// Starts a measurement of these workers. Call it again only after the answer has come.
-    pub fn measure(&self, all: Vec<Starter>) {
-        self.tasks.try_send(all).ok();
+    pub fn measure(&self, all: Vec<StartingProcess>) {
+        self.requests.try_send(all).ok();
     }
 }
 
-/// CPU time a worker's tree has got and waited for so far.
+/// The CPU time that a worker's tree has used and waited for so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     wanted: Duration,
@@ -73,16 +74,17 @@ struct Sample {
     has_delays: bool,
 }
 
+/// The state of the thread: what it measured before.
 #[derive(Debug)]
-struct CpuMeter {
+struct Demands {
     clock: Clock,
     /// The last sample that is at least [`SPAN`] old: when, and what was wanted until then.
     before: HashMap<WorkerId, (Duration, Duration)>,
-    /// The last worker of the previous round.
+    /// The last worker of the previous call.
     last: WorkerId,
 }
 
-impl CpuMeter {
+impl Demands {
     fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -91,7 +93,7 @@ impl CpuMeter {
         }
     }
 
-    fn measure(&mut self, mut all: Vec<Starter>) -> Vec<(WorkerId, u32)> {
+    fn measure(&mut self, mut all: Vec<StartingProcess>) -> Vec<(WorkerId, u32)> {
         self.before
             .retain(|worker, _| all.iter().any(|one| one.worker == *worker));
         all.sort_by_key(|one| one.worker);
@@ -106,7 +108,7 @@ impl CpuMeter {
             .collect()
     }
 
-    fn demand(&mut self, one: Starter) -> Option<u32> {
+    fn demand(&mut self, one: StartingProcess) -> Option<u32> {
         let now = self.clock.elapsed();
         let sample = sample(one.pid)?;
         let (span, wanted) = match self.before.get(&one.worker) {
@@ -143,7 +145,7 @@ fn sample(pid: i32) -> Option<Sample> {
     })
 }
 
-/// Neither file takes locks of the process.
+/// One process. Reading neither file takes a lock of the process.
 fn process(pid: i32) -> Option<Sample> {
     let stat = Stat::of(pid).ok()?;
     let (own, children) = (
@@ -156,9 +158,9 @@ fn process(pid: i32) -> Option<Sample> {
         .split_ascii_whitespace()
         .filter_map(|field| field.parse().ok())
         .map(Duration::from_nanos);
-    let (had, waited) = (fields.next(), fields.next());
+    let (ran, waited) = (fields.next(), fields.next());
     Some(Sample {
-        wanted: own.max(had.unwrap_or_default()) + children + waited.unwrap_or_default(),
+        wanted: own.max(ran.unwrap_or_default()) + children + waited.unwrap_or_default(),
         runnable: stat.state == b'R',
         in_disk_wait: stat.state == b'D',
         has_delays: waited.is_some(),
@@ -186,8 +188,8 @@ mod tests {
             Self(command.spawn().expect("a child"), Instant::now())
         }
 
-        fn starter(&self, number: u64) -> Starter {
-            Starter {
+        fn starting_process(&self, number: u64) -> StartingProcess {
+            StartingProcess {
                 worker: WorkerId(number),
                 pid: self.0.id() as i32,
                 age: self.1.elapsed(),
@@ -204,15 +206,15 @@ mod tests {
     }
 
     /// Measures until `is` holds, at most 10 s.
-    fn shows(meter: &mut CpuMeter, all: &[&Started], is: impl Fn(&[(WorkerId, u32)]) -> bool) {
+    fn shows(demands: &mut Demands, all: &[&Started], is: impl Fn(&[(WorkerId, u32)]) -> bool) {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            let starters = all
+            let starting = all
                 .iter()
                 .enumerate()
-                .map(|(at, one)| one.starter(at as u64 + 1))
+                .map(|(at, one)| one.starting_process(at as u64 + 1))
                 .collect();
-            let found = meter.measure(starters);
+            let found = demands.measure(starting);
             if is(&found) {
                 return;
             }
@@ -237,24 +239,24 @@ mod tests {
         let is = |found: &[(WorkerId, u32)]| {
             found.len() == 5 && found[..4].iter().all(|(_, wants)| *wants >= 70) && found[4].1 < 20
         };
-        shows(&mut CpuMeter::new(Clock::start()), &all, is);
+        shows(&mut Demands::new(Clock::start()), &all, is);
     }
 
     #[test]
     fn every_worker_is_measured_in_turn() {
         let one = Started::new(&["sleep", "60"]);
-        let mut meter = CpuMeter::new(Clock::start());
-        let starter = |number| Starter {
+        let mut demands = Demands::new(Clock::start());
+        let starting_process = |number| StartingProcess {
             worker: WorkerId(number),
             // Its program may still be coming from the disk, and a younger worker is not measured then.
             age: LOADING,
-            ..one.starter(0)
+            ..one.starting_process(0)
         };
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..4 {
             seen.extend(
-                meter
-                    .measure((1..=100).map(starter).collect())
+                demands
+                    .measure((1..=100).map(starting_process).collect())
                     .into_iter()
                     .map(|(worker, _)| worker),
             );
@@ -264,14 +266,14 @@ mod tests {
 
     #[test]
     fn a_dead_process_has_no_demand() {
-        let starter = Starter {
+        let starting_process = StartingProcess {
             worker: WorkerId(1),
             pid: i32::MAX,
             age: Duration::from_secs(1),
         };
         assert!(
-            CpuMeter::new(Clock::start())
-                .measure(vec![starter])
+            Demands::new(Clock::start())
+                .measure(vec![starting_process])
                 .is_empty()
         );
     }

@@ -1,8 +1,8 @@
-//! The demo's master: a child process in a directory of its own; both are gone when this is dropped.
+//! The demo's master: a child process with a temporary directory. Both are gone once [`DemoMaster`] is dropped.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "its own children, which it has not reaped"
+    reason = "it signals its own child, which it has not reaped"
 )]
 
 use super::super::{request, status};
@@ -22,19 +22,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-/// The same file as in the source, so that what is shown is what runs.
+/// The configuration that the documentation shows.
 const CONFIG: &str = include_str!("../../../config/demo.toml");
 
-/// The address in it, replaced by one with a free port.
+/// The address in it, which is replaced by one with a free port.
 const ADDRESS: &str = "127.0.0.1:8080";
 
-/// How often the master is asked while the demo waits.
+/// How often the master's status is asked for while the demo waits.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Far more than built-in workers need, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the demo waits for its workers. Far more than they need, also on a busy machine.
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Signals to the demo, and the exit of its master.
+/// Signals to the demo: INT and TERM, which it passes on, and CHLD, which reports the exit of its master.
 pub(super) struct DemoSignals {
     int: SignalPipe,
     term: SignalPipe,
@@ -63,7 +63,7 @@ impl DemoSignals {
 pub(super) struct DemoMaster {
     /// `None` once it has been reaped.
     child: Option<Child>,
-    folder: PathBuf,
+    dir: PathBuf,
     rotad: PathBuf,
     paths: MasterPaths,
     stopping: bool,
@@ -74,19 +74,19 @@ impl DemoMaster {
     pub(super) fn open(port: u16) -> Result<Self, String> {
         let rotad = std::env::current_exe()
             .map_err(|error| format!("failed to find our own program: {error}"))?;
-        let folder = fresh_folder()?;
-        let made = Self::start(&rotad, &folder, port);
-        if made.is_err() {
-            std::fs::remove_dir_all(&folder).ok();
+        let dir = create_dir()?;
+        let started = Self::start(&rotad, &dir, port);
+        if started.is_err() {
+            std::fs::remove_dir_all(&dir).ok();
         }
-        made
+        started
     }
 
-    fn start(rotad: &Path, folder: &Path, port: u16) -> Result<Self, String> {
-        let config = folder.join("rotad.toml");
+    fn start(rotad: &Path, dir: &Path, port: u16) -> Result<Self, String> {
+        let config = dir.join("rotad.toml");
         let text = CONFIG
             .replace(ADDRESS, &format!("127.0.0.1:{port}"))
-            // Its own, so that demos meet neither each other nor a real master.
+            // A runtime directory of its own, so that demos conflict neither with each other nor with a real master.
             .replacen("[master]\n", "[master]\nruntime_dir = \"run\"\n", 1);
         std::fs::write(&config, text)
             .map_err(|error| format!("failed to write {}: {error}", config.display()))?;
@@ -95,22 +95,22 @@ impl DemoMaster {
             .arg("run")
             .arg("-c")
             .arg(&config)
-            // Ctrl-C reaches only the demo, which passes it on: the master would otherwise take it for a second one.
+            // Ctrl-C must reach the demo alone, which passes it on. The master would take a second INT for "kill immediately".
             .process_group(0)
             .spawn()
             .map_err(|error| format!("failed to start {}: {error}", rotad.display()))?;
-        let (folder, rotad) = (folder.to_owned(), rotad.to_owned());
+        let (dir, rotad) = (dir.to_owned(), rotad.to_owned());
         Ok(Self {
             child: Some(child),
-            folder,
+            dir,
             rotad,
             paths,
             stopping: false,
         })
     }
 
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(super) fn rotad(&self) -> &Path {
@@ -127,12 +127,12 @@ impl DemoMaster {
 
     /// While this file exists, new workers fail.
     pub(super) fn broken(&self) -> PathBuf {
-        self.folder.join(super::web::BROKEN)
+        self.dir.join(super::web::BROKEN)
     }
 
-    /// True when every pool serves; false when the demo is told to end, or the master has exited.
+    /// Waits until every pool serves. False: the demo got a signal to stop, or the master has exited.
     pub(super) fn wait_ready(&mut self, signals: &DemoSignals) -> Result<bool, String> {
-        let until = Deadline::after(PATIENCE);
+        let until = Deadline::after(WAIT_LIMIT);
         while !until.has_passed() {
             if self.pass_on(signals) || self.ended().is_some() {
                 return Ok(false);
@@ -144,11 +144,11 @@ impl DemoMaster {
             signals.wait(Some(POLL_INTERVAL));
         }
         Err(format!(
-            "the demo's workers were not ready within {PATIENCE:?}"
+            "the demo's workers were not ready within {WAIT_LIMIT:?}"
         ))
     }
 
-    /// Sends USR1 to the pid in the pid file, as a script would; returns when every web worker has been replaced.
+    /// Sends USR1 to the pid in the pid file, as a script would, and waits until every web worker is replaced.
     pub(super) fn roll_by_signal(&mut self, signals: &DemoSignals) -> Result<(), String> {
         let before = self.web().map_or(0, |(generation, _)| generation);
         let text = std::fs::read_to_string(self.pid_file())
@@ -157,7 +157,7 @@ impl DemoMaster {
             .trim()
             .parse()
             .map_err(|_| format!("no pid in the pid file: {text:?}"))?;
-        // It is our own unreaped child, so the pid cannot have been reused.
+        // If it is our own unreaped child, the pid cannot have been reused.
         if self.child.as_ref().map(Child::id) != Some(pid.cast_unsigned()) {
             return Err(format!(
                 "the pid file names process {pid}, which is not the demo's master"
@@ -165,10 +165,10 @@ impl DemoMaster {
         }
         kill(Pid::from_raw(pid), Signal::SIGUSR1)
             .map_err(|error| format!("failed to signal the master: {error}"))?;
-        let until = Deadline::after(PATIENCE);
+        let until = Deadline::after(WAIT_LIMIT);
         while !until.has_passed() {
             if self.pass_on(signals) || self.ended().is_some() {
-                return Err("the demo was ended before its proof was done".to_owned());
+                return Err("the demo was stopped before it was done".to_owned());
             }
             match self.web() {
                 Some((generation, RollState::Done)) if generation > before => return Ok(()),
@@ -179,7 +179,7 @@ impl DemoMaster {
             }
         }
         Err(format!(
-            "the rolling restart did not end within {PATIENCE:?}"
+            "the rolling restart did not end within {WAIT_LIMIT:?}"
         ))
     }
 
@@ -192,11 +192,11 @@ impl DemoMaster {
     }
 
     fn status(&self) -> Option<Status> {
-        // Before the socket exists, no answer is expected.
+        // No answer is an expected result: the socket may not exist yet.
         status::fetch(&self.paths).ok()?.ok()
     }
 
-    /// Stops the master, if it runs, and returns how it ended.
+    /// Stops the master if it runs, and returns its exit code.
     pub(super) fn close(mut self, signals: &DemoSignals) -> Result<ExitCode, String> {
         if !self.stopping {
             self.signal(Signal::SIGTERM);
@@ -204,7 +204,7 @@ impl DemoMaster {
         self.wait_end(signals)
     }
 
-    /// Waits for the master's exit, passing on signals to the demo.
+    /// Waits for the master's exit and passes signals on to it. Returns its exit code.
     pub(super) fn wait_end(mut self, signals: &DemoSignals) -> Result<ExitCode, String> {
         loop {
             if let Some(code) = self.ended() {
@@ -215,7 +215,7 @@ impl DemoMaster {
         }
     }
 
-    /// True if the demo was told to end.
+    /// Passes signals on to the master. True if the demo is stopping.
     fn pass_on(&mut self, signals: &DemoSignals) -> bool {
         for (signal_pipe, signal) in [
             (&signals.int, Signal::SIGINT),
@@ -231,12 +231,12 @@ impl DemoMaster {
     fn signal(&mut self, signal: Signal) {
         self.stopping = true;
         if let Some(child) = &self.child {
-            // Not reaped yet, so it is our child or its zombie.
+            // Not reaped yet: the pid is our child's.
             kill(Pid::from_raw(child.id().cast_signed()), signal).ok();
         }
     }
 
-    /// The master's exit code, once it has ended.
+    /// The master's exit code once it has exited.
     fn ended(&mut self) -> Option<ExitCode> {
         let Some(child) = &mut self.child else {
             return Some(ExitCode::FAILED);
@@ -252,7 +252,7 @@ impl DemoMaster {
 }
 
 impl Drop for DemoMaster {
-    /// After an error the master is still there: nothing of the demo may outlive it.
+    /// After an error the master still runs; nothing that the demo started may be left.
     fn drop(&mut self) {
         if self.child.is_some() {
             self.signal(Signal::SIGTERM);
@@ -260,31 +260,31 @@ impl Drop for DemoMaster {
         if let Some(child) = &mut self.child {
             child.wait().ok();
         }
-        std::fs::remove_dir_all(&self.folder).ok();
+        std::fs::remove_dir_all(&self.dir).ok();
     }
 }
 
-/// A directory that no other user may enter, in which sockets may live.
-fn fresh_folder() -> Result<PathBuf, String> {
-    let places = [
+/// Creates a directory for configuration, logs and sockets that no other user can enter.
+fn create_dir() -> Result<PathBuf, String> {
+    let parents = [
         std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
         Some(std::env::temp_dir()),
     ];
     let mut last = None;
-    for place in places
+    for parent in parents
         .into_iter()
         .flatten()
-        .filter(|place| place.is_absolute())
+        .filter(|parent| parent.is_absolute())
     {
-        match nix::unistd::mkdtemp(&place.join("rotad-demo-XXXXXX")) {
-            Ok(folder) => return folder.canonicalize().map_err(|error| error.to_string()),
+        match nix::unistd::mkdtemp(&parent.join("rotad-demo-XXXXXX")) {
+            Ok(dir) => return dir.canonicalize().map_err(|error| error.to_string()),
             Err(error) => {
                 last = Some(format!(
-                    "failed to make a folder in {}: {error}; set TMPDIR",
-                    place.display()
+                    "failed to create a directory in {}: {error}; set TMPDIR",
+                    parent.display()
                 ))
             }
         }
     }
-    Err(last.unwrap_or_else(|| "no place for temporary files: set TMPDIR".to_owned()))
+    Err(last.unwrap_or_else(|| "no directory for temporary files: set TMPDIR".to_owned()))
 }
