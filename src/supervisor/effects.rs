@@ -2,13 +2,15 @@
 
 use super::Supervisor;
 use super::bug::bug;
+use super::clients::launch::StartAction;
+use super::clients::tickets::Owner;
 use super::health::ports::PortRequest;
 use super::workers::process_table::{ProcessStage, WorkerProcess};
 use super::workers::spawn_spec::SpawnParams;
 use crate::log::WorkerOutput;
 use crate::notify_socket::NotifySocket;
 use crate::process::cgroup::Cgroup;
-use rotad_core::{Command, Generation, Input, PoolId, Signal, Slot, WorkerId};
+use rotad_core::{Command, Generation, Input, Outcome, PoolId, Signal, Slot, Ticket, WorkerId};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -121,6 +123,35 @@ impl Supervisor {
             }
             Command::GiveUp { pool, cause } => self.give_up(pool, cause),
             Command::Exit { lost } => self.begin_shutdown(&lost),
+        }
+    }
+
+    /// The engine's reply to one request goes to who has asked.
+    fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
+        match self.clients.tickets.take(ticket) {
+            Some(Owner::Wait(wait)) => {
+                let (code, text) = self.describer().outcome(pool, outcome);
+                self.clients
+                    .settle(wait, code, text, &self.event_loop.poller);
+            }
+            // Said when the master exits.
+            Some(Owner::Start) if self.shutdown.stopping => {}
+            Some(Owner::Start) => {
+                let how = self.describer().start(pool, outcome);
+                match self.clients.start_watch.started(pool, how) {
+                    StartAction::Nothing => {}
+                    StartAction::StopAll => self.stop_failed_start(),
+                }
+            }
+            Some(Owner::Oneshot) => self.oneshot_replied(pool, outcome),
+            Some(Owner::Recycling(worker)) => {
+                let process = self.workers.processes.get(worker);
+                let delay = process.map(|process| process.spec.plan.policy.restart.delay);
+                let (delay, now) = (delay.unwrap_or_default(), self.clock.now());
+                let actions = self.health.on_replace_reply(worker, outcome, delay, now);
+                self.perform(actions);
+            }
+            None => bug!("a reply to ticket {ticket}, which is not known"),
         }
     }
 

@@ -12,7 +12,7 @@ use super::workers::process_table::WorkerProcess;
 use crate::event_loop::poller::{Interest, Source};
 use crate::listener::{FileCheckResult, ReplacementSocket};
 use crate::observe::events::EventKind;
-use rotad_core::{Input, PoolId, Span, Time};
+use rotad_core::{Input, Span, Time};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
 
@@ -356,26 +356,5 @@ impl Supervisor {
             .map(|(worker, _)| worker)
             .collect();
         self.engine.push(Input::Unreachable(holders));
-    }
-
-    /// Why the pool's listeners do not serve, and whether that is true for all of them.
-    pub(super) fn unserved_by(&self, pool: PoolId) -> (Vec<String>, bool) {
-        let listeners = self
-            .pools
-            .next_spec(pool)
-            .map(|next_spec| next_spec.listeners.clone())
-            .unwrap_or_default();
-        let problems: Vec<String> = listeners
-            .iter()
-            .filter_map(|id| {
-                Some(format!(
-                    "listener {}: {}",
-                    self.listener_name(*id),
-                    self.listening.repair.problem(*id)?
-                ))
-            })
-            .collect();
-        let all = !listeners.is_empty() && problems.len() == listeners.len();
-        (problems, all)
     }
 }

@@ -66,6 +66,22 @@ impl Listening {
             .map(|(id, _)| *id)
     }
 
+    /// The name of a socket; empty if it is not open any more.
+    pub(super) fn name(&self, id: ListenerId) -> &str {
+        self.get(id).map_or("", Listener::name)
+    }
+
+    /// Why those of the sockets do not serve that do not, and whether that is so for all of them.
+    pub(super) fn unserved(&self, ids: &[ListenerId]) -> (Vec<String>, bool) {
+        let problem = |id: &ListenerId| {
+            let problem = self.repair.problem(*id)?;
+            Some(format!("listener {}: {problem}", self.name(*id)))
+        };
+        let problems: Vec<String> = ids.iter().filter_map(problem).collect();
+        let all = !ids.is_empty() && problems.len() == ids.len();
+        (problems, all)
+    }
+
     /// Sets the sockets that stay open without a pool.
     pub(super) fn set_lone(&mut self, lone: BTreeSet<ListenerId>) {
         self.lone = lone;

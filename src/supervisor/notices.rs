@@ -3,9 +3,10 @@
 //! `effects.rs` calls [`Supervisor::report`] for each notice, in the engine's order. Nothing here decides anything.
 
 use super::Supervisor;
+use super::clients::describer::is_up;
 use super::clients::outcome_text::{reason, superseded};
 use super::event_log::EventBuilder;
-use super::service_manager::ended_text;
+use super::shutdown::ended_text;
 use super::workers::exit_report::{describe, exit_text, last_exit, last_known};
 use super::workers::orphans::list_members;
 use crate::control::protocol::Response;
@@ -13,7 +14,7 @@ use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::sys::process::Process;
 use rotad_core::{
-    Cause, Exit, KillReason, Notice, Outcome, PoolId, Slot, Span, StopReason, WorkerId, WorkerState,
+    Cause, Exit, KillReason, Notice, Outcome, PoolId, Slot, Span, StopReason, WorkerId,
 };
 
 /// The fields of [`Notice::Died`].
@@ -136,7 +137,7 @@ impl Supervisor {
                 );
             }
             Notice::PoolReady { pool, generation } => {
-                let text = self.all_up(pool);
+                let text = self.describer().all_up(pool);
                 self.emit(
                     EventBuilder::new(EventKind::PoolReady, text)
                         .pool(pool)
@@ -377,23 +378,6 @@ impl Supervisor {
             .is_some_and(|worker| worker.by_age)
     }
 
-    /// Whether that is so for at least one worker of the pool.
-    pub(super) fn has_ready_by_age(&self, pool: PoolId) -> bool {
-        self.engine
-            .view()
-            .workers()
-            .any(|worker| worker.pool == pool && worker.by_age && is_up(worker.state))
-    }
-
-    /// The text for a pool that has all its workers.
-    pub(super) fn all_up(&self, pool: PoolId) -> &'static str {
-        if self.has_ready_by_age(pool) {
-            "every worker is alive, nothing says that they are ready"
-        } else {
-            "every worker is ready"
-        }
-    }
-
     fn report_ready(&mut self, worker: WorkerId, took: Span, by_age: bool, soak: Span) {
         let mut text = format!("ready after {took}");
         if by_age {
@@ -462,7 +446,7 @@ impl Supervisor {
             Some(span) => format!("; started again in {span}"),
             None if given_up => {
                 let pool = self.workers.label(id).pool;
-                let why = pool.map(|pool| self.no_restart_reason(pool, cause));
+                let why = pool.map(|pool| self.describer().no_restart_reason(pool, cause));
                 format!("; {}", why.unwrap_or_default())
             }
             None => String::new(),
@@ -557,7 +541,7 @@ impl Supervisor {
     }
 
     fn roll_ended(&mut self, pool: PoolId, outcome: &Outcome) {
-        let (code, text) = self.outcome(pool, outcome);
+        let (code, text) = self.describer().outcome(pool, outcome);
         let event = EventBuilder::new(EventKind::RollEnded, text)
             .pool(pool)
             .cause(outcome_cause(outcome));
@@ -577,16 +561,6 @@ impl Supervisor {
 
 /// For a worker that counts as ready because of its age alone.
 const ALIVE_ONLY: &str = "is alive, nothing says that it is ready";
-
-fn is_up(state: WorkerState) -> bool {
-    match state {
-        WorkerState::Ready | WorkerState::Soaking => true,
-        WorkerState::Starting
-        | WorkerState::Stopping
-        | WorkerState::Killing
-        | WorkerState::KillingTree => false,
-    }
-}
 
 fn failure_cause(cause: Cause) -> &'static str {
     match cause {

@@ -3,6 +3,7 @@
 
 use super::listening::ListenerId;
 use crate::control::protocol::Selector;
+use crate::exit_code::ExitCode;
 use crate::plan::{Kind, ListenPlan, PoolPlan};
 use rotad_core::{Generation, Policy, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -171,6 +172,41 @@ impl PoolRegistry {
             .map(|(id, _)| id)
     }
 
+    /// The pool of this name, or what is said where there is none.
+    pub(super) fn require(&self, name: &str) -> Result<PoolId, String> {
+        let missing = || {
+            let all = self.names().join(", ");
+            format!("no such pool: {name}; there are: {all}")
+        };
+        self.find(name).ok_or_else(missing)
+    }
+
+    /// The pools that a selector means, or the exit code and text of the answer if there are none. `oneshots`: whether
+    /// "all pools" includes oneshots. They are part of a reload, but not of a rolling restart of everything.
+    pub(super) fn select(
+        &self,
+        which: &Selector,
+        oneshots: bool,
+    ) -> Result<Vec<PoolId>, (ExitCode, String)> {
+        for name in &which.pools {
+            self.require(name)
+                .map_err(|message| (ExitCode::NOT_FOUND, message))?;
+        }
+        let wanted = |pool: &PoolPlan| {
+            is_meant(which, pool)
+                && (oneshots || pool.kind != Kind::Oneshot || which.pools.contains(&pool.name))
+        };
+        let pools: Vec<PoolId> = self
+            .iter()
+            .filter(|(_, pool)| wanted(pool))
+            .map(|(id, _)| id)
+            .collect();
+        if pools.is_empty() {
+            return Err((ExitCode::DONE, "there is no pool of that kind".to_owned()));
+        }
+        Ok(pools)
+    }
+
     /// The pools of the configuration.
     pub(super) fn iter(&self) -> impl Iterator<Item = (PoolId, &PoolPlan)> {
         self.entries
@@ -322,8 +358,7 @@ impl PoolRegistry {
     }
 }
 
-/// Whether a selector includes this pool. Oneshots are part of a reload, but not of a rolling restart of everything
-/// (see `select_pools` in `control.rs`).
+/// Whether a selector includes this pool.
 pub(super) fn is_meant(which: &Selector, pool: &PoolPlan) -> bool {
     let all = !which.workers && !which.tasks && which.pools.is_empty();
     all || which.pools.contains(&pool.name)

@@ -1,21 +1,30 @@
-//! The service manager: sends systemd what sd_notify(3) defines, and stops the master when an essential pool has ended.
+//! The service manager: sends systemd what sd_notify(3) defines.
 //! `mod.rs` calls [`Supervisor::notify_service_manager`] each turn, which sends only what has changed.
 
 use super::Supervisor;
 use super::clients::outcome_text::reason;
 use super::sd_notify::{self, PoolLine, ServiceManagerSocket};
-use super::workers::exit_report::exit_text;
+use super::workers::exit_report::ExitReport;
 use crate::event_loop::clock::{Clock, span};
-use crate::exit_code::ExitCode;
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
-use rotad_core::{Cause, EssentialLoss, Exit, PoolId, PoolState, PoolView, RollState, Span, Time};
+use rotad_core::{Cause, PoolId, PoolState, PoolView, RollState, Span, Time, WorkerId};
 use std::time::Duration;
 
 /// While everything stops, the manager is asked for this much more time …
 const EXTENSION: Duration = Duration::from_secs(20);
 /// … this often.
 const EXTEND_EVERY: Span = Span::from_secs(5);
+
+/// What the manager is told about one pool.
+#[derive(Debug)]
+pub(super) struct PoolReport<'a> {
+    id: PoolId,
+    name: &'a str,
+    view: PoolView,
+    /// The worker by which its last rolling restart has failed.
+    culprit: Option<&'a ExitReport>,
+}
 
 /// What the service manager has been told.
 #[derive(Debug)]
@@ -24,6 +33,8 @@ pub(super) struct ServiceManager {
     clock: Clock,
     /// READY=1 has been sent.
     ready: bool,
+    /// STOPPING=1 has been sent.
+    stopping: bool,
     /// RELOADING=1 has been sent, and no READY=1 since.
     reloading: bool,
     status: String,
@@ -41,6 +52,7 @@ impl ServiceManager {
         Self {
             socket,
             ready: false,
+            stopping: false,
             reloading: false,
             status: String::new(),
             extend: None,
@@ -106,51 +118,63 @@ impl ServiceManager {
                 .send(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
         }
     }
-}
 
-impl Supervisor {
+    /// Everything stops: sent once.
+    pub(super) fn tell_stopping(&mut self) {
+        self.stopping = true;
+        self.socket.send("STOPPING=1\nSTATUS=stopping");
+    }
+
     /// A reload or roll begins. `Type=notify-reload` (systemd.service(5)) waits for RELOADING=1 with a time after its
     /// signal, and then for READY=1; a second reload sends it again.
     pub(super) fn reloading(&mut self) {
-        if !self.service_manager.ready || self.shutdown.stopping {
+        if !self.ready || self.stopping {
             return;
         }
         let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
             return;
         };
         let micros = now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000;
-        self.service_manager
-            .socket
+        self.socket
             .send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
-        self.service_manager.reloading = true;
+        self.reloading = true;
     }
 
-    /// Called at the end of each turn: sends what has changed.
-    pub(super) fn notify_service_manager(&mut self) {
-        if !self.service_manager.socket.is_open() {
-            return;
+    /// There is a manager that listens.
+    pub(super) fn is_open(&self) -> bool {
+        self.socket.is_open()
+    }
+
+    /// Called at the end of each turn: sends what has changed. `reloads`: a reload, or a comparison for one, is under
+    /// way.
+    pub(super) fn update(&mut self, reloads: bool, pools: &[PoolReport<'_>]) {
+        self.ping_watchdog();
+        if self.stopping {
+            self.ask_for_time();
         }
-        self.service_manager.ping_watchdog();
-        if self.shutdown.stopping {
-            self.service_manager.ask_for_time();
+        if let Some(message) = self.message(reloads, pools) {
+            self.socket.send(&message);
         }
-        let pools: Vec<(PoolId, PoolView)> = self.engine.view().pools().collect();
-        let asked = self.reload.state.is_active() || self.reload.on_change.is_active();
-        let rolls = asked
+    }
+
+    /// The message about what has changed. None: nothing has.
+    fn message(&mut self, reloads: bool, pools: &[PoolReport<'_>]) -> Option<String> {
+        let rolls = reloads
             || pools
                 .iter()
-                .any(|(_, pool)| pool.roll.state == RollState::Running);
-        let settled = |(_, pool): &(PoolId, PoolView)| is_settled(pool) || is_held_up(pool, &pools);
+                .any(|pool| pool.view.roll.state == RollState::Running);
+        let settled =
+            |pool: &PoolReport<'_>| is_settled(&pool.view) || is_held_up(&pool.view, pools);
         let mut text = String::new();
-        if !self.shutdown.stopping && !self.service_manager.ready && pools.iter().all(settled) {
-            self.service_manager.ready = true;
+        if !self.stopping && !self.ready && pools.iter().all(settled) {
+            self.ready = true;
             text = format!("READY=1\nMAINPID={}", std::process::id());
         }
-        if !self.shutdown.stopping && self.service_manager.reloading && !rolls {
-            self.service_manager.reloading = false;
+        if !self.stopping && self.reloading && !rolls {
+            self.reloading = false;
             text = "READY=1".to_owned();
         }
-        let word = match (self.shutdown.stopping, self.service_manager.ready, rolls) {
+        let word = match (self.stopping, self.ready, rolls) {
             (true, _, _) => "stopping",
             (_, false, _) => "starting",
             (_, _, true) => "reloading",
@@ -158,113 +182,90 @@ impl Supervisor {
         };
         let lines: Vec<PoolLine> = pools
             .iter()
-            .map(|(id, pool)| self.pool_line(*id, pool))
+            .map(|pool| pool_line(pool, self.stopping))
             .collect();
         let status = sd_notify::status(word, &lines);
-        if status != self.service_manager.status || !text.is_empty() {
-            let separator = if text.is_empty() { "" } else { "\n" };
-            self.service_manager
-                .socket
-                .send(&format!("{text}{separator}STATUS={status}"));
-            self.service_manager.status = status;
+        if status == self.status && text.is_empty() {
+            return None;
         }
+        let separator = if text.is_empty() { "" } else { "\n" };
+        let message = format!("{text}{separator}STATUS={status}");
+        self.status = status;
+        Some(message)
     }
+}
 
-    /// `web 4/4`, and what is not as it should be.
-    fn pool_line(&self, id: PoolId, pool: &PoolView) -> PoolLine {
-        let name = self.pools.name(id);
-        if self.shutdown.stopping {
-            return PoolLine {
-                text: format!("{name} {} left", pool.alive),
-                well: pool.alive == 0,
-            };
-        }
-        let mut text = format!("{name} {}/{}", pool.ready, pool.wanted);
-        let roll = &pool.roll;
-        let state = match pool.state {
-            PoolState::Ok => String::new(),
-            PoolState::Starting => " starting".to_owned(),
-            PoolState::Mixed => format!(" mixed ({})", mixture(pool)),
-            PoolState::Degraded => " degraded".to_owned(),
-            PoolState::Reloading => format!(" rolling, {} of {} replaced", roll.replaced, roll.of),
-            PoolState::RollingBack => " rolling back".to_owned(),
-            PoolState::CrashLoop => " crash-loop".to_owned(),
-            PoolState::Stopping => " stopping".to_owned(),
-            PoolState::Stopped => " stopped".to_owned(),
-            PoolState::Done => " done".to_owned(),
-            PoolState::Failed => " failed".to_owned(),
-        };
-        text.push_str(&state);
-        if let (RollState::Aborted | RollState::RolledBack, Some(failure)) =
-            (roll.state, &roll.failure)
-        {
-            let culprit = failure
-                .worker
-                .and_then(|worker| self.workers.exit_reports.of_worker(worker));
-            let why = reason(failure, culprit);
-            let why = why.lines().next().unwrap_or_default();
-            let (what, why) = match failure.cause {
-                Cause::Cancelled => ("was cancelled", String::new()),
-                Cause::After(_) => ("was not begun", format!(": {why}")),
-                _ => ("did not come up", format!(": {why}")),
-            };
-            text.push_str(&format!(" (generation {} {what}{why})", roll.generation));
-        }
-        if pool.outdated > 0 {
-            text.push_str(&format!(" ({})", outdated(pool.outdated)));
-        }
-        PoolLine {
-            well: matches!(pool.state, PoolState::Ok | PoolState::Done),
-            text,
-        }
-    }
-
-    /// Everything stops: sent once.
-    pub(super) fn tell_stopping(&self) {
-        self.service_manager
-            .socket
-            .send("STOPPING=1\nSTATUS=stopping");
-    }
-
-    /// An essential pool is lost: everything stops, and the master exits with a code that tells why.
-    pub(super) fn give_up(&mut self, pool: PoolId, cause: EssentialLoss) {
-        if self.shutdown.stopping {
+impl Supervisor {
+    /// Called at the end of each turn: tells the service manager what has changed.
+    pub(super) fn notify_service_manager(&mut self) {
+        if !self.service_manager.is_open() {
             return;
         }
-        let name = self.pools.name(pool);
-        let (code, text) = match cause {
-            EssentialLoss::NotReady(span) => (
-                ExitCode::ESSENTIAL_FAILED,
-                format!("{name} is essential, and none of its workers was ready for {span}"),
-            ),
-            EssentialLoss::Ended(exit) => (
-                ended_code(exit),
-                format!("{name} is essential and has ended ({})", ended_text(exit)),
-            ),
+        let reloads = self.reload.state.is_active() || self.reload.on_change.is_active();
+        let report = |(id, view): (PoolId, PoolView)| PoolReport {
+            id,
+            name: self.pools.name(id),
+            culprit: culprit_of(&view).and_then(|id| self.workers.exit_reports.of_worker(id)),
+            view,
         };
-        let text = format!("{text}: everything stops");
-        match cause {
-            EssentialLoss::NotReady(_) => tracing::error!("{text}"),
-            EssentialLoss::Ended(_) => tracing::info!("{text}"),
-        }
-        self.clients.start_watch.abandon(code, &text);
-        self.shutdown.exit_code = Some(code);
-        self.stop(false);
+        let pools: Vec<PoolReport<'_>> = self.engine.view().pools().map(report).collect();
+        self.service_manager.update(reloads, &pools);
     }
 }
 
-/// The exit code of a master whose essential pool has ended: the pool's own, or what a shell reports for a signal.
-fn ended_code(exit: Option<Exit>) -> ExitCode {
-    match exit {
-        Some(Exit::Code(code)) => ExitCode::of_child(u8::try_from(code).unwrap_or(u8::MAX)),
-        Some(Exit::Signal { signal, .. }) => ExitCode::of_signal(signal),
-        Some(Exit::Unknown) | None => ExitCode::ESSENTIAL_FAILED,
-    }
+/// The worker by which the pool's last rolling restart has failed.
+fn culprit_of(pool: &PoolView) -> Option<WorkerId> {
+    pool.roll.failure.as_ref()?.worker
 }
 
-/// How the workers of an essential pool have ended.
-pub(super) fn ended_text(exit: Option<Exit>) -> String {
-    exit.map_or_else(|| "no worker could be started".to_owned(), exit_text)
+/// `web 4/4`, and what is not as it should be.
+fn pool_line(report: &PoolReport<'_>, stopping: bool) -> PoolLine {
+    let PoolReport {
+        name,
+        view: pool,
+        culprit,
+        ..
+    } = report;
+    if stopping {
+        return PoolLine {
+            text: format!("{name} {} left", pool.alive),
+            well: pool.alive == 0,
+        };
+    }
+    let mut text = format!("{name} {}/{}", pool.ready, pool.wanted);
+    let roll = &pool.roll;
+    let state = match pool.state {
+        PoolState::Ok => String::new(),
+        PoolState::Starting => " starting".to_owned(),
+        PoolState::Mixed => format!(" mixed ({})", mixture(pool)),
+        PoolState::Degraded => " degraded".to_owned(),
+        PoolState::Reloading => format!(" rolling, {} of {} replaced", roll.replaced, roll.of),
+        PoolState::RollingBack => " rolling back".to_owned(),
+        PoolState::CrashLoop => " crash-loop".to_owned(),
+        PoolState::Stopping => " stopping".to_owned(),
+        PoolState::Stopped => " stopped".to_owned(),
+        PoolState::Done => " done".to_owned(),
+        PoolState::Failed => " failed".to_owned(),
+    };
+    text.push_str(&state);
+    if let (RollState::Aborted | RollState::RolledBack, Some(failure)) = (roll.state, &roll.failure)
+    {
+        let why = reason(failure, *culprit);
+        let why = why.lines().next().unwrap_or_default();
+        let (what, why) = match failure.cause {
+            Cause::Cancelled => ("was cancelled", String::new()),
+            Cause::After(_) => ("was not begun", format!(": {why}")),
+            _ => ("did not come up", format!(": {why}")),
+        };
+        text.push_str(&format!(" (generation {} {what}{why})", roll.generation));
+    }
+    if pool.outdated > 0 {
+        text.push_str(&format!(" ({})", outdated(pool.outdated)));
+    }
+    PoolLine {
+        well: matches!(pool.state, PoolState::Ok | PoolState::Done),
+        text,
+    }
 }
 
 /// READY=1 is sent once every pool is ready, or known to be in a crash loop.
@@ -290,11 +291,11 @@ fn mixture(pool: &PoolView) -> String {
 
 /// Whether a pool cannot start because a pool that it comes after does not come up. A oneshot that fails must not hold
 /// up the machine's boot, which waits for READY=1.
-pub(super) fn is_held_up(pool: &PoolView, all: &[(PoolId, PoolView)]) -> bool {
+fn is_held_up(pool: &PoolView, all: &[PoolReport<'_>]) -> bool {
     let find = |id: &PoolId| {
         all.iter()
-            .find(|(other, _)| other == id)
-            .map(|(_, other)| other)
+            .find(|other| other.id == *id)
+            .map(|other| &other.view)
     };
     let stuck = |state| {
         matches!(

@@ -4,15 +4,19 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
+use super::workers::exit_report::exit_text;
 use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::sys::thread;
-use rotad_core::{Request, Span, Time, WorkerId};
+use rotad_core::{EssentialLoss, Exit, PoolId, Request, Span, Time, WorkerId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long orphans may take to die after SIGKILL.
 const ORPHAN_TIMEOUT: Span = Span::from_millis(900);
+
+/// How long the stop may take after no pool has started.
+const FAILED_START_TIMEOUT: Span = Span::from_secs(5);
 
 /// How often it is checked meanwhile.
 const CHECK_INTERVAL: Span = Span::from_millis(100);
@@ -94,7 +98,7 @@ impl Supervisor {
         }
         self.shutdown.stopping = true;
         self.emit(EventBuilder::new(EventKind::MasterStopping, "stopping").silent());
-        self.tell_stopping();
+        self.service_manager.tell_stopping();
         self.cancel_reloads();
         self.cancel_comparisons();
     }
@@ -112,6 +116,30 @@ impl Supervisor {
             Request::Stop { cap }
         };
         self.engine.request(request);
+    }
+
+    /// No pool has started: everything stops, and the start fails.
+    pub(super) fn stop_failed_start(&mut self) {
+        tracing::error!("no pool started; stopping");
+        self.begin_stop();
+        self.engine.request(Request::Stop {
+            cap: Some(FAILED_START_TIMEOUT),
+        });
+    }
+
+    /// An essential pool is lost: everything stops, and the master exits with a code that tells why.
+    pub(super) fn give_up(&mut self, pool: PoolId, cause: EssentialLoss) {
+        if self.shutdown.stopping {
+            return;
+        }
+        let (code, text) = loss_text(self.pools.name(pool), cause);
+        match cause {
+            EssentialLoss::NotReady(_) => tracing::error!("{text}"),
+            EssentialLoss::Ended(_) => tracing::info!("{text}"),
+        }
+        self.clients.start_watch.abandon(code, &text);
+        self.shutdown.exit_code = Some(code);
+        self.stop(false);
     }
 
     pub(super) fn begin_shutdown(&mut self, lost: &[WorkerId]) {
@@ -208,5 +236,70 @@ impl Supervisor {
             .unwrap_or(code)
             .worse(code)
             .worse(shutdown.exit_code.unwrap_or(ExitCode::DONE))
+    }
+}
+
+/// The exit code of the master, and what is said about the loss of an essential pool.
+fn loss_text(name: &str, cause: EssentialLoss) -> (ExitCode, String) {
+    let (code, text) = match cause {
+        EssentialLoss::NotReady(span) => (
+            ExitCode::ESSENTIAL_FAILED,
+            format!("{name} is essential, and none of its workers was ready for {span}"),
+        ),
+        EssentialLoss::Ended(exit) => (
+            ended_code(exit),
+            format!("{name} is essential and has ended ({})", ended_text(exit)),
+        ),
+    };
+    (code, format!("{text}: everything stops"))
+}
+
+/// The exit code of a master whose essential pool has ended: the pool's own, or what a shell reports for a signal.
+fn ended_code(exit: Option<Exit>) -> ExitCode {
+    match exit {
+        Some(Exit::Code(code)) => ExitCode::of_child(u8::try_from(code).unwrap_or(u8::MAX)),
+        Some(Exit::Signal { signal, .. }) => ExitCode::of_signal(signal),
+        Some(Exit::Unknown) | None => ExitCode::ESSENTIAL_FAILED,
+    }
+}
+
+/// How the workers of an essential pool have ended.
+pub(super) fn ended_text(exit: Option<Exit>) -> String {
+    exit.map_or_else(|| "no worker could be started".to_owned(), exit_text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_essential_pool_tells_the_exit_code() {
+        let signal = Exit::Signal {
+            signal: 9,
+            core_dumped: false,
+        };
+        for (exit, code, how) in [
+            (Some(Exit::Code(3)), ExitCode::of_child(3), "exited with 3"),
+            (
+                Some(signal),
+                ExitCode::of_signal(9),
+                "was killed by SIGKILL",
+            ),
+            (
+                None,
+                ExitCode::ESSENTIAL_FAILED,
+                "no worker could be started",
+            ),
+        ] {
+            let (is, text) = loss_text("web", EssentialLoss::Ended(exit));
+            assert_eq!(is, code);
+            assert!(text.contains(how), "{text}");
+        }
+        let (code, text) = loss_text("web", EssentialLoss::NotReady(Span::from_secs(30)));
+        assert_eq!(code, ExitCode::ESSENTIAL_FAILED);
+        assert_eq!(
+            text,
+            "web is essential, and none of its workers was ready for 30.0 s: everything stops"
+        );
     }
 }

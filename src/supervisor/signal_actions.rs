@@ -48,7 +48,7 @@ impl Supervisor {
         let pools = self.pools.of_kind(kind);
         if pools.is_empty() {
             // `Type=notify-reload` waits for the end of a reload: there is nothing to do, so it ends now.
-            self.reloading();
+            self.service_manager.reloading();
             return self.emit_signal(format!("{text}: there is no pool of that kind to roll"));
         }
         let comparisons = self.lookup().comparisons_for_roll(&pools);
@@ -68,7 +68,7 @@ impl Supervisor {
         self.emit_signal(format!(
             "{text}: {certain}only if what it is made from has changed: {conditional}"
         ));
-        self.reloading();
+        self.service_manager.reloading();
         self.start_comparison(
             comparisons,
             Continuation::Roll {

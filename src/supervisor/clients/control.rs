@@ -1,15 +1,12 @@
 //! Requests over the control socket: checks that they mean this master's configuration, and dispatches them
 //! (`requests.rs`, `reload/`, `log_clients.rs`, `status.rs`).
 
-use crate::control::protocol::{Method, Request, Response, Selector};
+use crate::control::protocol::{Method, Request, Response};
 use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
-use crate::plan::{Kind, PoolPlan};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_log::EventBuilder;
-use crate::supervisor::pool_registry::is_meant;
 use crate::supervisor::reload::ReloadRequest;
-use rotad_core::PoolId;
 use std::path::Path;
 
 impl Supervisor {
@@ -140,46 +137,5 @@ impl Supervisor {
                 follow,
             } => self.logs_for(client, pool, slot, (lines, follow)),
         }
-    }
-
-    /// The pools that a selector means. An unknown name is answered with an error. `oneshots`: whether "all pools"
-    /// includes oneshots.
-    pub(crate) fn select_pools(
-        &mut self,
-        client: u64,
-        which: &Selector,
-        oneshots: bool,
-    ) -> Option<Vec<PoolId>> {
-        if let Some(unknown) = which
-            .pools
-            .iter()
-            .find(|name| self.pools.find(name).is_none())
-        {
-            let message = format!(
-                "no such pool: {unknown}; there are: {}",
-                self.pools.names().join(", ")
-            );
-            self.done(client, ExitCode::NOT_FOUND, message);
-            return None;
-        }
-        let wanted = |pool: &PoolPlan| {
-            is_meant(which, pool)
-                && (oneshots || pool.kind != Kind::Oneshot || which.pools.contains(&pool.name))
-        };
-        let pools: Vec<PoolId> = self
-            .pools
-            .iter()
-            .filter(|(_, pool)| wanted(pool))
-            .map(|(id, _)| id)
-            .collect();
-        if pools.is_empty() {
-            self.done(
-                client,
-                ExitCode::DONE,
-                "there is no pool of that kind".to_owned(),
-            );
-            return None;
-        }
-        Some(pools)
     }
 }

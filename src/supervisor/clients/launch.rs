@@ -1,14 +1,12 @@
 //! The start watch: decides when `rotad start` may report success or failure. The command waits until every pool is
-//! ready, or has failed. Each pool's first request has a ticket, and [`Supervisor::start_replied`] gets its outcome; with
-//! `run` and `--no-wait` nothing waits.
+//! ready, or has failed. Each pool's first request has a ticket, and `effects.rs` calls [`StartWatch::started`] with its
+//! outcome; with `run` and `--no-wait` nothing waits.
 
 use crate::daemon::{Report, StartContext};
 use crate::exit_code::ExitCode;
 use crate::observe::clip::join_within;
-use crate::supervisor::Supervisor;
-use crate::supervisor::clients::outcome_text::superseded;
 use crate::supervisor::clients::tickets::MAX_REPORT_BYTES;
-use rotad_core::{Outcome, PoolId, Request, Span, Up};
+use rotad_core::{PoolId, Up};
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +31,14 @@ pub(crate) struct StartWatch {
 struct Pool {
     name: String,
     state: StartState,
+}
+
+/// How the first start of a pool has ended.
+#[derive(Debug)]
+pub(crate) enum Started {
+    Up(Up),
+    /// It has failed; why.
+    Failed(String),
 }
 
 /// What the caller has to do next.
@@ -83,20 +89,14 @@ impl StartWatch {
         }
     }
 
-    pub(crate) fn up(&mut self, pool: PoolId, how: Up) -> StartAction {
-        let state = match how {
-            Up::Done(_) => StartState::Ended,
-            Up::Alive => StartState::Alive,
-            Up::Ready | Up::NoneWanted => StartState::Ready,
+    /// A pool's first start has ended.
+    pub(crate) fn started(&mut self, pool: PoolId, how: Started) -> StartAction {
+        let new = match how {
+            Started::Up(Up::Done(_)) => StartState::Ended,
+            Started::Up(Up::Alive) => StartState::Alive,
+            Started::Up(Up::Ready | Up::NoneWanted) => StartState::Ready,
+            Started::Failed(why) => StartState::Failed(why),
         };
-        self.set_state(pool, state)
-    }
-
-    pub(crate) fn failed(&mut self, pool: PoolId, why: String) -> StartAction {
-        self.set_state(pool, StartState::Failed(why))
-    }
-
-    fn set_state(&mut self, pool: PoolId, new: StartState) -> StartAction {
         if self.report.is_none() || self.final_report.is_some() {
             return StartAction::Nothing;
         }
@@ -200,42 +200,5 @@ impl StartWatch {
         let waited = self.report.is_some();
         self.finish(code, &text);
         waited.then_some(code)
-    }
-}
-
-/// How long the stop may take after no pool has started.
-const STOP_TIMEOUT: Span = Span::from_secs(5);
-
-impl Supervisor {
-    /// A pool's first start has ended.
-    pub(crate) fn start_replied(&mut self, pool: PoolId, outcome: &Outcome) {
-        if self.shutdown.stopping {
-            return; // said when the master exits
-        }
-        let action = match outcome {
-            Outcome::Up(how) => self.clients.start_watch.up(pool, *how),
-            Outcome::StartFailed(failure) => {
-                let (why, _) = self.start_failure_text(pool, failure);
-                self.clients.start_watch.failed(pool, why)
-            }
-            Outcome::Superseded { by } => self
-                .clients
-                .start_watch
-                .failed(pool, superseded(*by).to_owned()),
-            other => {
-                let (_, text) = self.outcome(pool, other);
-                self.clients.start_watch.failed(pool, text)
-            }
-        };
-        match action {
-            StartAction::Nothing => {}
-            StartAction::StopAll => {
-                tracing::error!("no pool started; stopping");
-                self.begin_stop();
-                self.engine.request(Request::Stop {
-                    cap: Some(STOP_TIMEOUT),
-                });
-            }
-        }
     }
 }

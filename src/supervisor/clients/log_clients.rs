@@ -3,21 +3,25 @@
 //! waits for it.
 
 use crate::control::protocol::{Line, Response};
+use crate::event_loop::poller::Poller;
 use crate::event_loop::waker::Waker;
 use crate::exit_code::ExitCode;
-use crate::log::{Filter, Follower, LogLine};
+use crate::log::{Filter, Follower, LogLine, LogWriter};
 use crate::observe::sanitize::sanitize;
 use crate::plan::{PoolPlan, Sink};
 use crate::supervisor::Supervisor;
+use crate::supervisor::clients::Clients;
+use crate::supervisor::pool_registry::PoolRegistry;
 use crate::sys::poll::poll;
 use crate::sys::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::poll::{PollFd, PollFlags};
-use rotad_core::PoolId;
+use rotad_core::{PoolId, View};
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -60,6 +64,42 @@ impl LogClients {
         self.threads.len() >= MAX_CLIENTS
     }
 
+    /// Starts the thread of one client.
+    ///
+    /// # Errors
+    /// EAGAIN: no thread is left.
+    fn start(
+        &mut self,
+        client: UnixStream,
+        waker: Waker,
+        request: LogRequest,
+        log: &LogWriter,
+    ) -> io::Result<()> {
+        let thread = Arc::new(ClientThread {
+            waker: waker.clone(),
+            shutting_down: AtomicBool::new(false),
+        });
+        self.threads.push(Arc::downgrade(&thread));
+        let LogRequest {
+            filter,
+            lines,
+            follow,
+            hint,
+            unknown,
+        } = request;
+        let log_stream = LogStream {
+            client,
+            follower: log.follow(filter, lines, waker),
+            thread,
+            once: !follow,
+            lines,
+            hint,
+            unknown,
+            _hold: self.holds.clone(),
+        };
+        thread::spawn("log-client", 256 << 10, move || log_stream.run()).map(drop)
+    }
+
     /// Lets the threads send the last lines and end; waits at most `timeout` for clients that do not read.
     pub(crate) fn end(&mut self, timeout: Duration) {
         for thread in self.threads.drain(..).filter_map(|thread| thread.upgrade()) {
@@ -91,112 +131,99 @@ impl Supervisor {
     pub(crate) fn logs_for(
         &mut self,
         client: u64,
-        pool: Option<String>,
+        name: Option<String>,
         slot: Option<u32>,
-        what: (u32, bool),
+        (lines, follow): (u32, bool),
     ) {
-        let (lines, follow) = what;
-        let known = pool.as_deref().map(|name| self.pools.find(name));
-        if let (Some(name), Some(None)) = (&pool, known) {
-            let message = format!(
-                "no such pool: {name}; there are: {}",
-                self.pools.names().join(", ")
-            );
-            return self.done(client, ExitCode::NOT_FOUND, message);
-        }
-        if self.clients.log_clients.is_full() {
-            return self.done(
-                client,
-                ExitCode::FAILED,
-                format!("{MAX_CLIENTS} clients already read logs"),
-            );
-        }
-        let unknown = known
-            .flatten()
-            .zip(slot)
-            .and_then(|(pool, slot)| self.no_such_slot(pool, slot));
-        let hint = self.where_more_is(known.flatten());
-        let Ok(waker) = Waker::new() else {
-            return self.done(
-                client,
-                ExitCode::FAILED,
-                "no descriptor is left for another client".to_owned(),
-            );
-        };
-        let Some(stream) = self.clients.hand_over(client) else {
-            return self.clients.drop_client(client, &self.event_loop.poller);
-        };
-        let thread = Arc::new(ClientThread {
-            waker: waker.clone(),
-            shutting_down: AtomicBool::new(false),
-        });
-        let lines = lines as usize;
-        let follower = self.log.writer.follow(Filter { pool, slot }, lines, waker);
-        self.clients
-            .log_clients
-            .threads
-            .push(Arc::downgrade(&thread));
-        let _hold = self.clients.log_clients.holds.clone();
-        let log_stream = LogStream {
-            client: stream,
-            follower,
-            thread,
-            once: !follow,
-            lines,
-            hint,
-            unknown,
-            _hold,
-        };
-        match thread::spawn("log-client", 256 << 10, move || log_stream.run()) {
-            // The thread has the connection now.
-            Ok(_) => self.clients.drop_client(client, &self.event_loop.poller),
-            Err(error) => self.done(
-                client,
-                ExitCode::FAILED,
-                format!("no thread is left for another client: {error}"),
-            ),
-        }
-    }
-
-    fn no_such_slot(&self, pool: PoolId, slot: u32) -> Option<String> {
-        let view = self.engine.view();
-        let count = self.pools.plan(pool).map_or(0, |plan| plan.policy.count);
-        let there = slot < count
-            || view
-                .workers()
-                .any(|worker| worker.pool == pool && worker.slot.0 == slot)
-            || view.empty_slots(pool).any(|empty| empty.slot.0 == slot);
-        (!there).then(|| {
-            format!(
-                "no such worker: {}/{slot}; its pool has {count}",
-                self.pools.name(pool)
-            )
-        })
-    }
-
-    /// Where to find lines that the ring no longer holds.
-    fn where_more_is(&self, pool: Option<PoolId>) -> String {
-        let master = self
-            .log
-            .file
-            .as_ref()
-            .map_or("the master's stderr".to_owned(), |file| {
-                file.display().to_string()
-            });
-        let mut places = Vec::new();
-        for (_, plan) in self
-            .pools
-            .iter()
-            .filter(|(id, _)| pool.is_none_or(|pool| pool == *id))
-        {
-            for place in places_of(plan, &master) {
-                if !places.contains(&place) {
-                    places.push(place);
-                }
+        let mut pool = None;
+        if let Some(name) = &name {
+            pool = self.find_pool(client, name);
+            if pool.is_none() {
+                return; // answered
             }
         }
-        format!("older lines: {}", places.join(", "))
+        let hint = where_more_is(&self.pools, pool, self.log.file.as_deref());
+        let unknown = pool.zip(slot).and_then(|(pool, slot)| {
+            let view = self.engine.view();
+            no_such_slot(&self.pools, &view, pool, slot)
+        });
+        let request = LogRequest {
+            filter: Filter { pool: name, slot },
+            lines: lines as usize,
+            follow,
+            hint,
+            unknown,
+        };
+        let (poller, writer) = (&self.event_loop.poller, &self.log.writer);
+        self.clients.send_logs(client, request, writer, poller);
     }
+}
+
+/// A request for log lines.
+pub(crate) struct LogRequest {
+    filter: Filter,
+    lines: usize,
+    follow: bool,
+    /// Where lines are that the ring no longer holds.
+    hint: String,
+    /// The reply if there is no line, because there is no such worker.
+    unknown: Option<String>,
+}
+
+impl Clients {
+    /// Hands the client to a thread of its own, which sends it log lines.
+    fn send_logs(&mut self, client: u64, request: LogRequest, log: &LogWriter, poller: &Poller) {
+        if self.log_clients.is_full() {
+            let message = format!("{MAX_CLIENTS} clients already read logs");
+            return self.done(client, ExitCode::FAILED, message, poller);
+        }
+        let Ok(waker) = Waker::new() else {
+            let message = "no descriptor is left for another client".to_owned();
+            return self.done(client, ExitCode::FAILED, message, poller);
+        };
+        let Some(stream) = self.hand_over(client) else {
+            return self.drop_client(client, poller);
+        };
+        match self.log_clients.start(stream, waker, request, log) {
+            // The thread has the connection now.
+            Ok(()) => self.drop_client(client, poller),
+            Err(error) => {
+                let message = format!("no thread is left for another client: {error}");
+                self.done(client, ExitCode::FAILED, message, poller);
+            }
+        }
+    }
+}
+
+/// What is said about a slot that the pool does not have.
+fn no_such_slot(pools: &PoolRegistry, view: &View<'_>, pool: PoolId, slot: u32) -> Option<String> {
+    let count = pools.plan(pool).map_or(0, |plan| plan.policy.count);
+    let there = slot < count
+        || view
+            .workers()
+            .any(|worker| worker.pool == pool && worker.slot.0 == slot)
+        || view.empty_slots(pool).any(|empty| empty.slot.0 == slot);
+    let name = pools.name(pool);
+    (!there).then(|| format!("no such worker: {name}/{slot}; its pool has {count}"))
+}
+
+/// Where to find lines that the ring no longer holds. `log_file`: the master's; None: its stderr.
+fn where_more_is(pools: &PoolRegistry, pool: Option<PoolId>, log_file: Option<&Path>) -> String {
+    let master = log_file.map_or("the master's stderr".to_owned(), |file| {
+        file.display().to_string()
+    });
+    let mut places = Vec::new();
+    for (_, plan) in pools
+        .iter()
+        .filter(|(id, _)| pool.is_none_or(|pool| pool == *id))
+    {
+        for place in places_of(plan, &master) {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+    }
+    format!("older lines: {}", places.join(", "))
 }
 
 fn places_of(plan: &PoolPlan, master: &str) -> Vec<String> {

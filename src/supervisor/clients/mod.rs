@@ -5,15 +5,15 @@
 //! that they concern.
 
 pub(crate) mod control;
+pub(crate) mod describer;
 pub(crate) mod launch;
 pub(crate) mod log_clients;
 pub(crate) mod outcome_text;
-pub(crate) mod replies;
 pub(crate) mod requests;
 pub(crate) mod status;
 pub(crate) mod tickets;
 
-use crate::control::protocol::{Request, Response};
+use crate::control::protocol::{Request, Response, Selector};
 use crate::control::server::{ReadOutcome, Server};
 use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::exit_code::ExitCode;
@@ -349,6 +349,33 @@ impl Supervisor {
     pub(crate) fn done(&mut self, client: u64, code: ExitCode, message: String) {
         self.clients
             .done(client, code, message, &self.event_loop.poller);
+    }
+
+    /// The pools that a selector means. None: the client was answered that there are none.
+    pub(crate) fn select_pools(
+        &mut self,
+        client: u64,
+        which: &Selector,
+        oneshots: bool,
+    ) -> Option<Vec<PoolId>> {
+        match self.pools.select(which, oneshots) {
+            Ok(pools) => Some(pools),
+            Err((code, message)) => {
+                self.done(client, code, message);
+                None
+            }
+        }
+    }
+
+    /// The pool of this name. None: the client was answered that there is none.
+    pub(crate) fn find_pool(&mut self, client: u64, name: &str) -> Option<PoolId> {
+        match self.pools.require(name) {
+            Ok(pool) => Some(pool),
+            Err(message) => {
+                self.done(client, ExitCode::NOT_FOUND, message);
+                None
+            }
+        }
     }
 
     /// Logs a line of progress and sends it to the client.

@@ -1,4 +1,4 @@
-//! Outcomes in words: exit code and text of each way in which a request ends, for clients and the log. `replies.rs` asks.
+//! Outcomes in words: exit code and text of each way in which a request ends, for clients and the log. `describer.rs` asks.
 
 use crate::exit_code::ExitCode;
 use crate::supervisor::workers::exit_report::{ExitReport, describe};

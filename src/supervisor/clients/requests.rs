@@ -41,7 +41,7 @@ impl Supervisor {
                 .collect::<Vec<_>>(),
         );
         if !comparisons.is_empty() {
-            self.reloading();
+            self.service_manager.reloading();
             return self.start_comparison(
                 comparisons,
                 Continuation::Roll {
@@ -375,17 +375,5 @@ impl Supervisor {
         if wait == Wait::No {
             self.done(client, ExitCode::DONE, format!("replacing {name}/{slot}"));
         }
-    }
-
-    fn find_pool(&mut self, client: u64, name: &str) -> Option<PoolId> {
-        let found = self.pools.find(name);
-        if found.is_none() {
-            let message = format!(
-                "no such pool: {name}; there are: {}",
-                self.pools.names().join(", ")
-            );
-            self.done(client, ExitCode::NOT_FOUND, message);
-        }
-        found
     }
 }

@@ -6,11 +6,15 @@ use crate::observe::status::{
     MasterStatus, PoolStatus, ReadyBy, ReloadStatus, SlotState, Status, WorkerStatus, kind_name,
     outdated,
 };
+use crate::plan::Plan;
 use crate::process::rss_sampler::Usage;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::reason;
+use crate::supervisor::listening::Listening;
+use crate::supervisor::pool_registry::PoolRegistry;
+use crate::supervisor::workers::Workers;
 use rotad_core::{
-    EmptySlot, EmptyState, PoolId, PoolState, PoolView, Span, Time, WorkerState, WorkerView,
+    EmptySlot, EmptyState, PoolId, PoolState, PoolView, Span, Time, View, WorkerState, WorkerView,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -34,6 +38,34 @@ impl PendingStatuses {
         self.waiting.values().copied().min()
     }
 
+    /// Jobs that have not come back in time.
+    fn hung(&self) -> usize {
+        self.jobs - self.waiting.len().min(self.jobs)
+    }
+
+    /// The client waits for a job.
+    fn wait(&mut self, client: u64, now: Time) {
+        self.jobs += 1;
+        self.waiting.insert(client, now + USAGE_TIMEOUT);
+    }
+
+    /// The job of a client has come back. Returns whether the client still waits.
+    fn job_ended(&mut self, client: u64) -> bool {
+        self.jobs = self.jobs.saturating_sub(1);
+        self.waiting.remove(&client).is_some()
+    }
+
+    /// Takes the clients that have waited until this time; None: all.
+    fn overdue(&mut self, until: Option<Time>) -> Vec<u64> {
+        let waiting = self.waiting.iter();
+        let overdue: Vec<u64> = waiting
+            .filter(|(_, at)| until.is_none_or(|until| **at <= until))
+            .map(|(client, _)| *client)
+            .collect();
+        overdue.iter().for_each(|client| self.forget(*client));
+        overdue
+    }
+
     /// The client is gone.
     pub(crate) fn forget(&mut self, client: u64) {
         self.waiting.remove(&client);
@@ -49,59 +81,71 @@ impl Supervisor {
             .iter()
             .filter_map(|(_, process)| process.pid())
             .collect();
-        let hung = self.clients.statuses.jobs
-            - self
-                .clients
-                .statuses
-                .waiting
-                .len()
-                .min(self.clients.statuses.jobs);
         if pids.is_empty()
-            || hung >= MAX_HUNG
+            || self.clients.statuses.hung() >= MAX_HUNG
             || self.reload.blocking.read_usage(client, pids).is_err()
         {
             return self.answer_status(client, &HashMap::new());
         }
-        self.clients.statuses.jobs += 1;
-        let until = self.clock.now() + USAGE_TIMEOUT;
-        self.clients.statuses.waiting.insert(client, until);
+        self.clients.statuses.wait(client, self.clock.now());
     }
 
     /// The memory and CPU time of workers, by pid, for the status of this client.
     pub(crate) fn on_usage(&mut self, client: u64, found: Vec<(i32, Usage)>) {
-        self.clients.statuses.jobs = self.clients.statuses.jobs.saturating_sub(1);
-        if self.clients.statuses.waiting.remove(&client).is_some() {
+        if self.clients.statuses.job_ended(client) {
             self.answer_status(client, &found.into_iter().collect());
         }
     }
 
     /// Answers statuses that have waited long enough; all of them when the master exits.
     pub(crate) fn answer_overdue_statuses(&mut self, exiting: bool) {
-        let now = self.clock.now();
-        let waiting = &self.clients.statuses.waiting;
-        let overdue = waiting.iter().filter(|(_, at)| exiting || **at <= now);
-        for client in overdue.map(|(client, _)| *client).collect::<Vec<_>>() {
-            self.clients.statuses.waiting.remove(&client);
+        let until = (!exiting).then(|| self.clock.now());
+        for client in self.clients.statuses.overdue(until) {
             self.answer_status(client, &HashMap::new());
         }
     }
 
     /// What is so now, not when the client asked.
     fn answer_status(&mut self, client: u64, usage: &HashMap<i32, Usage>) {
-        let mut status = self.status();
+        let view = StatusView {
+            now: self.clock.now(),
+            plan: &self.plan,
+            engine: self.engine.view(),
+            pools: &self.pools,
+            listening: &self.listening,
+            workers: &self.workers,
+        };
+        let mut status = view.status(usage);
+        status.cut_last_lines();
+        self.answer(client, &Response::Status(Box::new(status)), true);
+    }
+}
+
+/// What a status is made from.
+struct StatusView<'a> {
+    now: Time,
+    plan: &'a Plan,
+    engine: View<'a>,
+    pools: &'a PoolRegistry,
+    listening: &'a Listening,
+    workers: &'a Workers,
+}
+
+impl StatusView<'_> {
+    fn status(&self, usage: &HashMap<i32, Usage>) -> Status {
+        let mut status = self.without_usage();
         for worker in status.pools.iter_mut().flat_map(|pool| &mut pool.workers) {
             if let Some(usage) = worker.pid.and_then(|pid| usage.get(&pid)) {
                 worker.rss_bytes = Some(usage.rss_bytes);
                 worker.cpu_s = Some(rounded(usage.cpu_s));
             }
         }
-        status.cut_last_lines();
-        self.answer(client, &Response::Status(Box::new(status)), true);
+        status
     }
 
     /// Without the memory and CPU time of workers.
-    fn status(&self) -> Status {
-        let view = self.engine.view();
+    fn without_usage(&self) -> Status {
+        let view = &self.engine;
         let mut pools: Vec<(PoolId, PoolStatus)> = view
             .pools()
             .filter_map(|(id, pool)| Some((id, self.pool_status(id, &pool)?)))
@@ -138,7 +182,7 @@ impl Supervisor {
                     "running"
                 }
                 .to_owned(),
-                uptime_s: rounded(self.clock.now().0 as f64 / 1000.0),
+                uptime_s: rounded(self.now.0 as f64 / 1000.0),
             },
             pools,
         }
@@ -152,7 +196,8 @@ impl Supervisor {
             .as_ref()
             .and_then(|f| f.worker)
             .and_then(|w| self.workers.exit_reports.of_worker(w));
-        let (unserved, all) = self.unserved_by(id);
+        let listeners = self.pools.next_spec(id).map(|spec| &spec.listeners[..]);
+        let (unserved, all) = self.listening.unserved(listeners.unwrap_or_default());
         let state = pool.state;
         Some(PoolStatus {
             name: plan.name.clone(),
@@ -202,13 +247,13 @@ impl Supervisor {
             pid,
             state: slot_state(worker.state),
             generation: worker.generation.0,
-            age_s: (self.clock.now() - worker.began).as_secs_f64(),
+            age_s: (self.now - worker.began).as_secs_f64(),
             ready_in_s: worker.ready_in.map(|span| span.as_secs_f64()),
             ready_by: worker
                 .ready_in
                 .filter(|_| worker.by_age)
                 .map(|_| ReadyBy::Age),
-            restarts: self.engine.view().restarts(worker.pool, worker.slot),
+            restarts: self.engine.restarts(worker.pool, worker.slot),
             rss_bytes: None,
             cpu_s: None,
             last_exit: self
@@ -238,7 +283,7 @@ impl Supervisor {
             age_s: 0.0,
             ready_in_s: None,
             ready_by: None,
-            restarts: self.engine.view().restarts(id, empty.slot),
+            restarts: self.engine.restarts(id, empty.slot),
             rss_bytes: None,
             cpu_s: None,
             last_exit: self.workers.exit_reports.of_slot(id, empty.slot).cloned(),
@@ -262,5 +307,29 @@ fn slot_state(state: WorkerState) -> SlotState {
         WorkerState::Stopping => SlotState::Stopping,
         // What is left of its tree is being killed.
         WorkerState::Killing | WorkerState::KillingTree => SlotState::Killing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_that_hang_are_counted_until_they_come_back() {
+        let mut statuses = PendingStatuses::default();
+        for client in 0..3 {
+            statuses.wait(client, Time(client));
+        }
+        assert_eq!(
+            (statuses.hung(), statuses.deadline()),
+            (0, Some(Time(1000)))
+        );
+        assert_eq!(statuses.overdue(Some(Time(1001))), [0, 1]);
+        assert_eq!(statuses.hung(), 2);
+        assert!(!statuses.job_ended(0), "it was answered");
+        assert!(statuses.job_ended(2));
+        assert_eq!((statuses.hung(), statuses.deadline()), (1, None));
+        statuses.wait(7, Time(0));
+        assert_eq!(statuses.overdue(None), [7], "the master exits");
     }
 }

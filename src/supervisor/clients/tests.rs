@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::daemon::{Report, StartContext};
-use crate::exit_code::ExitCode;
 use crate::observe::events::{EventKind, Ring};
 use crate::supervisor::event_log::EventBuilder;
 use std::io::{BufRead, BufReader};

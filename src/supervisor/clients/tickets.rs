@@ -1,5 +1,5 @@
 //! Waits and tickets: who waits for the outcome of which requests. The engine answers each ticket once
-//! (`replies.rs`). A wait of a client or a signal collects the outcomes of its tickets and gives one reply, with the worst
+//! (`effects.rs`). A wait of a client or a signal collects the outcomes of its tickets and gives one reply, with the worst
 //! exit code.
 
 use crate::exit_code::ExitCode;

@@ -285,7 +285,7 @@ impl Supervisor {
             }
         }
         if extent != ReloadScope::DryRun {
-            self.reloading();
+            self.service_manager.reloading();
             self.check_all_listeners();
         }
     }

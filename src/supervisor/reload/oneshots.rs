@@ -147,7 +147,7 @@ impl Supervisor {
                     .and_then(|worker| self.workers.exit_reports.of_worker(worker));
                 Some(reason(failure, culprit))
             }
-            Outcome::StartFailed(failure) => Some(self.start_failure_text(pool, failure).0),
+            Outcome::StartFailed(failure) => Some(self.describer().start_failure(pool, failure).0),
             Outcome::Superseded { by } => Some(superseded(*by).to_owned()),
             Outcome::HeldUp { by, .. } => Some(format!("it waits for {}", self.pools.list(by))),
             _ => Some("it is not there any more".to_owned()),

@@ -71,7 +71,7 @@ impl Supervisor {
     /// Starts a rolling restart of `pools`. The outcome goes to `client`, or to the log if there is none.
     pub(crate) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
         self.check_all_listeners();
-        self.reloading();
+        self.service_manager.reloading();
         let wait = self.clients.tickets.open(client, drained);
         self.roll_with_wait(wait, pools);
     }

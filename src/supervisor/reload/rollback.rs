@@ -55,7 +55,7 @@ impl Supervisor {
         );
         self.emit_request("rollback", text);
         if !dry_run {
-            self.reloading();
+            self.service_manager.reloading();
         }
         let waits = wait != Wait::No && !dry_run;
         let waiting = self

@@ -1,38 +1,35 @@
-//! Replies: the engine's answers to requests go to who asked, in words.
-//!
-//! `effects.rs` calls [`Supervisor::reply`] for each reply of the engine.
+//! Describes what has become of a request, in words, from what the master knows: read-only views of the engine, the
+//! pools, and how workers have ended. `outcome_text.rs` has the texts.
 
 use crate::exit_code::ExitCode;
 use crate::plan::Kind;
 use crate::supervisor::Supervisor;
-use crate::supervisor::bug::bug;
-use crate::supervisor::clients::outcome_text::{OutcomeContext, describe_outcome};
-use crate::supervisor::clients::tickets::Owner;
-use crate::supervisor::workers::exit_report::describe;
-use rotad_core::{Cause, Exit, Generation, Outcome, PoolId, StartFailure, Ticket, WorkerId};
+use crate::supervisor::clients::launch::Started;
+use crate::supervisor::clients::outcome_text::{OutcomeContext, describe_outcome, superseded};
+use crate::supervisor::pool_registry::PoolRegistry;
+use crate::supervisor::workers::exit_report::{ExitReports, describe};
+use rotad_core::{
+    Cause, Exit, Generation, Outcome, PoolId, StartFailure, View, WorkerId, WorkerState,
+};
+
+/// Read-only access to what outcomes are described from.
+pub(crate) struct Describer<'a> {
+    engine: View<'a>,
+    pools: &'a PoolRegistry,
+    exit_reports: &'a ExitReports,
+}
 
 impl Supervisor {
-    /// The engine's reply to one request.
-    pub(crate) fn reply(&mut self, ticket: Ticket, pool: PoolId, outcome: &Outcome) {
-        match self.clients.tickets.take(ticket) {
-            Some(Owner::Wait(wait)) => {
-                let (code, text) = self.outcome(pool, outcome);
-                self.clients
-                    .settle(wait, code, text, &self.event_loop.poller);
-            }
-            Some(Owner::Start) => self.start_replied(pool, outcome),
-            Some(Owner::Oneshot) => self.oneshot_replied(pool, outcome),
-            Some(Owner::Recycling(worker)) => {
-                let process = self.workers.processes.get(worker);
-                let delay = process.map(|process| process.spec.plan.policy.restart.delay);
-                let (delay, now) = (delay.unwrap_or_default(), self.clock.now());
-                let actions = self.health.on_replace_reply(worker, outcome, delay, now);
-                self.perform(actions);
-            }
-            None => bug!("a reply to ticket {ticket}, which is not known"),
+    pub(crate) fn describer(&self) -> Describer<'_> {
+        Describer {
+            engine: self.engine.view(),
+            pools: &self.pools,
+            exit_reports: &self.workers.exit_reports,
         }
     }
+}
 
+impl Describer<'_> {
     /// An outcome as exit code and text.
     pub(crate) fn outcome(&self, pool: PoolId, outcome: &Outcome) -> (ExitCode, String) {
         let culprit = match outcome {
@@ -52,7 +49,7 @@ impl Supervisor {
             _ => None,
         };
         let start_failure = match outcome {
-            Outcome::StartFailed(failure) => Some(self.start_failure_text(pool, failure)),
+            Outcome::StartFailed(failure) => Some(self.start_failure(pool, failure)),
             _ => None,
         };
         let context = OutcomeContext {
@@ -63,14 +60,13 @@ impl Supervisor {
                 .is_some_and(|plan| plan.kind == Kind::Oneshot),
             has_served: self
                 .engine
-                .view()
                 .pool(pool)
                 .is_some_and(|view| view.last_good != Generation::NONE),
             start_failure: start_failure
                 .as_ref()
                 .map(|(why, then)| (why.as_str(), then.as_str())),
             stopped_by_operator: self.pools.stopped_by_operator(pool),
-            culprit: culprit.and_then(|worker| self.workers.exit_reports.of_worker(worker)),
+            culprit: culprit.and_then(|worker| self.exit_reports.of_worker(worker)),
             blocked_by: blocked_by.as_deref(),
         };
         let (code, mut text) = describe_outcome(context, outcome);
@@ -86,11 +82,7 @@ impl Supervisor {
     }
 
     /// Why the start of a pool has failed, and what happens next.
-    pub(crate) fn start_failure_text(
-        &self,
-        pool: PoolId,
-        failure: &StartFailure,
-    ) -> (String, String) {
+    pub(crate) fn start_failure(&self, pool: PoolId, failure: &StartFailure) -> (String, String) {
         let retrying = "still retrying".to_owned();
         match failure {
             StartFailure::Worker {
@@ -99,7 +91,7 @@ impl Supervisor {
                 early_exits,
                 given_up,
             } => {
-                let why = self.worker_failure_text(*worker, *cause, *early_exits);
+                let why = self.worker_failure(*worker, *cause, *early_exits);
                 let then = if *given_up {
                     self.no_restart_reason(pool, *cause)
                 } else {
@@ -109,11 +101,7 @@ impl Supervisor {
             }
             StartFailure::NotReadyInTime => ("was not ready in time".to_owned(), retrying),
             StartFailure::Daemonized => {
-                let why = self
-                    .workers
-                    .exit_reports
-                    .daemonized(pool)
-                    .unwrap_or_default();
+                let why = self.exit_reports.daemonized(pool).unwrap_or_default();
                 (why.to_owned(), retrying)
             }
             StartFailure::Ended => (
@@ -126,7 +114,7 @@ impl Supervisor {
                 failure,
             } => {
                 let name = self.pools.name(*other);
-                let (why, _) = self.start_failure_text(*other, failure);
+                let (why, _) = self.start_failure(*other, failure);
                 let first = why.lines().next().unwrap_or_default();
                 (
                     format!("waits for {name}, which failed: {first}"),
@@ -137,8 +125,8 @@ impl Supervisor {
     }
 
     /// How a worker has failed, with its last lines.
-    fn worker_failure_text(&self, worker: WorkerId, cause: Cause, early_exits: u32) -> String {
-        let report = self.workers.exit_reports.of_worker(worker);
+    fn worker_failure(&self, worker: WorkerId, cause: Cause, early_exits: u32) -> String {
+        let report = self.exit_reports.of_worker(worker);
         let mut text = describe(cause, report);
         for line in report.map(|of| of.exit.log.as_slice()).unwrap_or_default() {
             text.push_str("\n  | ");
@@ -166,5 +154,42 @@ impl Supervisor {
             _ => "not started again until the next roll or start: `restart.policy` says so"
                 .to_owned(),
         }
+    }
+
+    /// How the first start of a pool has ended.
+    pub(crate) fn start(&self, pool: PoolId, outcome: &Outcome) -> Started {
+        match outcome {
+            Outcome::Up(how) => Started::Up(*how),
+            Outcome::StartFailed(failure) => Started::Failed(self.start_failure(pool, failure).0),
+            Outcome::Superseded { by } => Started::Failed(superseded(*by).to_owned()),
+            other => Started::Failed(self.outcome(pool, other).1),
+        }
+    }
+
+    /// Whether at least one worker of the pool counts as ready because of its age alone.
+    pub(crate) fn has_ready_by_age(&self, pool: PoolId) -> bool {
+        self.engine
+            .workers()
+            .any(|worker| worker.pool == pool && worker.by_age && is_up(worker.state))
+    }
+
+    /// The text for a pool that has all its workers.
+    pub(crate) fn all_up(&self, pool: PoolId) -> &'static str {
+        if self.has_ready_by_age(pool) {
+            "every worker is alive, nothing says that they are ready"
+        } else {
+            "every worker is ready"
+        }
+    }
+}
+
+/// Whether a worker in this state serves.
+pub(crate) fn is_up(state: WorkerState) -> bool {
+    match state {
+        WorkerState::Ready | WorkerState::Soaking => true,
+        WorkerState::Starting
+        | WorkerState::Stopping
+        | WorkerState::Killing
+        | WorkerState::KillingTree => false,
     }
 }
