@@ -265,6 +265,8 @@ fn imports_go_one_way() {
                     ("core", _) => {
                         import.starts_with("crate::") || path.starts_with("src/core/tests/")
                     }
+                    // Tests in a file of their own are users as well.
+                    _ if inner.ends_with("/tests") => true,
                     ("main" | "lib", None) => true,
                     (_, None) => false,
                     (_, Some(rules)) => {

@@ -34,3 +34,6 @@ impl Supervisor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

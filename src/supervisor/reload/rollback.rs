@@ -12,13 +12,13 @@ use rotad_core::{Generation, PoolId, PoolView, Request, RollState};
 use std::sync::Arc;
 
 /// A possible rollback.
-struct Way {
-    to: Generation,
+pub(crate) struct Way {
+    pub to: Generation,
     spec: Arc<PoolSpec>,
 }
 
 /// Why a rollback is refused.
-enum Refusal {
+pub(crate) enum Refusal {
     /// The pool is there already.
     Here(String),
     No(String),
@@ -122,7 +122,7 @@ impl Supervisor {
 
 impl Lookup<'_> {
     /// Where a rollback of this pool leads. `to`: None means the generation before.
-    fn way_to(&self, pool: PoolId, to: Option<u32>) -> Result<Way, Refusal> {
+    pub(crate) fn way_to(&self, pool: PoolId, to: Option<u32>) -> Result<Way, Refusal> {
         let no = |text: String| Err(Refusal::No(text));
         let Some(view) = self.engine.pool(pool) else {
             return no("is not there any more".to_owned());
@@ -290,7 +290,7 @@ impl Lookup<'_> {
     }
 
     /// "3 workers from generation 2 to generation 1 (/srv/app/1)".
-    fn shown_way(&self, pool: PoolId, to: Generation) -> String {
+    pub(crate) fn shown_way(&self, pool: PoolId, to: Generation) -> String {
         let view = self.engine.pool(pool);
         let serving = view.map(|view| view.serving).unwrap_or_default();
         let moved: u32 = serving

@@ -48,6 +48,12 @@ impl SpawnSpecs {
         }
     }
 
+    /// Pins a generation to these paths, as its first spawn would.
+    #[cfg(test)]
+    pub(crate) fn pin(&mut self, pool: PoolId, generation: Generation, paths: Arc<PinnedPaths>) {
+        self.pinned.insert((pool, generation), paths);
+    }
+
     pub(crate) fn request(
         &mut self,
         spec: &PoolSpec,
