@@ -30,6 +30,8 @@ mod service_manager;
 mod shutdown;
 mod signal_actions;
 mod startup;
+#[cfg(test)]
+mod stories;
 mod timers;
 mod workers;
 

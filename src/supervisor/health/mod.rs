@@ -16,8 +16,6 @@ pub(crate) mod probing;
 pub(crate) mod readiness;
 pub(crate) mod recycling;
 mod spread;
-#[cfg(test)]
-mod stories;
 pub(crate) mod watchdogs;
 
 use super::action::Action;

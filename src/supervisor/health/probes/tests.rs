@@ -4,7 +4,7 @@
 use super::{Action, Event, MAX_COMMANDS, MAX_CONNECTIONS, Means, Probes, Purpose, Schedule};
 use crate::probe::ProbeError;
 use crate::supervisor::health::Unhealthy;
-use crate::supervisor::health::stories::{self, Machine, Numbers, span};
+use crate::supervisor::stories::{self, Machine, Numbers, span};
 use rotad_core::{Span, Time, WorkerId};
 use std::collections::BTreeMap;
 
@@ -26,15 +26,15 @@ fn show(actions: Vec<Action>) -> Vec<String> {
 }
 
 impl Machine for Probes {
-    fn deadline(&self) -> Option<Time> {
+    fn next_deadline(&self) -> Option<Time> {
         self.deadline()
     }
 
-    fn timer_fired(&mut self, now: Time) -> Vec<String> {
+    fn fire(&mut self, now: Time) -> Vec<String> {
         show(self.handle(now, Event::TimerFired))
     }
 
-    fn event(&mut self, now: Time, words: &[&str]) -> Vec<String> {
+    fn tell(&mut self, now: Time, words: &[&str]) -> Vec<String> {
         let number = |word: &str| word.parse::<u64>().expect("a number");
         let text = || words[2..].join(" ");
         let means = match words.last() {
@@ -82,7 +82,7 @@ impl Machine for Probes {
 
 #[test]
 fn stories() {
-    stories::check::<Probes>("probes/stories.txt");
+    stories::check::<Probes>("health/probes/stories.txt");
 }
 
 /// What the test knows of a worker.

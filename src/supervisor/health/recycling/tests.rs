@@ -4,7 +4,7 @@
 
 use super::{Action, Event, Limits, RETRY_DELAY, Recycling};
 use crate::process::rss_sampler::TreeMemory;
-use crate::supervisor::health::stories::{self, Machine, Numbers, span};
+use crate::supervisor::stories::{self, Machine, Numbers, span};
 use rotad_core::{Span, Time, WorkerId};
 use std::collections::BTreeMap;
 
@@ -48,15 +48,15 @@ fn memory(mib: u64) -> TreeMemory {
 }
 
 impl Machine for Recycling {
-    fn deadline(&self) -> Option<Time> {
+    fn next_deadline(&self) -> Option<Time> {
         self.deadline()
     }
 
-    fn timer_fired(&mut self, now: Time) -> Vec<String> {
+    fn fire(&mut self, now: Time) -> Vec<String> {
         show(self.handle(now, Event::TimerFired))
     }
 
-    fn event(&mut self, now: Time, words: &[&str]) -> Vec<String> {
+    fn tell(&mut self, now: Time, words: &[&str]) -> Vec<String> {
         let number = |word: &str| word.parse::<u64>().expect("a number");
         let worker = || WorkerId(number(words[1]));
         let pid = || 1000 + number(words[1]) as i32;
@@ -99,7 +99,7 @@ impl Machine for Recycling {
 
 #[test]
 fn stories() {
-    stories::check::<Recycling>("recycling/stories.txt");
+    stories::check::<Recycling>("health/recycling/stories.txt");
 }
 
 /// What the test knows of a worker.

@@ -2,7 +2,7 @@
 //! worker does not serve) `forgotten W`.
 
 use super::{Event, Unhealthy, WatchdogMessage, Watchdogs};
-use crate::supervisor::health::stories::{self, Machine, Numbers, span};
+use crate::supervisor::stories::{self, Machine, Numbers, span};
 use rotad_core::{Span, Time, WorkerId};
 use std::collections::BTreeMap;
 
@@ -12,15 +12,15 @@ fn show(unhealthy: Vec<Unhealthy>) -> Vec<String> {
 }
 
 impl Machine for Watchdogs {
-    fn deadline(&self) -> Option<Time> {
+    fn next_deadline(&self) -> Option<Time> {
         self.deadline()
     }
 
-    fn timer_fired(&mut self, now: Time) -> Vec<String> {
+    fn fire(&mut self, now: Time) -> Vec<String> {
         show(self.handle(now, Event::TimerFired))
     }
 
-    fn event(&mut self, now: Time, words: &[&str]) -> Vec<String> {
+    fn tell(&mut self, now: Time, words: &[&str]) -> Vec<String> {
         let worker = WorkerId(words[1].parse().expect("a worker"));
         let event = match words[0] {
             "running" => Event::Running {
@@ -49,7 +49,7 @@ impl Machine for Watchdogs {
 
 #[test]
 fn stories() {
-    stories::check::<Watchdogs>("watchdogs/stories.txt");
+    stories::check::<Watchdogs>("health/watchdogs/stories.txt");
 }
 
 /// Whatever comes in whatever order: only workers that serve are reported, for lateness never before their interval is

@@ -1,14 +1,10 @@
-//! Stories of reloads as text (`stories.txt`): `== title` begins one; `> TIME event` is an event at that many
-//! milliseconds; the machine's actions follow, indented. A deadline before an event's time fires by itself (`~ TIME`).
-//! `ROTAD_BLESS=1` rewrites the actions: read the diff before you keep it.
-//!
-//! Events: `signal NAME` (nobody waits for it) `ask NAME` (a client does) `read` `read opens` `opened` `oneshots NAME…`
-//! (`b<a,c`: comes after a and c) `ended NAME` `failed NAME` `compared` `refused CODE` `stop` `nothing` (only time).
+//! Events of the stories: `signal NAME` (nobody waits for it) `ask NAME` (a client does) `read` `read opens` `opened`
+//! `oneshots NAME…` (`b<a,c`: comes after a and c) `ended NAME` `failed NAME` `compared` `refused CODE` `stop`.
 
 use super::{Action, Event, Joins, Oneshot, Reloads};
 use crate::exit_code::ExitCode;
+use crate::supervisor::stories::{self, Machine, Numbers};
 use rotad_core::Time;
-use std::fmt::Write as _;
 
 #[derive(Debug)]
 struct Request {
@@ -61,7 +57,7 @@ fn oneshot(word: &str) -> Oneshot {
     }
 }
 
-fn event(reloads: &Reloads<Request, Config>, words: &[&str]) -> Option<Event<Request, Config, ()>> {
+fn event(reloads: &Reloads<Request, Config>, words: &[&str]) -> Event<Request, Config, ()> {
     let name = || words[1].to_owned();
     let request = |waits| {
         Event::Requested(Request {
@@ -69,7 +65,7 @@ fn event(reloads: &Reloads<Request, Config>, words: &[&str]) -> Option<Event<Req
             waits,
         })
     };
-    Some(match words[0] {
+    match words[0] {
         "signal" => request(false),
         "ask" => request(true),
         "read" => Event::Read {
@@ -88,56 +84,32 @@ fn event(reloads: &Reloads<Request, Config>, words: &[&str]) -> Option<Event<Req
             text: "refused".to_owned(),
         },
         "stop" => Event::Stopping,
-        "nothing" => return None,
         what => panic!("unknown event {what}"),
-    })
+    }
 }
 
-fn tell(story: &str) -> String {
-    let mut reloads: Reloads<Request, Config> = Reloads::default();
-    let mut told = String::new();
-    for line in story.lines() {
-        if line.starts_with("    ") || line.starts_with('~') {
-            continue; // an action from before
-        }
-        let Some(fact) = line.strip_prefix("> ") else {
-            writeln!(told, "{line}").expect("a string");
-            continue;
-        };
-        let words: Vec<&str> = fact.split_whitespace().collect();
-        let now = Time(words[0].parse().expect("a time"));
-        while let Some(at) = reloads.deadline().filter(|at| *at < now) {
-            writeln!(told, "~ {}", at.0).expect("a string");
-            for action in reloads.handle(at, Event::TimerFired) {
-                writeln!(told, "    {}", show(&action)).expect("a string");
-            }
-        }
-        writeln!(told, "{line}").expect("a string");
-        if let Some(event) = event(&reloads, &words[1..]) {
-            for action in reloads.handle(now, event) {
-                writeln!(told, "    {}", show(&action)).expect("a string");
-            }
-        }
+fn show_all(actions: &[Action<Request, Config, ()>]) -> Vec<String> {
+    actions.iter().map(show).collect()
+}
+
+impl Machine for Reloads<Request, Config> {
+    fn next_deadline(&self) -> Option<Time> {
+        self.deadline()
     }
-    told
+
+    fn fire(&mut self, now: Time) -> Vec<String> {
+        show_all(&self.handle(now, Event::TimerFired))
+    }
+
+    fn tell(&mut self, now: Time, words: &[&str]) -> Vec<String> {
+        let event = event(self, words);
+        show_all(&self.handle(now, event))
+    }
 }
 
 #[test]
 fn stories() {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/src/supervisor/reload/machine/stories.txt"
-    );
-    let text = std::fs::read_to_string(path).expect("stories");
-    let told: String = text.split_inclusive("\n\n").map(tell).collect();
-    if std::env::var_os("ROTAD_BLESS").is_some() {
-        std::fs::write(path, told).expect("stories are written");
-        return;
-    }
-    for (number, (is, was)) in told.lines().zip(text.lines()).enumerate() {
-        assert_eq!(is, was, "stories.txt:{}", number + 1);
-    }
-    assert_eq!(told.lines().count(), text.lines().count());
+    stories::check::<Reloads<Request, Config>>("reload/machine/stories.txt");
 }
 
 /// Whatever comes in whatever order: each request is answered or committed once, and nothing is committed before it was
@@ -157,19 +129,15 @@ fn every_request_ends_once_in_any_order_of_events() {
         "compared",
         "refused 78",
     ];
-    let mut order = 0_u64;
+    let mut numbers = Numbers::seed(0);
     for _ in 0..20_000 {
         let mut reloads: Reloads<Request, Config> = Reloads::default();
         let (mut asked, mut over, mut compared) = (0, 0, false);
         for step in 0..24 {
-            // Knuth's linear congruential generator (MMIX): the same orders in each run.
-            order = order
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            let word = EVENTS[(order >> 33) as usize % EVENTS.len()];
+            let word = EVENTS[numbers.below(EVENTS.len() as u64) as usize];
             let words: Vec<&str> = word.split_whitespace().collect();
             asked += u32::from(matches!(words[0], "signal" | "ask"));
-            let event = event(&reloads, &words).expect("an event");
+            let event = event(&reloads, &words);
             for action in reloads.handle(Time(step), event) {
                 match action {
                     Action::Joined(_) => over += 1,

@@ -1,20 +1,20 @@
-//! Stories of the state machines of health as text, for their tests: `== title` begins one; `> TIME event` is an event at
-//! that many milliseconds; what the machine does follows, indented. A deadline before an event's time fires by itself
-//! (`~ TIME`); an event at the same time comes first. `ROTAD_BLESS=1` rewrites what the machine does: read the diff before
-//! you keep it.
+//! Stories of the supervisor's state machines as text, for their tests (`reload/machine`, `health`): `== title` begins one;
+//! `> TIME event` is an event at that many milliseconds; what the machine does follows, indented. A deadline before an
+//! event's time fires by itself (`~ TIME`); an event at the same time comes first. `ROTAD_BLESS=1` rewrites what the
+//! machine does: read the diff before you keep it.
 
 use rotad_core::{Span, Time};
 use std::fmt::Write as _;
 
 /// A machine that a story is told of.
 pub(super) trait Machine: Default {
-    fn deadline(&self) -> Option<Time>;
+    fn next_deadline(&self) -> Option<Time>;
 
     /// Its deadline has come. Returns what it does.
-    fn timer_fired(&mut self, now: Time) -> Vec<String>;
+    fn fire(&mut self, now: Time) -> Vec<String>;
 
     /// Something has happened, in words. `nothing` (only time) is no event of the machine.
-    fn event(&mut self, now: Time, words: &[&str]) -> Vec<String>;
+    fn tell(&mut self, now: Time, words: &[&str]) -> Vec<String>;
 }
 
 /// More deadlines between two events of a story than this: the machine does not get on.
@@ -34,15 +34,15 @@ fn tell<M: Machine>(story: &str) -> String {
         let words: Vec<&str> = event.split_whitespace().collect();
         let now = Time(words[0].parse().expect("a time"));
         let mut fired = 0;
-        while let Some(at) = machine.deadline().filter(|at| *at < now) {
+        while let Some(at) = machine.next_deadline().filter(|at| *at < now) {
             fired += 1;
             assert!(fired < MAX_FIRED, "{line}: the deadline {} stays", at.0);
             writeln!(told, "~ {}", at.0).expect("a string");
-            write_all(&mut told, &machine.timer_fired(at));
+            write_all(&mut told, &machine.fire(at));
         }
         writeln!(told, "{line}").expect("a string");
         if words[1] != "nothing" {
-            let done = machine.event(now, &words[1..]);
+            let done = machine.tell(now, &words[1..]);
             write_all(&mut told, &done);
         }
     }
@@ -55,12 +55,9 @@ fn write_all(told: &mut String, done: &[String]) {
     }
 }
 
-/// Tells the stories of a file below `src/supervisor/health`, and compares.
+/// Tells the stories of a file below `src/supervisor`, and compares.
 pub(super) fn check<M: Machine>(file: &str) {
-    let path = format!(
-        "{}/src/supervisor/health/{file}",
-        env!("CARGO_MANIFEST_DIR")
-    );
+    let path = format!("{}/src/supervisor/{file}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).expect("stories");
     let told: String = text.split_inclusive("\n\n").map(tell::<M>).collect();
     if std::env::var_os("ROTAD_BLESS").is_some() {
