@@ -1,15 +1,11 @@
 //! [defaults]: fills up the tables of pools before they are read, so that a default is checked and reported where it
 //! is written.
 
-use super::pool::{POOL, Pool};
+use super::pool::Pool;
 use super::reader::{Parser, Value, in_order};
+use super::section::Keys;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-
-/// Tables that are filled up key by key; any other value is taken as a whole.
-const MERGED: [&str; 7] = [
-    "env", "reload", "restart", "recycle", "health", "log", "limits",
-];
 
 /// Kinds of health check: a pool that has one of its own takes no other.
 const WAYS: [&str; 4] = ["watchdog", "connect", "http", "command"];
@@ -36,7 +32,7 @@ pub(super) fn read<'i>(parser: &mut Parser, value: Option<&Value<'i>>) -> Option
         let inner = value
             .get_ref()
             .as_table()
-            .filter(|_| MERGED.contains(&&*name.value));
+            .filter(|_| is_merged(&name.value));
         for (name, value) in inner.map(in_order).unwrap_or_default() {
             parser.add_default(name.span);
             parser.add_default(value.span());
@@ -47,7 +43,7 @@ pub(super) fn read<'i>(parser: &mut Parser, value: Option<&Value<'i>>) -> Option
         parser.add_default(name.span);
     }
     // Reported even if no pool takes them.
-    parser.table(value, POOL, &mut Pool::default());
+    parser.table(value, &mut Pool::default());
     let mut table = table?.clone();
     if let Some((name, _)) = table.remove_entry("ports") {
         parser.error_with(
@@ -72,7 +68,7 @@ pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i>
             (None, _) => {
                 full.insert(name.clone(), value.clone());
             }
-            (Some(DeValue::Table(own)), DeValue::Table(more)) if MERGED.contains(&word) => {
+            (Some(DeValue::Table(own)), DeValue::Table(more)) if is_merged(word) => {
                 let kept: Vec<&str> = if word == "health" {
                     not_with(own)
                 } else {
@@ -89,6 +85,13 @@ pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i>
         }
     }
     full
+}
+
+/// Whether the key of a pool is a table that is filled up key by key; any other value is taken as a whole.
+fn is_merged(name: &str) -> bool {
+    Pool::KEYS
+        .iter()
+        .any(|key| key.name == name && (key.is_table)())
 }
 
 /// Removes defaults of [health] that have no meaning beside a pool's own.

@@ -10,7 +10,7 @@ use nix::unistd::Uid;
 use std::net::SocketAddr;
 use std::path::Path;
 
-const BACKLOG: u32 = 4096;
+pub(super) const BACKLOG: u32 = 4096;
 
 /// The listeners of a plan while its pools are resolved.
 #[derive(Default)]
@@ -72,8 +72,8 @@ impl Listeners {
         let mut plan = ListenPlan {
             name: name.value.clone(),
             address,
-            backlog: section.backlog.as_ref().map_or(BACKLOG, |at| at.value),
-            nonblocking: section.nonblocking.as_ref().is_some_and(|at| at.value),
+            backlog: section.backlog.value(),
+            nonblocking: section.nonblocking.value(),
             mode: None,
             uid: None,
             gid: None,

@@ -19,12 +19,12 @@ pub(super) fn make(parser: &mut Parser, log: &Log) -> LogPlan {
     for file in &files {
         usable(parser, file);
     }
-    if let Some(at) = &log.max_size {
+    if let Some(at) = &log.max_size.written {
         large_enough(parser, at);
     }
     let sizes = [
-        ("max_size", log.max_size.as_ref().map(|at| &at.span)),
-        ("keep", log.keep.as_ref().map(|at| &at.span)),
+        ("max_size", log.max_size.written.as_ref().map(|at| &at.span)),
+        ("keep", log.keep.written.as_ref().map(|at| &at.span)),
         ("mode", log.mode.as_ref().map(|at| &at.span)),
         ("user", log.user.as_ref().map(|at| &at.span)),
         ("group", log.group.as_ref().map(|at| &at.span)),
@@ -43,16 +43,10 @@ pub(super) fn make(parser: &mut Parser, log: &Log) -> LogPlan {
         }
     }
     LogPlan {
-        stdout: log
-            .stdout
-            .as_ref()
-            .map_or(Sink::Master, |at| at.value.clone()),
-        stderr: log
-            .stderr
-            .as_ref()
-            .map_or(Sink::Stdout, |at| at.value.clone()),
-        max_size: log.max_size.as_ref().map_or(MAX_SIZE, |at| at.value),
-        keep: log.keep.as_ref().map_or(KEEP, |at| at.value),
+        stdout: log.stdout.value(),
+        stderr: log.stderr.value(),
+        max_size: log.max_size.value(),
+        keep: log.keep.value(),
         access: access(parser, log),
     }
 }
@@ -94,7 +88,7 @@ pub(super) fn files(log: &Log) -> Vec<Located<PathBuf>> {
         Sink::File(path) => Some(Located::new(path.clone(), at.span.clone())),
         _ => None,
     };
-    [&log.stdout, &log.stderr]
+    [&log.stdout.written, &log.stderr.written]
         .into_iter()
         .flatten()
         .filter_map(file)

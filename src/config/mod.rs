@@ -3,8 +3,11 @@
 //! instead. Called by the commands that start a master and by every reload.
 //!
 //! The order: `include` finds the files, `sources` gives them common spans, `defaults` fills up the tables of pools;
-//! `reader` walks the tree by the tables of keys (`schema`, `sections`, `pool`), which say how each value is stored;
-//! `resolve` fills in defaults, looks up names and finds contradictions; `cross_checks` finds those between pools.
+//! `reader` walks the tree by the keys of each table, and stores the values; `resolve` fills in defaults, looks up names
+//! and finds contradictions; `cross_checks` finds those between pools.
+//!
+//! The keys stand in `sections` (master, listeners), `pool` and `pool_tables`, declared by the macro of `section`.
+//! `kinds` and `values` parse their values, and `schema` shows them to the documentation.
 
 mod accounts;
 mod cross_checks;
@@ -13,6 +16,7 @@ mod dotenv;
 mod envfile;
 mod find;
 mod include;
+mod kinds;
 mod listeners;
 mod logs;
 mod paths;
@@ -28,6 +32,7 @@ mod report;
 mod resolve;
 mod resolve_pool;
 mod schema;
+mod section;
 mod sections;
 mod sources;
 mod templates;
@@ -126,17 +131,18 @@ fn read_all(parser: &mut Parser, place: ConfigPaths, content: Vec<u8>) -> Option
         .map(|text| parse(parser, text))
         .collect();
     let mut config = Config::default();
+    let mut pools = Vec::new();
     config.read_main(parser, &root);
     let defaults = root
         .get_ref()
         .as_table()
         .and_then(|table| table.get("defaults"));
     let defaults = defaults::read(parser, defaults);
-    pools::read(parser, &root, defaults.as_ref(), &mut config.pools);
+    pools::read(parser, &root, defaults.as_ref(), &mut pools);
     let complete = roots.iter().all(Option::is_some);
     for root in roots.iter().flatten() {
         config.read_included(parser, root);
-        pools::read(parser, root, defaults.as_ref(), &mut config.pools);
+        pools::read(parser, root, defaults.as_ref(), &mut pools);
     }
     let mut sources = vec![Source {
         path: place.given.clone(),
@@ -144,7 +150,7 @@ fn read_all(parser: &mut Parser, place: ConfigPaths, content: Vec<u8>) -> Option
     }];
     sources.extend(included.sources);
     // Names that an unreadable file may have defined are not reported as missing in the others.
-    complete.then(|| resolve::plan(parser, config, place, sources, included.globs))
+    complete.then(|| resolve::plan(parser, config, pools, place, sources, included.globs))
 }
 
 /// Parses one text; its spans count in the whole. `None` if it is not valid TOML.

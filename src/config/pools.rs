@@ -1,7 +1,7 @@
 //! [pool.NAME]: fills up each table from [defaults], then parses it.
 
 use super::defaults::{self, NOT_OF_ONESHOTS};
-use super::pool::{POOL, Pool};
+use super::pool::Pool;
 use super::reader::{Located, Parser, Value, in_order, integer};
 use super::sections;
 use toml::Spanned;
@@ -22,7 +22,7 @@ pub(super) fn read<'i>(
         return;
     };
     for (name, entry) in parser.entries(pools) {
-        if !sections::begin(parser, &name, entry, POOL, into) {
+        if !sections::begin(parser, &name, entry, into) {
             continue;
         }
         let mut pool = Pool::default();
@@ -35,7 +35,6 @@ pub(super) fn read<'i>(
                 }
                 parser.table(
                     &Spanned::new(entry.span(), DeValue::Table(table)),
-                    POOL,
                     &mut pool,
                 );
             }

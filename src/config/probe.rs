@@ -38,10 +38,6 @@ const WAYS: [&str; 4] = ["after", "http", "connect", "command"];
 /// The shortest interval: frequent enough for any use, and still no load.
 const SHORTEST: Span = Span::from_millis(100);
 
-const EVERY: Span = Span::from_secs(10);
-const TIMEOUT: Span = Span::from_secs(5);
-const FAILURES: u32 = 3;
-
 pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<ReadyText>> {
     let DeValue::Table(table) = value.get_ref() else {
         if value.get_ref().is_str() {
@@ -220,13 +216,26 @@ pub(super) fn health(
 ) -> Option<Health> {
     let HealthText {
         watchdog,
-        check: checks,
+        connect,
+        http,
+        command,
         every,
         timeout,
         failures,
-        refused,
     } = &health.value;
-    for at in [every, timeout]
+    let mut ways: Vec<_> = [connect, http, command].into_iter().flatten().collect();
+    ways.sort_by_key(|way| way.span.start);
+    let refused = ways.iter().any(|way| way.value.is_none())
+        || watchdog.as_ref().is_some_and(|way| way.value.is_none());
+    let checks: Vec<(&std::ops::Range<usize>, &CheckText)> = ways
+        .iter()
+        .filter_map(|way| Some((&way.span, way.value.as_ref()?)))
+        .collect();
+    let watchdog = watchdog
+        .as_ref()
+        .and_then(|way| Some(Located::new(way.value?, way.span.clone())));
+    let watchdog = watchdog.as_ref();
+    for at in [&every.written, &timeout.written]
         .into_iter()
         .flatten()
         .chain(watchdog)
@@ -240,7 +249,7 @@ pub(super) fn health(
     }
     let ways = usize::from(watchdog.is_some()) + checks.len();
     if ways > 1 {
-        let second = checks.last().map_or(&health.span, |(name, _)| name);
+        let second = checks.last().map_or(&health.span, |(name, _)| *name);
         parser.error_with(
             second,
             "two liveness checks",
@@ -250,12 +259,12 @@ pub(super) fn health(
     }
     if let Some(watchdog) = watchdog {
         let spans = [
-            ("every", every.as_ref().map(|at| &at.span)),
-            ("timeout", timeout.as_ref().map(|at| &at.span)),
+            ("every", every.written.as_ref().map(|at| &at.span)),
+            ("timeout", timeout.written.as_ref().map(|at| &at.span)),
         ];
         let spans = spans
             .into_iter()
-            .chain([("failures", failures.as_ref().map(|at| &at.span))]);
+            .chain([("failures", failures.written.as_ref().map(|at| &at.span))]);
         for (key, span) in spans.filter_map(|(key, span)| Some((key, span?))) {
             parser.unused_key(
                 span,
@@ -272,12 +281,13 @@ pub(super) fn health(
         }
         return None;
     };
-    let every_span = every.as_ref().map_or(EVERY, |at| at.value);
-    let patience = timeout
-        .as_ref()
-        .map_or(TIMEOUT.min(every_span), |at| at.value);
-    if let Some(at) = timeout.as_ref().filter(|_| patience > every_span) {
-        let place = every.as_ref().map_or(at.span.clone(), |every| {
+    let every_span = every.value();
+    let patience = match &timeout.written {
+        Some(at) => at.value,
+        None => timeout.value().min(every_span),
+    };
+    if let Some(at) = timeout.written.as_ref().filter(|_| patience > every_span) {
+        let place = every.written.as_ref().map_or(at.span.clone(), |every| {
             parser.more_specific(&at.span, &every.span).clone()
         });
         let message = format!("`timeout` ({patience}) is longer than `every` ({every_span})");
@@ -291,7 +301,7 @@ pub(super) fn health(
         check: check(parser, texts, text, crowd)?,
         every: duration(every_span),
         timeout: duration(patience),
-        failures: failures.as_ref().map_or(FAILURES, |at| at.value),
+        failures: failures.value(),
     })
 }
 

@@ -1,7 +1,8 @@
 //! Walks the spanned tree of a TOML text by tables of keys, and collects every finding.
 
 use super::report::{Finding, Report, Severity, nearest, shown};
-use super::schema::{self, Key};
+use super::schema;
+use super::section::Keys;
 use super::sources::{Sources, Text};
 use super::units;
 use rotad_core::Span;
@@ -219,13 +220,13 @@ impl Parser {
         );
     }
 
-    /// Stores each entry of a table by its row in `keys`; an entry without a row is an error.
-    pub(super) fn table<T>(&mut self, value: &Value<'_>, keys: &[Key<T>], into: &mut T) {
+    /// Stores each entry of a table by its key; an entry that is none of them is an error.
+    pub(super) fn table<T: Keys>(&mut self, value: &Value<'_>, into: &mut T) {
         for (name, entry) in self.entries(value) {
-            match keys.iter().find(|key| key.name == name.value) {
+            match T::KEYS.iter().find(|key| key.name == name.value) {
                 Some(key) => (key.store)(self, into, entry),
                 None => {
-                    let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+                    let names = T::names();
                     match schema::elsewhere(&name.value, &names) {
                         Some(hint) => {
                             self.error_with(

@@ -4,13 +4,11 @@ use super::cross_checks::{self, Marked};
 use super::envfile::EnvFiles;
 use super::listeners::Listeners;
 use super::paths::{self, ConfigPaths};
-use super::reader::Parser;
+use super::pool::Pool;
+use super::reader::{Located, Parser};
 use super::sections::{Config, Control, Master, Signals};
 use super::{accounts, logs, resolve_pool};
-use crate::plan::{
-    ControlPlan, LogFormat, LogLevel, MasterPlan, PathPattern, Plan, SignalAction, SignalMap,
-    Source,
-};
+use crate::plan::{ControlPlan, MasterPlan, PathPattern, Plan, SignalMap, Source};
 use nix::unistd::Uid;
 use std::time::Duration;
 
@@ -18,6 +16,7 @@ use std::time::Duration;
 pub(super) fn plan(
     parser: &mut Parser,
     config: Config,
+    pools: Vec<(Located<String>, Pool)>,
     place: ConfigPaths,
     mut sources: Vec<Source>,
     include: Vec<PathPattern>,
@@ -27,7 +26,7 @@ pub(super) fn plan(
         control,
         signals,
         listen,
-        pools,
+        ..
     } = config;
     let mut listeners = Listeners::declare(parser, listen);
     let mut files = EnvFiles::default();
@@ -76,11 +75,7 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
     let runtime_dir = master
         .runtime_dir
         .map_or_else(|| paths::runtime_dir(&name), |at| at.value);
-    let log_max_size = master
-        .log_max_size
-        .as_ref()
-        .map_or(logs::MAX_SIZE, |at| at.value);
-    if let Some(at) = &master.log_max_size {
+    if let Some(at) = &master.log_max_size.written {
         logs::large_enough(parser, at);
     }
     let pid_file = master
@@ -98,22 +93,20 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
         }
     }
     MasterPlan {
-        daemonize: master.daemonize.is_none_or(|at| at.value),
+        daemonize: master.daemonize.value(),
         pid_file,
-        working_directory: master
-            .working_directory
-            .map_or_else(|| "/".into(), |at| at.value),
-        umask: master.umask.map_or(0o022, |at| at.value),
+        working_directory: master.working_directory.value(),
+        umask: master.umask.value(),
         log_file: master.log_file.map(|at| at.value),
         default_log_file,
-        log_format: master.log_format.map_or(LogFormat::Text, |at| at.value),
-        log_level: master.log_level.map_or(LogLevel::Info, |at| at.value),
-        log_max_size,
-        log_keep: master.log_keep.map_or(logs::KEEP, |at| at.value),
+        log_format: master.log_format.value(),
+        log_level: master.log_level.value(),
+        log_max_size: master.log_max_size.value(),
+        log_keep: master.log_keep.value(),
         stop_timeout: master
             .stop_timeout
             .map(|at| Duration::from_millis(at.value.as_millis())),
-        watch_config: master.watch_config.is_some_and(|at| at.value),
+        watch_config: master.watch_config.value(),
         runtime_dir,
         name,
     }
@@ -153,21 +146,9 @@ fn make_control(parser: &mut Parser, control: &Control) -> ControlPlan {
 
 fn make_signals(signals: &Signals) -> SignalMap {
     SignalMap {
-        hup: signals
-            .hup
-            .as_ref()
-            .map_or(SignalAction::ApplyConfig, |at| at.value),
-        usr1: signals
-            .usr1
-            .as_ref()
-            .map_or(SignalAction::RollWorkers, |at| at.value),
-        usr2: signals
-            .usr2
-            .as_ref()
-            .map_or(SignalAction::RollTasks, |at| at.value),
-        winch: signals
-            .winch
-            .as_ref()
-            .map_or(SignalAction::ReopenLogs, |at| at.value),
+        hup: signals.hup.value(),
+        usr1: signals.usr1.value(),
+        usr2: signals.usr2.value(),
+        winch: signals.winch.value(),
     }
 }

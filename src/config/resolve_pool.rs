@@ -4,16 +4,14 @@ use super::cross_checks::{Marked, PoolSpans};
 use super::envfile::EnvFiles;
 use super::listeners::Listeners;
 use super::pool::{self, Pool};
-use super::pool_tables::{self, Surge};
+use super::pool_tables;
 use super::probe::{self, Crowd, ReadyText};
 use super::reader::{Located, Parser};
 use super::report::shown;
 use super::templates::Templates;
 use super::{accounts, logs, ports, preflight, values, watch};
-use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, RollOn, Template};
-use rotad_core::{
-    Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span,
-};
+use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, Template};
+use rotad_core::{Essential, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
 use std::time::Duration;
 
 /// How long a worker that reports nothing must live to count as ready (`auto` without listeners).
@@ -29,7 +27,7 @@ pub(super) fn pool(
     name: &Located<String>,
     pool: Pool,
 ) -> Marked {
-    let kind = pool.kind.as_ref().map_or(Kind::Worker, |at| at.value);
+    let kind = pool.kind.value();
     let policy = policy(parser, kind, &pool);
     warn_by_age(parser, name, &pool, &policy);
     warn_scheduler(parser, &pool, &policy);
@@ -69,11 +67,7 @@ pub(super) fn pool(
         logs::make(parser, &pool.log),
     );
     let recycle = recycle(parser, &pool);
-    let roll_on = pool
-        .reload
-        .on
-        .as_ref()
-        .map_or(RollOn::Always, |at| at.value);
+    let roll_on = pool.reload.on.value();
     let marks = PoolSpans {
         after: pool.after.clone(),
         ports: pool.ports.as_ref().map(|at| at.span.clone()),
@@ -129,13 +123,7 @@ fn essential(parser: &mut Parser, pool: &Pool) -> Option<Essential> {
                 "write how long the pool may be without a worker",
             );
         }
-        Essential::Exit
-            if !pool
-                .restart
-                .policy
-                .as_ref()
-                .is_some_and(|policy| policy.value != RestartPolicy::Always) =>
-        {
+        Essential::Exit if pool.restart.policy.value() == RestartPolicy::Always => {
             let hint = "add `policy = \"never\"` or `policy = \"on-failure\"` to its `restart`";
             parser.error_with(
                 &at.span,
@@ -184,7 +172,7 @@ fn recycle(parser: &mut Parser, pool: &Pool) -> Recycle {
 }
 
 fn policy(parser: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
-    let count = pool.count.as_ref().map_or(1, |at| at.value);
+    let count = pool.count.value();
     let default_stop = match kind {
         Kind::Worker => Span::from_secs(30),
         Kind::Task => Span::from_secs(300),
@@ -293,7 +281,7 @@ fn warn_scheduler(parser: &mut Parser, pool: &Pool, policy: &Policy) {
     let Some(command) = pool
         .command
         .as_ref()
-        .filter(|_| pool.reload.surge.is_none())
+        .filter(|_| pool.reload.surge.written.is_none())
     else {
         return;
     };
@@ -384,42 +372,25 @@ fn readiness(parser: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
 
 fn reload(count: u32, reload: &pool_tables::Reload) -> Reload {
     Reload {
-        surge: reload
-            .surge
-            .as_ref()
-            .map_or(Surge::Percent(25), |at| at.value)
-            .of(count),
+        surge: reload.surge.value().of(count),
         max_draining: reload
             .max_draining
             .as_ref()
             .map_or(count, |at| at.value)
             .max(1),
         soak: reload.soak.as_ref().map(|at| at.value),
-        on_failure: reload
-            .on_failure
-            .as_ref()
-            .map_or(OnFailure::Rollback, |at| at.value),
+        on_failure: reload.on_failure.value(),
     }
 }
 
 fn restart(parser: &mut Parser, restart: &pool_tables::Restart) -> Restart {
-    const MAX_DELAY: Span = Span::from_secs(30);
-    let policy = restart
-        .policy
-        .as_ref()
-        .map_or(RestartPolicy::Always, |at| at.value);
-    let delay = restart
-        .delay
-        .as_ref()
-        .map_or(Span::from_millis(100), |at| at.value);
-    let max_delay = restart
-        .max_delay
-        .as_ref()
-        .map_or(MAX_DELAY.max(delay), |at| at.value);
-    match (&restart.delay, &restart.max_delay) {
-        (Some(at), None) if at.value > MAX_DELAY => {
+    let policy = restart.policy.value();
+    let delay = restart.delay.value();
+    let max_delay = restart.max_delay.value();
+    match (&restart.delay.written, &restart.max_delay.written) {
+        (Some(at), None) if delay > max_delay => {
             let message =
-                format!("`delay` ({delay}) is above the default of `max_delay` ({MAX_DELAY})");
+                format!("`delay` ({delay}) is above the default of `max_delay` ({max_delay})");
             parser.error_with(&at.span, message, "set `max_delay`, too");
         }
         (written, Some(at)) if delay > at.value => {
@@ -437,9 +408,9 @@ fn restart(parser: &mut Parser, restart: &pool_tables::Restart) -> Restart {
     }
     if policy == RestartPolicy::Never {
         let keys = [
-            ("delay", &restart.delay),
-            ("max_delay", &restart.max_delay),
-            ("stable_after", &restart.stable_after),
+            ("delay", &restart.delay.written),
+            ("max_delay", &restart.max_delay.written),
+            ("stable_after", &restart.stable_after.written),
         ];
         for (key, at) in keys
             .into_iter()
@@ -452,10 +423,7 @@ fn restart(parser: &mut Parser, restart: &pool_tables::Restart) -> Restart {
             );
         }
     }
-    let success_exit_codes = restart
-        .success_exit_codes
-        .as_ref()
-        .map_or_else(|| vec![0], |at| at.value.clone());
+    let success_exit_codes = restart.success_exit_codes.value();
     let never_on = restart
         .never_on
         .as_ref()
@@ -484,10 +452,7 @@ fn restart(parser: &mut Parser, restart: &pool_tables::Restart) -> Restart {
         policy,
         delay,
         max_delay,
-        stable_after: restart
-            .stable_after
-            .as_ref()
-            .map_or(Span::from_secs(10), |at| at.value),
+        stable_after: restart.stable_after.value(),
         success_exit_codes,
         never_on,
     }

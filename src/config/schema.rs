@@ -1,82 +1,61 @@
-//! The table of all keys, one row for each: its name, what it takes, its default, how it is stored, one line of help.
-//! The parser, the "did you mean" and the list of keys in `docs/config.md` are all made from these rows.
+//! All tables of the configuration and their keys, as documentation shows them: the list in docs/config.md is made from
+//! these, and where an unknown key belongs is told by them.
 
-use super::reader::{Parser, Value};
-use super::{pool, pool_tables, sections};
+use super::pool::Pool;
+use super::pool_tables::{HealthText, Log, Recycle, Reload, Restart};
+use super::section::{Key, Keys};
+use super::sections::{Config, Control, Listen, Master, Signals};
 use std::fmt::Write;
-
-/// How a key's value is stored in the section that is being read.
-pub(super) type Store<T> = fn(&mut Parser, &mut T, &Value<'_>);
-
-/// One key of a table that is read into a `T`.
-pub(super) struct Key<T: 'static> {
-    pub(super) name: &'static str,
-    pub(super) takes: &'static str,
-    pub(super) default: &'static str,
-    pub(super) help: &'static str,
-    pub(super) store: Store<T>,
-}
-
-pub(super) const fn key<T>(
-    name: &'static str,
-    takes: &'static str,
-    default: &'static str,
-    help: &'static str,
-    store: Store<T>,
-) -> Key<T> {
-    Key {
-        name,
-        takes,
-        default,
-        help,
-        store,
-    }
-}
 
 /// One table of the configuration, as documentation shows it.
 #[derive(Clone, Debug)]
 pub struct Section {
     /// `[master]`, `[pool.NAME]`; empty for the top of the file.
     pub table: &'static str,
+    /// Its keys, in the order of the documentation.
     pub rows: Vec<Row>,
 }
 
 /// One key, as documentation shows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Row {
+    /// Its name.
     pub name: &'static str,
-    pub takes: &'static str,
-    pub default: &'static str,
+    /// What it takes: `duration`, `number`, the words of a choice.
+    pub takes: String,
+    /// Its default, or where that comes from; empty for a table.
+    pub default: String,
+    /// What it is for, in a line.
     pub help: &'static str,
 }
 
-fn section<T>(table: &'static str, keys: &[Key<T>]) -> Section {
+fn section<T: Keys>() -> Section {
     let row = |key: &Key<T>| Row {
         name: key.name,
-        takes: key.takes,
-        default: key.default,
+        takes: (key.takes)(),
+        default: (key.default)(),
         help: key.help,
     };
     Section {
-        table,
-        rows: keys.iter().map(row).collect(),
+        table: T::TABLE,
+        rows: T::KEYS.iter().map(row).collect(),
     }
 }
 
-/// Every key that the reader knows, table by table.
+/// Every key that the parser knows, table by table.
 pub fn reference() -> Vec<Section> {
     vec![
-        section("", sections::TOP),
-        section("[master]", sections::MASTER),
-        section("[control]", sections::CONTROL),
-        section("[signals]", sections::SIGNALS),
-        section("[listen.NAME]", sections::LISTEN),
-        section("[pool.NAME]", pool::POOL),
-        section("[pool.NAME.reload]", pool_tables::RELOAD),
-        section("[pool.NAME.restart]", pool_tables::RESTART),
-        section("[pool.NAME.recycle]", pool_tables::RECYCLE),
-        section("[pool.NAME.health]", pool_tables::HEALTH),
-        section("[pool.NAME.log]", pool_tables::LOG),
+        section::<Config>(),
+        section::<Master>(),
+        section::<Control>(),
+        section::<Signals>(),
+        section::<Listen>(),
+        section::<Pool>(),
+        section::<Reload>(),
+        section::<Restart>(),
+        section::<Recycle>(),
+        section::<HealthText>(),
+        section::<Log>(),
     ]
 }
 
@@ -104,8 +83,8 @@ pub fn markdown() -> String {
             let _ = writeln!(
                 page,
                 "| `{name}` | {} | {} | {} |",
-                cell(takes),
-                cell(default),
+                cell(&takes),
+                cell(&default),
                 cell(help)
             );
         }

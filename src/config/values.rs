@@ -7,7 +7,7 @@ use super::report::shown;
 use super::units;
 use crate::plan::{Kind, Limit, Sink};
 use nix::sys::resource::Resource;
-use rotad_core::{Signal, Span, StopStep, To};
+use rotad_core::{Essential, Signal, Span, StopStep, To};
 use toml::de::DeValue;
 
 /// Maximum number of workers of one pool.
@@ -57,6 +57,50 @@ pub(super) fn kind(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Kin
             ("oneshot", Kind::Oneshot),
         ],
     )
+}
+
+/// The name of a master.
+pub(super) fn name(parser: &mut Parser, value: &Value<'_>) -> Option<Located<String>> {
+    parser
+        .text(value, "a name")
+        .filter(|name| parser.name(name))
+}
+
+/// The address of a listener; empty if it is not a string.
+pub(super) fn address(parser: &mut Parser, value: &Value<'_>) -> Option<Located<String>> {
+    const WHAT: &str = "an address such as \"127.0.0.1:8080\" or \"unix:/run/shop.sock\"";
+    let text = parser.text(value, WHAT);
+    text.or_else(|| Some(Located::new(String::new(), value.span())))
+}
+
+pub(super) fn after(parser: &mut Parser, value: &Value<'_>) -> Vec<Located<String>> {
+    let names = parser.texts(value, "names of pools");
+    names.map_or_else(Vec::new, |at| at.value)
+}
+
+pub(super) fn nice(parser: &mut Parser, value: &Value<'_>) -> Option<Located<i32>> {
+    let nice = parser.number(value, -20..=19)?;
+    Some(Located::new(i32::try_from(nice.value).ok()?, nice.span))
+}
+
+/// A duration, or `"exit"`.
+pub(super) fn essential(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Essential>> {
+    if value.get_ref().as_str() == Some("exit") {
+        return Some(Located::new(Essential::Exit, value.span()));
+    }
+    Some(parser.duration(value)?.map(Essential::Ready))
+}
+
+pub(super) fn watch(
+    parser: &mut Parser,
+    value: &Value<'_>,
+) -> Option<Located<Vec<Located<String>>>> {
+    parser.texts(value, "patterns of files such as [\"src/**/*.py\"]")
+}
+
+/// The interval of a watchdog.
+pub(super) fn watchdog(parser: &mut Parser, value: &Value<'_>) -> Option<Span> {
+    parser.duration(value).map(|at| at.value)
 }
 
 /// A list of words, or one string that is split as a shell would.
@@ -357,11 +401,16 @@ const SINKS: &[(&str, Sink)] = &[
     ("null", Sink::Null),
 ];
 
-pub(super) fn sink(
-    parser: &mut Parser,
-    value: &Value<'_>,
-    may_follow: bool,
-) -> Option<Located<Sink>> {
+pub(super) fn stdout(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Sink>> {
+    sink(parser, value, false)
+}
+
+/// As `stdout`, or `"stdout"` itself.
+pub(super) fn stderr(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Sink>> {
+    sink(parser, value, true)
+}
+
+fn sink(parser: &mut Parser, value: &Value<'_>, may_follow: bool) -> Option<Located<Sink>> {
     let text = parser.text(value, "a path, \"master\", \"inherit\" or \"null\"")?;
     if let Some((_, sink)) = SINKS.iter().find(|(name, _)| *name == text.value) {
         return Some(Located::new(sink.clone(), text.span));

@@ -6,13 +6,10 @@ use super::probe::duration;
 use super::reader::Parser;
 use super::report::shown;
 use crate::plan::Watch;
-use rotad_core::Span;
-
-const DEBOUNCE: Span = Span::from_millis(500);
 
 pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
     let Some(patterns) = &reload.watch else {
-        if let Some(at) = &reload.debounce {
+        if let Some(at) = &reload.debounce.written {
             parser.unused_key(
                 &at.span,
                 "`debounce` means nothing without `watch`",
@@ -75,7 +72,7 @@ pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
             "leave `watch` out",
         );
     }
-    let debounce = reload.debounce.as_ref().map_or(DEBOUNCE, |at| at.value);
+    let debounce = reload.debounce.value();
     Some(Watch {
         base: parser.base.clone(),
         globs,
