@@ -147,7 +147,9 @@ fn members_of_the_cgroup_are_killed_although_they_are_no_orphans() {
         .expect("sleep");
     fs::write(home.join("cgroup.procs"), guest.id().to_string()).expect("the way in");
     kill(Pid::from_raw(worker), Signal::SIGTERM).expect("a worker");
-    until("the worker is swept", 5, || (!home.exists()).then_some(()));
+    until("the worker's tree is gone", 5, || {
+        (!home.exists()).then_some(())
+    });
     assert_eq!(
         std::os::unix::process::ExitStatusExt::signal(&guest.wait().expect("its end")),
         Some(9)

@@ -1,5 +1,5 @@
 //! rotad as the first process of a container. There is no container engine in these tests: the container is made of
-//! the same namespaces, see [`support::jail`].
+//! the same namespaces, see [`support::container`].
 
 mod support;
 
@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::example::python;
-use support::{Jail, alone, need, never, pids, pool, proc, until, until_some};
+use support::{Container, alone, need, never, pids, pool, proc, until, until_some};
 
 const MASTER: &str = "[master]\nruntime_dir = \"/run/rotad\"\n";
 
@@ -30,14 +30,14 @@ fn waiting(keys: &str) -> String {
 }
 
 /// Connections that the workers have accepted: their sockets beyond the listener and the pair of their own.
-fn accepted(jail: &Jail) -> usize {
+fn accepted(container: &Container) -> usize {
     let sockets = |pid: &i32| {
         proc::descriptors(*pid)
             .values()
             .filter(|what| what.starts_with("socket:"))
             .count()
     };
-    let workers = proc::children(jail.pid());
+    let workers = proc::children(container.pid());
     workers
         .iter()
         .map(|pid| sockets(pid).saturating_sub(3))
@@ -49,17 +49,17 @@ fn accepted(jail: &Jail) -> usize {
 fn a_stop_answers_what_is_in_flight() {
     let _alone = alone();
     for signal in [Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGINT] {
-        let Some(mut jail) = Jail::new(&web("")) else {
+        let Some(mut container) = Container::new(&web("")) else {
             return;
         };
-        jail.start();
-        jail.await_ready();
-        let clients = support::load::burst(&jail.address(), "/", 16);
+        container.start();
+        container.await_ready();
+        let clients = support::load::burst(&container.address(), "/", 16);
         until("16 accepted connections", 10, || {
-            (accepted(&jail) >= 16).then_some(())
+            (accepted(&container) >= 16).then_some(())
         });
         let asked = Instant::now();
-        jail.signal(signal);
+        container.signal(signal);
         let answers: Vec<_> = clients
             .into_iter()
             .map(|client| client.join().expect("a client"))
@@ -70,13 +70,13 @@ fn a_stop_answers_what_is_in_flight() {
             "{signal}: {} of 16 lost: {lost:?}",
             lost.len()
         );
-        assert_eq!(jail.await_exit(10).code(), Some(0), "after {signal}");
+        assert_eq!(container.await_exit(10).code(), Some(0), "after {signal}");
         assert!(
             asked.elapsed() < Duration::from_secs(4),
             "{signal}: {:?}",
             asked.elapsed()
         );
-        assert_eq!(jail.processes(), [0; 0], "left in the container");
+        assert_eq!(container.processes(), [0; 0], "left in the container");
     }
 }
 
@@ -84,20 +84,20 @@ fn a_stop_answers_what_is_in_flight() {
 #[test]
 fn a_stop_right_after_the_start_counts() {
     for _ in 0..10 {
-        let Some(mut jail) = Jail::new(&waiting("")) else {
+        let Some(mut container) = Container::new(&waiting("")) else {
             return;
         };
-        jail.launch();
+        container.launch();
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !is_past_its_first_moment(jail.pid()) {
+        while !is_past_its_first_moment(container.pid()) {
             assert!(
                 Instant::now() < deadline,
                 "rotad has not begun: {}",
-                jail.log()
+                container.log()
             );
         }
-        jail.signal(Signal::SIGTERM);
-        assert_eq!(jail.await_exit(10).code(), Some(0));
+        container.signal(Signal::SIGTERM);
+        assert_eq!(container.await_exit(10).code(), Some(0));
     }
 }
 
@@ -113,10 +113,10 @@ fn is_past_its_first_moment(pid: i32) -> bool {
 /// gets, reaches a worker.
 #[test]
 fn stray_signals_end_nobody() {
-    let Some(mut jail) = Jail::new(&waiting("count = 2\nkind = \"task\"\n")) else {
+    let Some(mut container) = Container::new(&waiting("count = 2\nkind = \"task\"\n")) else {
         return;
     };
-    jail.launch();
+    container.launch();
     let stray = [
         Signal::SIGUSR2,
         Signal::SIGUSR1,
@@ -126,31 +126,31 @@ fn stray_signals_end_nobody() {
         Signal::SIGPIPE,
     ];
     until("rotad has begun", 20, || {
-        stray.iter().for_each(|signal| jail.signal(*signal));
-        jail.log().contains("rotad 0").then_some(())
+        stray.iter().for_each(|signal| container.signal(*signal));
+        container.log().contains("rotad 0").then_some(())
     });
-    let before = jail.await_ready();
-    jail.await_status("what was asked for is done", 10, |status| {
+    let before = container.await_ready();
+    container.await_status("what was asked for is done", 10, |status| {
         pool(status, "jobs")["reload"]["state"] != "running"
     });
-    let workers = pids(&jail.await_ready(), "jobs");
+    let workers = pids(&container.await_ready(), "jobs");
     // From inside the kernel lets nothing through to a first process that it does not handle.
     for signal in ["KILL", "STOP", "USR1", "HUP", "WINCH", "CHLD", "ALRM", "34"] {
-        let run = jail.exec(&["/bin/busybox", "kill", &format!("-{signal}"), "1"]);
+        let run = container.exec(&["/bin/busybox", "kill", &format!("-{signal}"), "1"]);
         assert_eq!(run.code, 0, "kill -{signal} 1: {}", run.text());
     }
-    jail.signal(Signal::SIGWINCH);
+    container.signal(Signal::SIGWINCH);
     until("the last one has been read", 10, || {
-        jail.log().contains("RTMIN from pid").then_some(())
+        container.log().contains("RTMIN from pid").then_some(())
     });
     assert_eq!(
-        pids(&jail.await_ready(), "jobs"),
+        pids(&container.await_ready(), "jobs"),
         workers,
         "workers were touched"
     );
     assert_eq!(pool(&before, "jobs")["workers"][0]["restarts"], 0);
-    jail.signal(Signal::SIGTERM);
-    assert_eq!(jail.await_exit(10).code(), Some(0));
+    container.signal(Signal::SIGTERM);
+    assert_eq!(container.await_exit(10).code(), Some(0));
 }
 
 /// Orphans of workers, and of what is executed in the container besides, end without a trace: nobody else reaps them.
@@ -161,12 +161,12 @@ fn orphans_leave_no_zombie() {
     let config = format!(
         "{MASTER}[pool.jobs]\ncommand = [\"sh\", \"-c\", \"{shell}\"]\nready = \"notify\"\n"
     );
-    let Some(mut jail) = Jail::new(&config) else {
+    let Some(mut container) = Container::new(&config) else {
         return;
     };
-    jail.start();
-    jail.await_ready();
-    let run = jail.exec(&[
+    container.start();
+    container.await_ready();
+    let run = container.exec(&[
         "/bin/sh",
         "-c",
         "for i in 1 2 3 4 5; do (busybox sleep 0.1 &); done; busybox sleep 600 &",
@@ -174,49 +174,53 @@ fn orphans_leave_no_zombie() {
     assert_eq!(run.code, 0, "{}", run.text());
     let sleeping = |pid: &i32| proc::command_line(*pid) == "busybox sleep 600";
     let left = until("only the worker and the last orphan are left", 10, || {
-        let left = jail.processes();
+        let left = container.processes();
         (left.len() == 2 && left.iter().any(sleeping)).then_some(left)
     });
     assert!(!left.iter().any(|pid| proc::gone(*pid)), "a zombie");
     // What nobody of ours started is nobody's to end, until the container ends.
-    assert_eq!(jail.rotad(&["roll"]).code, 0);
+    assert_eq!(container.rotad(&["roll"]).code, 0);
     assert!(
         left.iter()
             .filter(|pid| sleeping(pid))
             .all(|pid| !proc::gone(*pid)),
         "a roll ended a stranger"
     );
-    jail.signal(Signal::SIGTERM);
-    assert_eq!(jail.await_exit(10).code(), Some(0));
+    container.signal(Signal::SIGTERM);
+    assert_eq!(container.await_exit(10).code(), Some(0));
     assert!(left.iter().all(|pid| proc::gone(*pid)));
 }
 
 /// What `docker run` ends with is what rotad ends with.
 #[test]
 fn exit_codes_are_the_containers() {
-    let Some(mut jail) = Jail::new("[pool.web]\ncomand = \"x\"\n") else {
+    let Some(mut container) = Container::new("[pool.web]\ncomand = \"x\"\n") else {
         return;
     };
-    assert_eq!(jail.start_in_vain(), 78);
-    assert!(jail.log().contains("did you mean"), "{}", jail.log());
-    jail.write(
+    assert_eq!(container.start_in_vain(), 78);
+    assert!(
+        container.log().contains("did you mean"),
+        "{}",
+        container.log()
+    );
+    container.write(
         "etc/rotad/rotad.toml",
         &format!("{MASTER}[pool.a]\ncommand = \"/bin/false\"\nessential = \"500ms\"\n"),
     );
-    assert_eq!(jail.start_in_vain(), 69);
+    assert_eq!(container.start_in_vain(), 69);
     let deaf = format!(
         "{MASTER}[pool.a]\ncommand = [\"/bin/testworker\", \"deaf\", \"--notify\"]\nready = \"notify\"\n"
     );
-    jail.write("etc/rotad/rotad.toml", &deaf);
-    jail.start();
-    jail.await_ready();
-    jail.signal(Signal::SIGINT);
+    container.write("etc/rotad/rotad.toml", &deaf);
+    container.start();
+    container.await_ready();
+    container.signal(Signal::SIGINT);
     until("the first INT is read", 10, || {
-        jail.log().contains("INT").then_some(())
+        container.log().contains("INT").then_some(())
     });
     let asked = Instant::now();
-    jail.signal(Signal::SIGINT);
-    assert_eq!(jail.await_exit(10).code(), Some(0));
+    container.signal(Signal::SIGINT);
+    assert_eq!(container.await_exit(10).code(), Some(0));
     assert!(
         asked.elapsed() < Duration::from_secs(5),
         "a second INT kills immediately: {:?}",
@@ -229,17 +233,22 @@ fn exit_codes_are_the_containers() {
 #[test]
 fn an_unknown_user_on_a_read_only_root() {
     for filter in ["docker", "old-docker"] {
-        let Some(mut jail) = Jail::new(&web("[pool.web.log]\nstdout = \"inherit\"\n")) else {
+        let Some(mut container) = Container::new(&web("[pool.web.log]\nstdout = \"inherit\"\n"))
+        else {
             return;
         };
-        jail.set("READ_ONLY", "1");
-        jail.set("USER_GROUP", "1000660000:0");
-        jail.set("CAPABILITIES", "docker");
-        jail.set("FILTER", filter);
-        jail.set("TMPFS", "/run:1777 /tmp:1777");
-        jail.start();
-        let status = jail.await_ready();
-        assert!(!jail.log().contains("WARN"), "{filter}: {}", jail.log());
+        container.set("READ_ONLY", "1");
+        container.set("USER_GROUP", "1000660000:0");
+        container.set("CAPABILITIES", "docker");
+        container.set("FILTER", filter);
+        container.set("TMPFS", "/run:1777 /tmp:1777");
+        container.start();
+        let status = container.await_ready();
+        assert!(
+            !container.log().contains("WARN"),
+            "{filter}: {}",
+            container.log()
+        );
         let waited = pool(&status, "web")["workers"][0]["ready_in_s"]
             .as_f64()
             .expect("seconds");
@@ -247,10 +256,10 @@ fn an_unknown_user_on_a_read_only_root() {
             waited < 0.9,
             "{filter}: ready after {waited} s: not seen through /proc"
         );
-        assert_eq!(jail.rotad(&["roll"]).code, 0, "{filter}");
-        assert_eq!(jail.rotad(&["status", "--check"]).code, 0, "{filter}");
-        jail.signal(Signal::SIGTERM);
-        assert_eq!(jail.await_exit(10).code(), Some(0), "{filter}");
+        assert_eq!(container.rotad(&["roll"]).code, 0, "{filter}");
+        assert_eq!(container.rotad(&["status", "--check"]).code, 0, "{filter}");
+        container.signal(Signal::SIGTERM);
+        assert_eq!(container.await_exit(10).code(), Some(0), "{filter}");
     }
 }
 
@@ -268,12 +277,12 @@ fn root_without_ptrace_rights_is_told() {
         "told",
         ", \"--notify\"]\nuser = \"nobody\"\nready = \"notify\"",
     );
-    let Some(mut jail) = Jail::new(&[MASTER, &own, &blind, &told].concat()) else {
+    let Some(mut container) = Container::new(&[MASTER, &own, &blind, &told].concat()) else {
         return;
     };
-    jail.set("CAPABILITIES", "docker");
-    jail.start();
-    let status = jail.await_ready();
+    container.set("CAPABILITIES", "docker");
+    container.start();
+    let status = container.await_ready();
     let waited = |name: &str| {
         pool(&status, name)["workers"][0]["ready_in_s"]
             .as_f64()
@@ -281,86 +290,94 @@ fn root_without_ptrace_rights_is_told() {
     };
     assert!(waited("own") < 0.9 && waited("told") < 0.9, "{status}");
     assert!((1.0..3.0).contains(&waited("blind")), "{status}");
-    assert_eq!(jail.log().matches("WARN").count(), 1, "{}", jail.log());
-    jail.signal(Signal::SIGTERM);
-    assert_eq!(jail.await_exit(10).code(), Some(0));
+    assert_eq!(
+        container.log().matches("WARN").count(),
+        1,
+        "{}",
+        container.log()
+    );
+    container.signal(Signal::SIGTERM);
+    assert_eq!(container.await_exit(10).code(), Some(0));
 }
 
 /// Killed for memory, say: everything goes with the first process, and a runtime directory that outlives the container
 /// (/dev/shm of a pod) holds nobody up.
 #[test]
 fn a_killed_container_starts_again() {
-    let Some(mut jail) = Jail::new(&web("").replace("/run/rotad", "/dev/shm/rotad")) else {
+    let Some(mut container) = Container::new(&web("").replace("/run/rotad", "/dev/shm/rotad"))
+    else {
         return;
     };
-    let shared = jail.outside("shm");
+    let shared = container.outside("shm");
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777))
         .expect("a directory for all users");
-    jail.set("VOLUMES", &format!("{}:/dev/shm", shared.display()));
-    jail.set("READ_ONLY", "1");
+    container.set("VOLUMES", &format!("{}:/dev/shm", shared.display()));
+    container.set("READ_ONLY", "1");
     for _ in 0..2 {
-        jail.start();
-        let status = jail.await_ready();
+        container.start();
+        let status = container.await_ready();
         assert_eq!(pool(&status, "web")["generation"], 1);
-        jail.signal(Signal::SIGKILL);
-        jail.await_exit(10);
+        container.signal(Signal::SIGKILL);
+        container.await_exit(10);
         assert!(shared.join("rotad/master.pid").exists(), "nobody tidied up");
     }
-    jail.start();
-    jail.await_ready();
-    jail.signal(Signal::SIGTERM);
-    assert_eq!(jail.await_exit(10).code(), Some(0));
+    container.start();
+    container.await_ready();
+    container.signal(Signal::SIGTERM);
+    assert_eq!(container.await_exit(10).code(), Some(0));
 }
 
 /// A directory that every user may write, as Kubernetes makes an `emptyDir`, is refused as the runtime directory, with what
 /// to do; a configuration that is mounted read-only is fine whatever its directory's mode.
 #[test]
 fn mounted_directories_of_kubernetes_work() {
-    let Some(mut jail) = Jail::new("") else {
+    let Some(mut container) = Container::new("") else {
         return;
     };
-    let dir = jail.outside("config");
+    let dir = container.outside("config");
     fs::write(dir.join("rotad.toml"), waiting("")).expect("a configuration");
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))
         .expect("a directory for all users");
-    jail.set("VOLUMES", &format!("{}:/etc/app:ro", dir.display()));
-    jail.configured_at("/etc/app/rotad.toml");
-    jail.set("TMPFS", "/run:777 /tmp:1777");
-    assert_eq!(jail.start_in_vain(), 1);
+    container.set("VOLUMES", &format!("{}:/etc/app:ro", dir.display()));
+    container.configured_at("/etc/app/rotad.toml");
+    container.set("TMPFS", "/run:777 /tmp:1777");
+    assert_eq!(container.start_in_vain(), 1);
     assert!(
-        jail.log().contains("can be written by others (mode 0777)"),
+        container
+            .log()
+            .contains("can be written by others (mode 0777)"),
         "{}",
-        jail.log()
+        container.log()
     );
-    jail.set("TMPFS", "/run /tmp:1777");
-    jail.start();
-    jail.await_ready();
-    jail.signal(Signal::SIGTERM);
-    assert_eq!(jail.await_exit(10).code(), Some(0));
-    jail.set("VOLUMES", &format!("{}:/etc/app", dir.display()));
+    container.set("TMPFS", "/run /tmp:1777");
+    container.start();
+    container.await_ready();
+    container.signal(Signal::SIGTERM);
+    assert_eq!(container.await_exit(10).code(), Some(0));
+    container.set("VOLUMES", &format!("{}:/etc/app", dir.display()));
     assert_eq!(
-        jail.start_in_vain(),
+        container.start_in_vain(),
         78,
         "a writable one is refused: {}",
-        jail.log()
+        container.log()
     );
 }
 
 /// `docker run --cpus 1`: `count = "cpus"` obeys.
 #[test]
 fn a_processor_quota_is_respected() {
-    let Some(mut jail) = Jail::new(&waiting("count = \"cpus\"\n")) else {
+    let Some(mut container) = Container::new(&waiting("count = \"cpus\"\n")) else {
         return;
     };
     let Some(cgroup) = Cgroup::of_one_processor() else {
         return;
     };
-    jail.in_cgroup(cgroup.0.clone());
-    jail.set("VOLUMES", "/sys/fs/cgroup:/sys/fs/cgroup:ro");
-    jail.start();
-    assert_eq!(pool(&jail.await_ready(), "jobs")["wanted"], 1);
-    jail.signal(Signal::SIGTERM);
-    assert_eq!(jail.await_exit(10).code(), Some(0));
+    container.in_cgroup(cgroup.0.clone());
+    container.set("VOLUMES", "/sys/fs/cgroup:/sys/fs/cgroup:ro");
+    container.start();
+    assert_eq!(pool(&container.await_ready(), "jobs")["wanted"], 1);
+    container.signal(Signal::SIGTERM);
+    assert_eq!(container.await_exit(10).code(), Some(0));
 }
 
 /// A cgroup, of either version, that may use one processor.
@@ -405,28 +422,28 @@ impl Drop for Cgroup {
 /// A shell in front is the first process: it keeps TERM to itself, until the engine loses its patience.
 #[test]
 fn a_shell_in_front_needs_exec() {
-    let Some(mut jail) = Jail::new(&waiting("")) else {
+    let Some(mut container) = Container::new(&waiting("")) else {
         return;
     };
-    jail.entrypoint(&[
+    container.entrypoint(&[
         "/bin/sh",
         "-c",
         "/bin/rotad run /etc/rotad/rotad.toml; echo over",
     ]);
-    jail.launch();
-    jail.await_ready();
-    jail.signal(Signal::SIGTERM);
+    container.launch();
+    container.await_ready();
+    container.signal(Signal::SIGTERM);
     never("TERM has come through a shell", 1.0, || {
-        jail.log().contains("TERM").then_some(())
+        container.log().contains("TERM").then_some(())
     });
-    jail.signal(Signal::SIGKILL);
-    assert!(!jail.await_exit(10).success(), "killed");
+    container.signal(Signal::SIGKILL);
+    assert!(!container.await_exit(10).success(), "killed");
 
-    jail.entrypoint(&["/bin/sh", "-c", "exec /bin/rotad run /etc/rotad/rotad.toml"]);
-    jail.launch();
-    jail.await_ready();
-    jail.signal(Signal::SIGTERM);
-    assert_eq!(jail.await_exit(10).code(), Some(0));
+    container.entrypoint(&["/bin/sh", "-c", "exec /bin/rotad run /etc/rotad/rotad.toml"]);
+    container.launch();
+    container.await_ready();
+    container.signal(Signal::SIGTERM);
+    assert_eq!(container.await_exit(10).code(), Some(0));
 }
 
 /// config/container/ as it is, but for the port: gunicorn on a read-only root, as a user without a name and without
@@ -439,36 +456,38 @@ fn the_example_runs() {
     let _alone = alone();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/container");
     let read = |name: &str| fs::read_to_string(dir.join(name)).expect("a file of the example");
-    let Some(mut jail) = Jail::new("") else {
+    let Some(mut container) = Container::new("") else {
         return;
     };
-    fs::create_dir(jail.root().join("app")).expect("a directory");
-    jail.write("app/app.py", &read("app.py"));
-    jail.write(
+    fs::create_dir(container.root().join("app")).expect("a directory");
+    container.write("app/app.py", &read("app.py"));
+    container.write(
         "app/rotad.toml",
         &read("rotad.toml").replace("0.0.0.0:8000", "127.0.0.1:@PORT@"),
     );
-    jail.configured_at("/app/rotad.toml");
-    jail.with_programs_of_the_machine();
-    jail.set("READ_ONLY", "1");
-    jail.set("USER_GROUP", "10001:10001");
-    jail.set("CAPABILITIES", "docker");
-    jail.set("FILTER", "docker");
-    jail.set("TMPFS", "");
-    jail.start();
-    jail.await_ready();
-    let load = support::Load::on(&jail.address(), 4, 0);
+    container.configured_at("/app/rotad.toml");
+    container.with_programs_of_the_machine();
+    container.set("READ_ONLY", "1");
+    container.set("USER_GROUP", "10001:10001");
+    container.set("CAPABILITIES", "docker");
+    container.set("FILTER", "docker");
+    container.set("TMPFS", "");
+    container.start();
+    container.await_ready();
+    let load = support::Load::on(&container.address(), 4, 0);
     load.await_more(50);
     for _ in 0..3 {
-        let run = jail.rotad(&["roll", "--drained"]);
+        let run = container.rotad(&["roll", "--drained"]);
         assert_eq!(run.code, 0, "{}", run.text());
         load.await_more(50);
     }
     load.stop().assert_nothing_lost(200);
     assert_eq!(
-        jail.rotad(&["status", "--check", "--min-ready", "1"]).code,
+        container
+            .rotad(&["status", "--check", "--min-ready", "1"])
+            .code,
         0
     );
-    jail.signal(Signal::SIGTERM);
-    assert_eq!(jail.await_exit(10).code(), Some(0));
+    container.signal(Signal::SIGTERM);
+    assert_eq!(container.await_exit(10).code(), Some(0));
 }

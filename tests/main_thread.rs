@@ -284,7 +284,7 @@ policy = "never"
     });
     replaced_quickly(&site);
     answers_quickly(&site);
-    // It is not waited for: a worker of another pool ends and is swept as ever.
+    // It is not waited for: a worker of another pool ends, and its tree is killed as usual.
     assert_eq!(site.rotad(&["roll", "good"]).code, 0);
     replaced_quickly(&site);
     assert!(

@@ -1,12 +1,12 @@
 //! The prober by itself: what is healthy, what is not and why, and that nothing of a command is left behind.
 
-#[path = "support/nursery.rs"]
+#[path = "support/spawn_harness.rs"]
 #[allow(
     dead_code,
     unreachable_pub,
     reason = "each test binary uses its own part"
 )]
-mod nursery;
+mod spawn_harness;
 
 use crossbeam_channel::Receiver;
 use rotad::event_loop::clock::Clock;
@@ -43,7 +43,7 @@ fn prober() -> TestProber {
     let (mailbox, results) = mailbox::channel(Waker::new().unwrap());
     let config = SpawnerConfig {
         clock: Clock::start(),
-        original_nofile: nursery::NOFILE,
+        original_nofile: spawn_harness::NOFILE,
         shim: env!("CARGO_BIN_EXE_rotad").into(),
     };
     TestProber {
@@ -71,7 +71,7 @@ fn http(text: &str) -> ProbeRequest {
 }
 
 fn command(argv: &[&str], dir: &Path) -> ProbeRequest {
-    ProbeRequest::Command(Box::new(nursery::order(argv, dir)))
+    ProbeRequest::Command(Box::new(spawn_harness::request(argv, dir)))
 }
 
 fn shell(script: &str, dir: &Path) -> ProbeRequest {
@@ -274,7 +274,7 @@ fn command_probes_report_exit_and_last_line() {
 /// As another user, through the shim: its refusals are told as well.
 #[test]
 fn command_probes_run_as_the_workers_user() {
-    if !nursery::is_root() {
+    if !spawn_harness::is_root() {
         return;
     }
     let dir = tempfile::Builder::new()
@@ -288,8 +288,8 @@ fn command_probes_run_as_the_workers_user() {
     .unwrap();
     let prober = prober();
     let as_nobody = |argv: &[&str]| {
-        let mut order = nursery::order(argv, dir.path());
-        order.account = Some(rotad::plan::Account {
+        let mut request = spawn_harness::request(argv, dir.path());
+        request.account = Some(rotad::plan::Account {
             name: "nobody".into(),
             uid: 65534,
             gid: 65534,
@@ -297,7 +297,7 @@ fn command_probes_run_as_the_workers_user() {
             home: "/".into(),
             shell: "/bin/sh".into(),
         });
-        ProbeRequest::Command(Box::new(order))
+        ProbeRequest::Command(Box::new(request))
     };
     assert_eq!(
         ask(

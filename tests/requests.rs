@@ -247,7 +247,7 @@ fn a_stop_works_in_every_state() {
     }
 }
 
-/// TERM while a roll goes back, and while one that failed is swept.
+/// TERM while a roll goes back, and while the tree of one that failed is killed.
 #[test]
 fn a_stop_during_a_rollback_works() {
     let _alone = alone();

@@ -1,18 +1,18 @@
 //! What a worker finds when it begins, whatever state the master is in.
 
-#[path = "support/nursery.rs"]
+#[path = "support/spawn_harness.rs"]
 #[allow(
     dead_code,
     unreachable_pub,
     reason = "each test binary uses its own part"
 )]
-mod nursery;
+mod spawn_harness;
 
 use nix::sys::signal::{SigSet, Signal};
-use nursery::*;
 use rotad::plan::{Account, Limit};
 use rotad::process::{SpawnRequest, SpawnedChild};
 use rotad::sys::descriptors::close_all_but;
+use spawn_harness::*;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -21,17 +21,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Runs a program that says "here" and then waits to be looked at.
-fn stay(order: &mut SpawnRequest) -> (SpawnedChild, impl Sized + use<>) {
-    let mut heard = BufReader::new(listen_to(order));
+fn stay(request: &mut SpawnRequest) -> (SpawnedChild, impl Sized + use<>) {
+    let mut heard = BufReader::new(listen_to(request));
     let spawner = spawner();
-    let report = deliver(&spawner, order.clone());
-    order.stdout = null();
-    let child = if order.account.is_some() {
-        let (child, verdict) = judged(report);
+    let result = spawn(&spawner, request.clone());
+    request.stdout = null();
+    let child = if request.account.is_some() {
+        let (child, verdict) = exec_result(result);
         assert_eq!(verdict, Ok(()));
         child
     } else {
-        born(report)
+        started(result)
     };
     let mut line = String::new();
     heard.read_line(&mut line).unwrap();
@@ -73,30 +73,30 @@ fn stat(pid: i32) -> Vec<String> {
 }
 
 fn sample(directory: &Path) -> SpawnRequest {
-    let mut order = order(&["sh", "-c", "echo here; kill -STOP $$"], directory);
+    let mut request = request(&["sh", "-c", "echo here; kill -STOP $$"], directory);
     let listeners = [
         TcpListener::bind("127.0.0.1:0").unwrap(),
         TcpListener::bind("127.0.0.1:0").unwrap(),
     ];
-    order.listeners = listeners
+    request.listeners = listeners
         .into_iter()
         .map(|listener| Arc::new(listener.into()))
         .collect();
-    order.listen_names = "web:admin".into();
-    order.env.push(("LISTEN_PIDS".into(), "kept".into()));
-    order.env.push(("LISTEN_FDS".into(), "99".into()));
-    order.umask = Some(0o027);
-    order.nice = Some(3);
-    order.limits = vec![Limit {
+    request.listen_names = "web:admin".into();
+    request.env.push(("LISTEN_PIDS".into(), "kept".into()));
+    request.env.push(("LISTEN_FDS".into(), "99".into()));
+    request.umask = Some(0o027);
+    request.nice = Some(3);
+    request.limits = vec![Limit {
         name: "core".into(),
         resource: 4,
         soft: 0,
         hard: 1 << 20,
     }];
-    order
+    request
 }
 
-fn check(child: &SpawnedChild, order: &SpawnRequest, directory: &Path) {
+fn check(child: &SpawnedChild, request: &SpawnRequest, directory: &Path) {
     let pid = child.process.pid();
     for set in ["SigBlk:", "SigIgn:"] {
         assert_eq!(fact(pid, "status", set), "0000000000000000", "{set}");
@@ -130,7 +130,7 @@ fn check(child: &SpawnedChild, order: &SpawnRequest, directory: &Path) {
     assert_eq!(open[&0], Path::new("/dev/null"));
     assert!(open[&1].to_str().unwrap().starts_with("pipe:"));
     let ours = descriptors(std::process::id() as i32);
-    for (fd, listener) in [3, 4].into_iter().zip(&order.listeners) {
+    for (fd, listener) in [3, 4].into_iter().zip(&request.listeners) {
         use std::os::fd::AsRawFd;
         assert_eq!(open[&fd], ours[&listener.as_raw_fd()], "listener {fd}");
     }
@@ -157,9 +157,9 @@ fn starts_clean() {
     blocked.thread_block().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let directory = dir.path().canonicalize().unwrap();
-    let mut order = sample(&directory);
-    let (child, _held) = stay(&mut order);
-    check(&child, &order, &directory);
+    let mut request = sample(&directory);
+    let (child, _held) = stay(&mut request);
+    check(&child, &request, &directory);
     assert_eq!(child.pinned.as_ref().unwrap().directory, directory);
     assert!(!child.repinned);
     kill(&child);
@@ -208,11 +208,11 @@ fn gives_up_the_rights_of_the_master() {
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
     .unwrap();
-    let mut order = sample(&directory);
-    order.account = Some(nobody());
+    let mut request = sample(&directory);
+    request.account = Some(nobody());
     if !is_root() {
-        let (child, verdict) = judged(deliver(&spawner(), order));
-        bury(&child);
+        let (child, verdict) = exec_result(spawn(&spawner(), request));
+        reap(&child);
         // Not checked without root: that a worker with a user begins as that user.
         assert_eq!(
             verdict.unwrap_err().to_string(),
@@ -220,8 +220,8 @@ fn gives_up_the_rights_of_the_master() {
         );
         return;
     }
-    let (child, _held) = stay(&mut order);
-    check(&child, &order, &directory);
+    let (child, _held) = stay(&mut request);
+    check(&child, &request, &directory);
     let status = |name: &str| fact(child.process.pid(), "status", name);
     assert_eq!(status("Uid:"), ["65534"; 4].join("\t"));
     assert_eq!(status("Gid:"), ["65533"; 4].join("\t"));
@@ -243,16 +243,16 @@ fn a_worker_may_have_the_masters_own_user() {
         .iter()
         .map(|group| group.as_raw())
         .collect();
-    let mut order = order(&["true"], Path::new("/"));
-    order.account = Some(Account {
+    let mut request = request(&["true"], Path::new("/"));
+    request.account = Some(Account {
         uid,
         gid,
         groups,
         ..nobody()
     });
-    let (child, verdict) = judged(deliver(&spawner(), order));
+    let (child, verdict) = exec_result(spawn(&spawner(), request));
     assert_eq!(verdict, Ok(()));
-    bury(&child);
+    reap(&child);
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn leaves_no_descriptor_behind() {
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let mut before = 0;
     for round in 0..=200 {
-        let mut order = order(
+        let mut request = request(
             &[if round % 3 == 0 {
                 "/no/such/program"
             } else {
@@ -272,11 +272,11 @@ fn leaves_no_descriptor_behind() {
             }],
             Path::new("/"),
         );
-        order.account = (round % 7 == 0).then(nobody);
-        match deliver(&spawner, order) {
+        request.account = (round % 7 == 0).then(nobody);
+        match spawn(&spawner, request) {
             rotad::process::SpawnResult::Failed { .. } => {}
-            rotad::process::SpawnResult::Started { child, .. } => bury(&child),
-            rotad::process::SpawnResult::ExecPending { child, .. } => bury(&child),
+            rotad::process::SpawnResult::Started { child, .. } => reap(&child),
+            rotad::process::SpawnResult::ExecPending { child, .. } => reap(&child),
         }
         if round == 0 {
             before = open();
@@ -301,12 +301,12 @@ fn a_moved_link_is_not_followed() {
     }
     std::os::unix::fs::symlink("one", &link).unwrap();
     let spawner = spawner();
-    let mut order = order(&["./app", "-P"], &link);
+    let mut request = request(&["./app", "-P"], &link);
     let mut run = || {
-        let heard = listen_to(&mut order);
-        let child = born(deliver(&spawner, order.clone()));
-        order.stdout = null();
-        bury(&child);
+        let heard = listen_to(&mut request);
+        let child = started(spawn(&spawner, request.clone()));
+        request.stdout = null();
+        reap(&child);
         (PathBuf::from(everything(heard).trim_end()), child)
     };
     let (place, child) = run();

@@ -3,20 +3,20 @@
 #[path = "support/dead_mount.rs"]
 #[allow(unreachable_pub, reason = "other test binaries have it in a module")]
 mod dead_mount;
-#[path = "support/nursery.rs"]
+#[path = "support/spawn_harness.rs"]
 #[allow(
     dead_code,
     unreachable_pub,
     reason = "each test binary uses its own part"
 )]
-mod nursery;
+mod spawn_harness;
 
 use dead_mount::DeadMount;
 use nix::sys::resource::{Resource, setrlimit};
-use nursery::*;
 use rotad::plan::{Account, Limit};
 use rotad::process::{PinnedPaths, SpawnResult};
 use rotad_core::{Span, Time, WorkerId};
+use spawn_harness::*;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -67,18 +67,18 @@ fn every_spawn_error_is_explained() {
             ),
         ),
     ] {
-        assert_eq!(error(deliver(&spawner, order(&[program], &root))), words);
+        assert_eq!(error(spawn(&spawner, request(&[program], &root))), words);
     }
     assert_eq!(
-        error(deliver(&spawner, order(&["true"], Path::new("/no/dir")))),
+        error(spawn(&spawner, request(&["true"], Path::new("/no/dir")))),
         "no such directory: /no/dir"
     );
     let file = at("plain");
     assert_eq!(
-        error(deliver(&spawner, order(&["true"], Path::new(&file)))),
+        error(spawn(&spawner, request(&["true"], Path::new(&file)))),
         format!("not a directory: {file}")
     );
-    let mut greedy = order(&["true"], &root);
+    let mut greedy = request(&["true"], &root);
     greedy.limits = vec![Limit {
         name: "core".into(),
         resource: 4,
@@ -86,18 +86,18 @@ fn every_spawn_error_is_explained() {
         hard: 1,
     }];
     assert_eq!(
-        error(deliver(&spawner, greedy)),
+        error(spawn(&spawner, greedy)),
         "setting limit core: Invalid argument"
     );
-    let mut broken = order(&["true", "a\0b"], &root);
+    let mut broken = request(&["true", "a\0b"], &root);
     assert_eq!(
-        error(deliver(&spawner, broken.clone())),
+        error(spawn(&spawner, broken.clone())),
         "preparing its command: Invalid argument"
     );
     broken.argv.pop();
     broken.env.push(("X".into(), "a\0b".into()));
     assert_eq!(
-        error(deliver(&spawner, broken)),
+        error(spawn(&spawner, broken)),
         "preparing its environment: Invalid argument"
     );
 }
@@ -109,10 +109,10 @@ fn a_program_open_for_writing_is_reported_as_busy() {
     fs::copy(Path::new("/bin/true").canonicalize().unwrap(), &program).unwrap();
     let writer = File::options().append(true).open(&program).unwrap();
     let spawner = spawner();
-    let words = error(deliver(&spawner, order(&["./app"], dir.path())));
+    let words = error(spawn(&spawner, request(&["./app"], dir.path())));
     assert_eq!(words, format!("text file busy: {}", program.display()));
     drop(writer);
-    bury(&born(deliver(&spawner, order(&["./app"], dir.path()))));
+    reap(&started(spawn(&spawner, request(&["./app"], dir.path()))));
 }
 
 #[test]
@@ -157,16 +157,16 @@ fn errors_are_those_of_the_workers_user() {
             ),
         ),
     ] {
-        let mut order = order(&[program], &root.join(directory));
-        order.account = Some(account.clone());
-        let (child, verdict) = judged(deliver(&spawner, order));
+        let mut request = request(&[program], &root.join(directory));
+        request.account = Some(account.clone());
+        let (child, verdict) = exec_result(spawn(&spawner, request));
         assert_eq!(verdict.unwrap_err().to_string(), words);
-        bury(&child);
+        reap(&child);
     }
-    let mut order = order(&["./missing"], &root);
-    order.account = Some(account);
+    let mut request = request(&["./missing"], &root);
+    request.account = Some(account);
     assert_eq!(
-        error(deliver(&spawner, order)),
+        error(spawn(&spawner, request)),
         "no such program: ./missing"
     );
 }
@@ -177,13 +177,13 @@ fn spawning_without_descriptors_fails_cleanly() {
         return;
     }
     let spawner = spawner();
-    let order = order(&["true"], Path::new("/"));
-    bury(&born(deliver(&spawner, order.clone())));
+    let request = request(&["true"], Path::new("/"));
+    reap(&started(spawn(&spawner, request.clone())));
     setrlimit(Resource::RLIMIT_NOFILE, 3, 4096).unwrap();
-    let words = error(deliver(&spawner, order.clone()));
+    let words = error(spawn(&spawner, request.clone()));
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 4096).unwrap();
     assert_eq!(words, "too many open files");
-    bury(&born(deliver(&spawner, order)));
+    reap(&started(spawn(&spawner, request)));
 }
 
 #[test]
@@ -219,12 +219,12 @@ fn a_refused_fork_is_reported() {
         return;
     }
     let spawner = spawner();
-    let order = order(&["true"], Path::new("/"));
+    let request = request(&["true"], Path::new("/"));
     assert_eq!(
-        error(deliver(&spawner, order.clone())),
+        error(spawn(&spawner, request.clone())),
         "fork refused: Resource temporarily unavailable (limit of processes or of the cgroup)"
     );
-    bury(&born(deliver(&spawner, order)));
+    reap(&started(spawn(&spawner, request)));
 }
 
 /// Lets the spawner's time pass, without waiting for it, until it says what became of the order.
@@ -234,8 +234,8 @@ fn play(spawner: &mut TestSpawner) -> SpawnResult {
         now = now + Span::from_millis(500);
         assert!(spawner.deadline().is_some() || spawner.has_result());
         spawner.check(now);
-        if let Some(report) = spawner.result(Duration::from_millis(20)) {
-            return report;
+        if let Some(result) = spawner.result(Duration::from_millis(20)) {
+            return result;
         }
     }
 }
@@ -249,16 +249,16 @@ fn a_child_that_hangs_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().canonicalize().unwrap();
     let mut spawner = spawner();
-    let order = order(&["true"], &root);
-    bury(&born(deliver(&spawner, order.clone())));
+    let request = request(&["true"], &root);
+    reap(&started(spawn(&spawner, request.clone())));
     assert_eq!(spawner.deadline(), None);
     let Some(mount) = DeadMount::over(&root) else {
         // Not checked: births that hang.
         return;
     };
     // Pinned already: the first to touch the mount is the child. A sibling that waits behind it has no better luck.
-    spawner.request(order.clone());
-    spawner.request(order.clone());
+    spawner.request(request.clone());
+    spawner.request(request.clone());
     for _ in 0..2 {
         assert_eq!(
             error(play(&mut spawner)),
@@ -266,12 +266,12 @@ fn a_child_that_hangs_is_killed() {
         );
     }
     assert_eq!((spawner.outstanding(), spawner.deadline()), (0, None));
-    bury(&born(deliver(
+    reap(&started(spawn(
         &spawner,
-        nursery::order(&["true"], Path::new("/")),
+        spawn_harness::request(&["true"], Path::new("/")),
     )));
     drop(mount);
-    bury(&born(deliver(&spawner, order)));
+    reap(&started(spawn(&spawner, request)));
 }
 
 #[test]
@@ -290,38 +290,38 @@ fn a_thread_that_hangs_is_abandoned() {
     let words = format!("hung while finding the program {}", root.display());
     // Not pinned yet: the thread itself looks at the mount. More than may hang at the same time, each of another pool.
     for round in 0..10 {
-        let mut order = order(&["true"], &root);
-        order.worker = WorkerId(round);
-        spawner.request(order.clone());
-        let report = play(&mut spawner);
+        let mut request = request(&["true"], &root);
+        request.worker = WorkerId(round);
+        spawner.request(request.clone());
+        let result = play(&mut spawner);
         assert!(
-            matches!(&report, SpawnResult::Failed { worker, .. } if *worker == WorkerId(round))
+            matches!(&result, SpawnResult::Failed { worker, .. } if *worker == WorkerId(round))
         );
         let expected = if round < 9 {
             words.as_str()
         } else {
             "hung while waiting for a spawner"
         };
-        assert_eq!(error(report), expected, "round {round}");
+        assert_eq!(error(result), expected, "round {round}");
         if round == 0 {
             // The same pool once more costs no second thread, and nobody else waits.
-            assert_eq!(error(deliver(&spawner, order)), words);
-            bury(&born(deliver(
+            assert_eq!(error(spawn(&spawner, request)), words);
+            reap(&started(spawn(
                 &spawner,
-                nursery::order(&["true"], Path::new("/")),
+                spawn_harness::request(&["true"], Path::new("/")),
             )));
         }
     }
     drop(mount);
     // Those that come back take orders again, and do not report a second time.
     for _ in 0..20 {
-        let mut order = order(&["true"], Path::new("/"));
-        order.pinned = Arc::new(PinnedPaths::new(
+        let mut request = request(&["true"], Path::new("/"));
+        request.pinned = Arc::new(PinnedPaths::new(
             "true".into(),
             "/".into(),
             Some("/usr/bin:/bin".into()),
         ));
-        bury(&born(deliver(&spawner, order)));
+        reap(&started(spawn(&spawner, request)));
     }
     assert!(!spawner.has_result());
     assert_eq!(spawner.deadline(), None, "nothing is outstanding");
@@ -334,8 +334,8 @@ fn a_worker_runs_without_a_cgroup_that_it_cannot_join() {
     let spawner = spawner();
     // Not there; not to be written to.
     for procs in [dir.path().join("cgroup.procs"), "/dev/full".into()] {
-        let mut order = order(&["true"], dir.path());
-        order.cgroup = Some(procs);
-        bury(&born(deliver(&spawner, order)));
+        let mut request = request(&["true"], dir.path());
+        request.cgroup = Some(procs);
+        reap(&started(spawn(&spawner, request)));
     }
 }

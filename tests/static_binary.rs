@@ -4,7 +4,7 @@ mod support;
 
 use nix::sys::signal::Signal;
 use support::fixed::{program_headers, static_rotad};
-use support::{Jail, pids, pool, proc};
+use support::{Container, pids, pool, proc};
 
 /// The program interpreter that a dynamic program asks for (elf(5)).
 const PT_INTERP: u32 = 3;
@@ -50,15 +50,15 @@ fn the_static_binary_needs_no_library() {
 /// starts, is rolled and stops.
 #[test]
 fn users_are_read_from_files() {
-    let Some(mut jail) = Jail::new(POOLS) else {
+    let Some(mut container) = Container::new(POOLS) else {
         return;
     };
-    jail.write("etc/nsswitch.conf", "passwd: sss ldap\ngroup: sss ldap\n");
-    jail.start();
-    let status = jail.await_ready();
+    container.write("etc/nsswitch.conf", "passwd: sss ldap\ngroup: sss ldap\n");
+    container.start();
+    let status = container.await_ready();
     assert_eq!(pids(&status, "web").len(), 2);
     let of = |name: &str, what: &str| {
-        let mut ids = proc::status(worker(&jail, name), what).expect("a worker");
+        let mut ids = proc::status(worker(&container, name), what).expect("a worker");
         ids = ids.split_whitespace().collect::<Vec<_>>().join(" ");
         ids
     };
@@ -72,31 +72,31 @@ fn users_are_read_from_files() {
         (four(33), four(65534))
     );
     assert_eq!(of("rotad", "Groups"), "44 65534");
-    let socket = jail.exec(&["/bin/busybox", "stat", "-c", "%u:%g", "/run/web.sock"]);
+    let socket = container.exec(&["/bin/busybox", "stat", "-c", "%u:%g", "/run/web.sock"]);
     assert_eq!(socket.out.trim(), "33:44", "{socket:?}");
-    let run = jail.rotad(&["roll"]);
+    let run = container.rotad(&["roll"]);
     assert_eq!(run.code, 0, "{}", run.text());
-    assert_eq!(pool(&jail.await_ready(), "web")["generation"], 2);
+    assert_eq!(pool(&container.await_ready(), "web")["generation"], 2);
 
     let text = POOLS
         .replace("\"nobody\"", "\"nobodi\"")
         .replace("\"nogroup\"", "\"nogrup\"");
-    jail.write("etc/rotad/rotad.toml", &text);
-    let run = jail.rotad(&["check"]);
+    container.write("etc/rotad/rotad.toml", &text);
+    let run = container.rotad(&["check"]);
     assert_eq!(run.code, 78, "{}", run.text());
     assert!(
         run.text().contains("unknown user `nobodi`")
             && run.text().contains("unknown group `nogrup`"),
         "{run:?}"
     );
-    jail.signal(Signal::SIGTERM);
-    assert_eq!(jail.await_exit(20).code(), Some(0));
+    container.signal(Signal::SIGTERM);
+    assert_eq!(container.await_exit(20).code(), Some(0));
 }
 
 /// A child of the master with this program.
-fn worker(jail: &Jail, name: &str) -> i32 {
+fn worker(container: &Container, name: &str) -> i32 {
     let is = |pid: &i32| proc::command_line(*pid).contains(name);
-    proc::children(jail.pid())
+    proc::children(container.pid())
         .into_iter()
         .find(is)
         .expect("a worker")

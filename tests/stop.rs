@@ -121,7 +121,7 @@ stop = "5s"
         others.iter().all(|pid| !proc::gone(*pid)),
         "the grandchildren of another worker were touched"
     );
-    // A worker crashes: its grandchildren are swept.
+    // A worker crashes: its grandchildren are killed.
     let second: Vec<i32> = until("two new grandchildren", 10, || {
         let all: Vec<i32> = site
             .lines("escaped")

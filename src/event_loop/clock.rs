@@ -119,7 +119,7 @@ impl LoopClock {
     }
 
     /// How long the loop may wait: until the engine's deadline, in steps of `TICK`; None: without limit.
-    pub fn patience(&self, deadline: Option<Time>) -> Option<Duration> {
+    pub fn poll_timeout(&self, deadline: Option<Time>) -> Option<Duration> {
         Some(self.until(deadline?).min(TICK))
     }
 
@@ -212,11 +212,11 @@ mod tests {
     #[test]
     fn waits_in_ticks_while_something_is_due() {
         let clock = clock(Duration::ZERO);
-        assert_eq!(clock.patience(None), None);
+        assert_eq!(clock.poll_timeout(None), None);
         let far = clock.now() + Span::from_secs(60);
-        assert_eq!(clock.patience(Some(far)), Some(TICK));
+        assert_eq!(clock.poll_timeout(Some(far)), Some(TICK));
         assert!(clock.until(far) > Duration::from_secs(59));
-        assert_eq!(clock.patience(Some(Time(0))), Some(Duration::ZERO));
+        assert_eq!(clock.poll_timeout(Some(Time(0))), Some(Duration::ZERO));
     }
 
     #[test]

@@ -135,13 +135,13 @@ impl Poller {
         self.epoll.delete(fd).ok();
     }
 
-    /// Waits for events or until `patience` is over (None: without limit). Returns them in the order in which they must
+    /// Waits for events or until `limit` is over (None: without limit). Returns them in the order in which they must
     /// be handled: signals, messages, requests, exits last.
-    pub fn wait(&mut self, patience: Option<Duration>, into: &mut Vec<Source>) {
+    pub fn wait(&mut self, limit: Option<Duration>, into: &mut Vec<Source>) {
         into.clear();
-        let timeout = patience.map_or(EpollTimeout::NONE, |patience| {
+        let timeout = limit.map_or(EpollTimeout::NONE, |limit| {
             // Rounded up: a wait that ends a little early would spin.
-            let ms = patience.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+            let ms = limit.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
             EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::ZERO)
         });
         match self.epoll.wait(&mut self.events, timeout) {

@@ -141,7 +141,7 @@ pub struct Member {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// For each tree that is to be killed: how many got SIGKILL, and how many were still alive.
-    pub swept: BTreeMap<WorkerId, KillProgress>,
+    pub kills: BTreeMap<WorkerId, KillProgress>,
     /// For each tree that may finish: the processes still alive.
     pub finishing: BTreeMap<WorkerId, Vec<Member>>,
     /// Number of processes that cannot be attributed for the moment.
@@ -244,7 +244,7 @@ pub fn scan(
     ask: &mut dyn FnMut(&Stat) -> Tag,
 ) -> Found {
     let me = std::process::id() as i32;
-    let swept = request
+    let kills = request
         .ended
         .iter()
         .map(|worker| (*worker, KillProgress::default()))
@@ -255,7 +255,7 @@ pub fn scan(
         .map(|worker| (*worker, Vec::new()))
         .collect();
     let mut found = Found {
-        swept,
+        kills,
         finishing,
         ..Found::default()
     };
@@ -316,11 +316,11 @@ pub fn scan(
                     kill(identity);
                 }
                 Owner::Worker(worker) if has_outlived(&worker) => {
-                    let swept = found.swept.entry(worker).or_default();
-                    swept.left += 1;
+                    let progress = found.kills.entry(worker).or_default();
+                    progress.left += 1;
                     let killed = kill(identity);
                     // One that is slow to die is counted once.
-                    swept.killed += usize::from(killed && memory.killed.insert(identity));
+                    progress.killed += usize::from(killed && memory.killed.insert(identity));
                 }
                 Owner::Worker(worker) => {
                     let member = Member {
@@ -357,8 +357,12 @@ pub fn scan(
     }
     memory.retain_seen(&seen);
     found.unattributed = unattributed;
-    for swept in found.swept.values_mut().filter(|swept| swept.left == 0) {
-        swept.left = unattributed;
+    for progress in found
+        .kills
+        .values_mut()
+        .filter(|progress| progress.left == 0)
+    {
+        progress.left = unattributed;
     }
     found
 }

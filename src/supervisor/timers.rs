@@ -115,7 +115,7 @@ impl Supervisor {
         let wait = |timer: &Timer| {
             let at = self.due_at(*timer)?;
             match timer.is_awaited_in_ticks() {
-                true => self.clock.patience(Some(at)),
+                true => self.clock.poll_timeout(Some(at)),
                 false => Some(self.clock.until(at)),
             }
         };

@@ -12,12 +12,12 @@
 
 pub mod ask;
 pub mod cases;
+pub mod container;
 pub mod dead_mount;
 pub mod delegated;
 pub mod example;
 pub mod fixed;
 pub mod frozen;
-pub mod jail;
 pub mod jobs;
 pub mod load;
 pub mod need;
@@ -28,10 +28,10 @@ pub mod systemd_box;
 pub mod watch;
 
 pub use cases::Cases;
+pub use container::Container;
 pub use dead_mount::DeadMount;
 pub use delegated::Delegated;
 pub use frozen::Frozen;
-pub use jail::Jail;
 pub use load::{Load, Report};
 pub use need::need;
 pub use random::Random;

@@ -296,7 +296,7 @@ impl Supervisor {
             return;
         };
         let Found {
-            swept,
+            kills,
             left,
             unowned,
             ended,
@@ -308,8 +308,8 @@ impl Supervisor {
             self.workers.orphans.left = Some(left);
             self.workers.orphans.at = Some(self.clock.now() + RESCAN_DELAY);
         }
-        let members = swept.iter().filter(|(_, swept)| swept.left > 0);
-        self.workers.orphans.members = members.map(|(id, swept)| (*id, swept.left)).collect();
+        let members = kills.iter().filter(|(_, progress)| progress.left > 0);
+        self.workers.orphans.members = members.map(|(id, progress)| (*id, progress.left)).collect();
         for (id, members) in signalled {
             self.log_tree_signal(id, &members);
         }
@@ -329,8 +329,8 @@ impl Supervisor {
         for (id, rest) in finishing {
             self.on_finishing_progress(id, rest, unattributed > 0);
         }
-        for (id, swept) in swept {
-            self.on_tree_progress(id, swept.killed, swept.left);
+        for (id, progress) in kills {
+            self.on_tree_progress(id, progress.killed, progress.left);
         }
         self.workers.orphans.unowned.0.extend(unowned);
         self.workers.orphans.unowned.1 = ended;

@@ -1,5 +1,5 @@
-//! Orphans, sweeps, cgroups and stale, with real trees. Each case is a process of its own whose main thread is the
-//! reaper, as in the master; "workers" are born on another thread.
+//! Orphans, killed trees, cgroups and stale workers, with real processes. Each case is a process of its own whose main thread is the
+//! reaper, as in the master; "workers" are started on another thread.
 
 mod support;
 
@@ -23,8 +23,8 @@ const ROLE: &str = "ROTAD_TEST_ROLE";
 const CASES: [(&str, fn()); 11] = [
     ("nothing_left_costs_little", nothing_left_costs_little),
     (
-        "a_tree_that_climbs_out_is_swept",
-        a_tree_that_climbs_out_is_swept,
+        "a_tree_that_climbs_out_is_killed",
+        a_tree_that_climbs_out_is_killed,
     ),
     ("only_orphans_are_reaped", only_orphans_are_reaped),
     (
@@ -32,14 +32,17 @@ const CASES: [(&str, fn()); 11] = [
         another_workers_orphan_is_left_alone,
     ),
     (
-        "who_outlives_its_worker_is_ended",
-        who_outlives_its_worker_is_ended,
+        "a_process_that_outlives_its_worker_is_killed",
+        a_process_that_outlives_its_worker_is_killed,
     ),
     (
-        "whose_nobody_knows_is_named_once",
-        whose_nobody_knows_is_named_once,
+        "an_unattributed_orphan_is_named_once",
+        an_unattributed_orphan_is_named_once,
     ),
-    ("a_cgroup_holds_what_hides", a_cgroup_holds_what_hides),
+    (
+        "a_cgroup_finds_processes_that_hide",
+        a_cgroup_finds_processes_that_hide,
+    ),
     (
         "stale_workers_are_found_and_stopped",
         stale_workers_are_found_and_stopped,
@@ -95,7 +98,7 @@ fn act(role: &str) {
             become_subreaper().unwrap();
             CASES.iter().find(|(name, _)| *name == rest).unwrap().1();
         }
-        // A worker: leads a session, starts others as told, says who is there, and stays or leaves.
+        // A worker: leads a session, starts others, prints pids, and stays or exits.
         "worker" => {
             setsid().unwrap();
             tree(rest);
@@ -111,7 +114,7 @@ fn act(role: &str) {
                 15,
                 std::os::unix::net::UnixStream::pair().unwrap().0,
             );
-            say_and_stay();
+            print_pid_and_wait();
         }
         "exit" => std::process::exit(rest.parse().unwrap()),
         other => panic!("{other}?"),
@@ -121,17 +124,17 @@ fn act(role: &str) {
 /// `stay`, or a child to start before leaving, or `keep` and a child to stay with.
 fn tree(rest: &str) {
     if rest == "stay" {
-        say_and_stay();
+        print_pid_and_wait();
     }
     let kept = rest.strip_prefix("keep ");
     #[expect(clippy::zombie_processes, reason = "it is to become an orphan")]
     again(kept.unwrap_or(rest)).spawn().unwrap();
     if kept.is_some() {
-        say_and_stay();
+        print_pid_and_wait();
     }
 }
 
-fn say_and_stay() {
+fn print_pid_and_wait() {
     say(&std::process::id().to_string());
     loop {
         std::thread::park();
@@ -140,13 +143,13 @@ fn say_and_stay() {
 
 // ---- the master's side ----
 
-struct Born {
+struct TestWorker {
     process: Process,
     said: BufReader<std::process::ChildStdout>,
 }
 
 /// Starts a worker on a thread of its own that never ends, as the master's spawner does.
-fn spawn(role: &str, tag: &str) -> Born {
+fn spawn(role: &str, tag: &str) -> TestWorker {
     let mut command = again(role);
     command
         .env(TAG, tag)
@@ -172,64 +175,64 @@ fn spawn(role: &str, tag: &str) -> Born {
         .unwrap()
         .try_clone_to_owned()
         .unwrap();
-    Born {
+    TestWorker {
         process: Process::of_child(pid, Some(pidfd)),
         said,
     }
 }
 
-impl Born {
-    /// The pid that one of the tree has said.
-    fn heard(&mut self) -> i32 {
+impl TestWorker {
+    /// Reads the pid that a process of the tree has printed.
+    fn read_pid(&mut self) -> i32 {
         let mut line = String::new();
         self.said.read_line(&mut line).unwrap();
         line.trim().parse().unwrap()
     }
 
-    /// All of the tree have closed the pipe.
-    fn all_gone(mut self) {
+    /// Waits until every process of the tree has closed the pipe.
+    fn wait_until_all_gone(mut self) {
         self.said.read_to_end(&mut Vec::new()).unwrap();
     }
 }
 
-/// One scan by who knows these workers, of which those with `true` have ended.
-fn look_for(workers: &[(&Born, u64, bool)], memory: &mut ScanMemory) -> Found {
+/// One scan with these workers known; those with `true` have ended.
+fn scan_for(workers: &[(&TestWorker, u64, bool)], memory: &mut ScanMemory) -> Found {
     let ids = |wanted: bool| {
         workers
             .iter()
             .filter(move |(_, _, ended)| *ended == wanted)
             .map(|(_, id, _)| WorkerId(*id))
     };
-    let question = ScanRequest {
+    let request = ScanRequest {
         tag: "t".into(),
         workers: workers
             .iter()
-            .map(|(born, id, _)| (born.process.pid(), WorkerId(*id)))
+            .map(|(worker, id, _)| (worker.process.pid(), WorkerId(*id)))
             .collect::<HashMap<_, _>>(),
         living: ids(false).collect(),
         ended: ids(true).collect(),
         last: Some(WorkerId(9)),
         ..ScanRequest::default()
     };
-    scan(&question, memory, &mut ask)
+    scan(&request, memory, &mut ask)
 }
 
 fn ask(stat: &Stat) -> Tag {
     procfs::environment_value(stat.pid, TAG).map_or(Tag::None, Tag::Is)
 }
 
-/// Looks, and reaps, until nothing is left of this worker; how many were killed.
-fn sweep_out(born: &Born, id: u64) -> usize {
+/// Kills this worker's tree, scanning and reaping until nothing is left. Returns how many processes were killed.
+fn kill_tree_of(worker: &TestWorker, id: u64) -> usize {
     let until = Instant::now() + Duration::from_secs(20);
     let (mut killed, mut memory) = (0, ScanMemory::default());
     loop {
-        born.process.signal_group(9).ok();
-        let lives = born.process.peek_exit().unwrap().is_none();
-        let found = look_for(&[(born, id, true)], &mut memory);
-        let swept = found.swept[&WorkerId(id)];
-        killed += swept.killed;
+        worker.process.signal_group(9).ok();
+        let lives = worker.process.peek_exit().unwrap().is_none();
+        let found = scan_for(&[(worker, id, true)], &mut memory);
+        let progress = found.kills[&WorkerId(id)];
+        killed += progress.killed;
         reap_orphans(100);
-        if swept.left == 0 && !lives {
+        if progress.left == 0 && !lives {
             return killed;
         }
         assert!(Instant::now() < until, "{found:?}");
@@ -237,88 +240,88 @@ fn sweep_out(born: &Born, id: u64) -> usize {
     }
 }
 
-fn ended(born: &Born) {
-    while born.process.peek_exit().unwrap().is_none() {
+fn ended(worker: &TestWorker) {
+    while worker.process.peek_exit().unwrap().is_none() {
         std::thread::yield_now();
     }
 }
 
 fn nothing_left_costs_little() {
-    let mut born = spawn("worker stay", "t-1");
-    born.heard();
+    let mut worker = spawn("worker stay", "t-1");
+    worker.read_pid();
     assert!(!has_orphans(), "a worker is no orphan");
     assert_eq!(reap_orphans(10), []);
-    assert_eq!(sweep_out(&born, 1), 0);
+    assert_eq!(kill_tree_of(&worker, 1), 0);
     assert_eq!(
-        born.process.reap().unwrap(),
+        worker.process.reap().unwrap(),
         Some(Exit::Signal {
             signal: 9,
             core_dumped: false
         })
     );
-    born.all_gone();
+    worker.wait_until_all_gone();
 }
 
-fn a_tree_that_climbs_out_is_swept() {
+fn a_tree_that_climbs_out_is_killed() {
     // A worker whose child and grandchild have sessions of their own, and whose parents have left.
     for role in [
         "worker runaway runaway stay",
         "worker plain runaway plain stay",
         "worker plain stay",
     ] {
-        let mut born = spawn(role, "t-1");
-        let pid = born.heard();
-        ended(&born);
+        let mut worker = spawn(role, "t-1");
+        let pid = worker.read_pid();
+        ended(&worker);
         assert!(has_orphans());
-        sweep_out(&born, 1);
-        assert_eq!(born.process.reap().unwrap(), Some(Exit::Code(0)));
+        kill_tree_of(&worker, 1);
+        assert_eq!(worker.process.reap().unwrap(), Some(Exit::Code(0)));
         reap_orphans(100);
         assert!(Stat::of(pid).is_err(), "killed and reaped");
-        born.all_gone();
+        worker.wait_until_all_gone();
     }
     // A whole orphaned tree: nobody in between has left.
-    let mut born = spawn("worker runaway keep runaway keep plain stay", "t-2");
-    born.heard();
-    ended(&born);
-    sweep_out(&born, 2);
-    born.process.reap().unwrap();
-    born.all_gone();
+    let mut worker = spawn("worker runaway keep runaway keep plain stay", "t-2");
+    worker.read_pid();
+    ended(&worker);
+    kill_tree_of(&worker, 2);
+    worker.process.reap().unwrap();
+    worker.wait_until_all_gone();
 }
 
 /// Its worker has ended and its tree was killed: a process that still bears the tag has outlived it. Of a worker that
-/// is younger than the question nothing is known: its own are left alone.
-fn who_outlives_its_worker_is_ended() {
+/// is younger than the request nothing is known: its own are left alone.
+fn a_process_that_outlives_its_worker_is_killed() {
     let (mut old, mut young) = (
         spawn("worker runaway stay", "t-3"),
         spawn("worker runaway stay", "t-10"),
     );
-    let (left, innocent) = (old.heard(), young.heard());
-    for born in [&old, &young] {
-        ended(born);
-        born.process.reap().unwrap();
+    let (left, innocent) = (old.read_pid(), young.read_pid());
+    for worker in [&old, &young] {
+        ended(worker);
+        worker.process.reap().unwrap();
     }
     let mut memory = ScanMemory::default();
     while Stat::of(left).is_ok() {
-        let found = look_for(&[], &mut memory);
+        let found = scan_for(&[], &mut memory);
         assert_eq!(found.unowned, []);
         reap_orphans(10);
     }
     assert!(!Stat::of(innocent).unwrap().is_zombie());
     all_gone_at_the_end();
-    old.all_gone();
-    young.all_gone();
+    old.wait_until_all_gone();
+    young.wait_until_all_gone();
 }
 
 /// Nothing tells whose it is: it is named once, left alone, and ended at the end. One that does not answer is waited
 /// for a moment, and named as well.
-fn whose_nobody_knows_is_named_once() {
+fn an_unattributed_orphan_is_named_once() {
     for silent in [false, true] {
-        let mut born = spawn("worker runaway stay", "another-master");
-        let pid = born.heard();
-        ended(&born);
+        let mut worker = spawn("worker runaway stay", "another-master");
+        let pid = worker.read_pid();
+        ended(&worker);
         let mut memory = ScanMemory::default();
         let clock = Clock::start();
-        let mut question = ScanRequest {
+        let mut request = ScanRequest {
             tag: "t".into(),
             ..ScanRequest::default()
         };
@@ -331,8 +334,8 @@ fn whose_nobody_knows_is_named_once() {
         };
         let until = Instant::now() + Duration::from_secs(20);
         let named = loop {
-            question.now = clock.now();
-            let found = scan(&question, &mut memory, &mut quiet);
+            request.now = clock.now();
+            let found = scan(&request, &mut memory, &mut quiet);
             if let [one] = &found.unowned[..] {
                 break one.clone();
             }
@@ -341,24 +344,24 @@ fn whose_nobody_knows_is_named_once() {
         };
         assert_eq!((named.identity.0, named.silent), (pid, silent));
         assert_eq!(
-            scan(&question, &mut memory, &mut quiet).unowned,
+            scan(&request, &mut memory, &mut quiet).unowned,
             [],
             "a second time"
         );
-        born.process.reap().unwrap();
+        worker.process.reap().unwrap();
         all_gone_at_the_end();
-        born.all_gone();
+        worker.wait_until_all_gone();
     }
 }
 
 fn all_gone_at_the_end() {
-    let question = ScanRequest {
+    let request = ScanRequest {
         everything: true,
         ..ScanRequest::default()
     };
     let until = Instant::now() + Duration::from_secs(20);
     // Nobody is asked for anything.
-    while scan(&question, &mut ScanMemory::default(), &mut |stat| {
+    while scan(&request, &mut ScanMemory::default(), &mut |stat| {
         panic!("{stat:?} was asked")
     })
     .left
@@ -371,8 +374,8 @@ fn all_gone_at_the_end() {
 }
 
 fn only_orphans_are_reaped() {
-    let born = spawn("worker exit 3", "t-1");
-    ended(&born);
+    let worker = spawn("worker exit 3", "t-1");
+    ended(&worker);
     let until = Instant::now() + Duration::from_secs(20);
     let reaped = loop {
         let reaped = reap_orphans(10);
@@ -389,7 +392,7 @@ fn only_orphans_are_reaped() {
         "the orphan's, and not the worker's"
     );
     assert_eq!(
-        born.process.reap().unwrap(),
+        worker.process.reap().unwrap(),
         Some(Exit::Code(0)),
         "which is still there"
     );
@@ -398,23 +401,23 @@ fn only_orphans_are_reaped() {
 fn another_workers_orphan_is_left_alone() {
     let mut one = spawn("worker runaway stay", "t-1");
     let mut other = spawn("worker runaway stay", "t-2");
-    let (_, innocent) = (one.heard(), other.heard());
+    let (_, innocent) = (one.read_pid(), other.read_pid());
     ended(&one);
     ended(&other);
     let mut memory = ScanMemory::default();
-    while look_for(&[(&one, 1, true), (&other, 2, false)], &mut memory).swept[&WorkerId(1)].left > 0
+    while scan_for(&[(&one, 1, true), (&other, 2, false)], &mut memory).kills[&WorkerId(1)].left > 0
     {
         reap_orphans(10);
     }
     assert!(!Stat::of(innocent).unwrap().is_zombie());
     one.process.reap().unwrap();
-    one.all_gone();
+    one.wait_until_all_gone();
     all_gone_at_the_end();
     other.process.reap().unwrap();
-    other.all_gone();
+    other.wait_until_all_gone();
 }
 
-fn a_cgroup_holds_what_hides() {
+fn a_cgroup_finds_processes_that_hide() {
     let Some(given) = Delegated::make() else {
         return;
     };
@@ -426,21 +429,21 @@ fn a_cgroup_holds_what_hides() {
     given.mark("delegate", "1");
     let cgroups = Cgroups::find("test").expect("cgroups of our own");
     let cgroup = cgroups.make(WorkerId(1)).unwrap();
-    let mut born = spawn("worker stay", "t-1");
-    born.heard();
-    cgroup.add(born.process.pid()).unwrap();
+    let mut worker = spawn("worker stay", "t-1");
+    worker.read_pid();
+    cgroup.add(worker.process.pid()).unwrap();
     assert!(!cgroup.is_empty().unwrap());
-    assert!(cgroup.contains(born.process.pid()));
+    assert!(cgroup.contains(worker.process.pid()));
     assert!(!cgroup.contains(std::process::id() as i32));
-    assert_eq!(cgroup.members(), [born.process.pid()]);
+    assert_eq!(cgroup.members(), [worker.process.pid()]);
     cgroup.kill().unwrap();
-    ended(&born);
+    ended(&worker);
     while !cgroup.is_empty().unwrap() {
         std::thread::yield_now();
     }
-    sweep_out(&born, 1);
-    born.process.reap().unwrap();
-    born.all_gone();
+    kill_tree_of(&worker, 1);
+    worker.process.reap().unwrap();
+    worker.wait_until_all_gone();
     drop(cgroup);
     assert!(
         cgroups.make(WorkerId(1)).is_ok(),
@@ -458,17 +461,17 @@ fn price(cgroups: &Cgroups) {
     }
     let (mut made, mut moved, mut removed) = (Vec::new(), Vec::new(), Vec::new());
     for id in 100..200 {
-        let mut born = spawn("worker stay", "t-1");
-        born.heard();
+        let mut worker = spawn("worker stay", "t-1");
+        worker.read_pid();
         let start = Instant::now();
         let cgroup = cgroups.make(WorkerId(id)).unwrap();
         made.push(start.elapsed());
         let start = Instant::now();
-        cgroup.add(born.process.pid()).unwrap();
+        cgroup.add(worker.process.pid()).unwrap();
         moved.push(start.elapsed());
         cgroup.kill().unwrap();
-        ended(&born);
-        born.process.reap().unwrap();
+        ended(&worker);
+        worker.process.reap().unwrap();
         let start = Instant::now();
         drop(cgroup);
         removed.push(start.elapsed());
@@ -500,8 +503,8 @@ fn journal_of(dir: &std::path::Path, note: impl FnOnce(&mut WorkerJournal)) {
     std::fs::write(&path, format!("{head}\n{rest}")).unwrap();
 }
 
-fn noted(journal: &mut WorkerJournal, born: &Born, tag: &str) {
-    let pid = born.process.pid();
+fn noted(journal: &mut WorkerJournal, worker: &TestWorker, tag: &str) {
+    let pid = worker.process.pid();
     journal
         .add_worker(pid, Stat::of(pid).unwrap().start_time, ("web", 2), tag, &[])
         .unwrap();
@@ -527,23 +530,23 @@ fn quickly(wait: u64) -> BTreeMap<String, StopPlan> {
 
 fn stale_workers_are_found_and_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let mut born = spawn("worker keep runaway stay", "left-1");
-    let pids = HashSet::from([born.heard(), born.heard()]);
-    journal_of(dir.path(), |journal| noted(journal, &born, "left-1"));
+    let mut worker = spawn("worker keep runaway stay", "left-1");
+    let pids = HashSet::from([worker.read_pid(), worker.read_pid()]);
+    journal_of(dir.path(), |journal| noted(journal, &worker, "left-1"));
     let stale = StaleWorkers::find(dir.path()).unwrap();
     let found: HashSet<i32> = stale.found.iter().map(|one| one.pid).collect();
     assert_eq!(
         found, pids,
         "the worker and the one that has left its session, but not pid 1"
     );
-    let worker = stale.found.iter().find(|one| one.is_worker).unwrap();
+    let found = stale.found.iter().find(|one| one.is_worker).unwrap();
     assert_eq!(
-        (worker.pid, worker.pool.as_str(), worker.slot),
-        (born.process.pid(), "web", 2)
+        (found.pid, found.pool.as_str(), found.slot),
+        (worker.process.pid(), "web", 2)
     );
     let done = stale.take_over(&quickly(500), None, None, |_| TakeOverStep::Continue);
     assert_eq!((done.found, done.unkillable.len()), (2, 0));
-    let exit = born.process.reap().unwrap();
+    let exit = worker.process.reap().unwrap();
     assert_eq!(
         exit,
         Some(Exit::Signal {
@@ -552,14 +555,14 @@ fn stale_workers_are_found_and_stopped() {
         }),
         "the worker was asked first"
     );
-    born.all_gone();
+    worker.wait_until_all_gone();
 }
 
-/// Whom an heir has found is known to the next one, also once what told of it is gone.
+/// A worker that one take-over has found is known to the next one, also once the evidence is gone.
 fn a_take_over_that_was_killed_is_continued() {
     let dir = tempfile::tempdir().unwrap();
-    let mut born = spawn("worker keep plain stay", "left-8");
-    let pids = HashSet::from([born.heard(), born.heard()]);
+    let mut worker = spawn("worker keep plain stay", "left-8");
+    let pids = HashSet::from([worker.read_pid(), worker.read_pid()]);
     journal_of(dir.path(), |_| ());
     let stale = StaleWorkers::find(dir.path()).unwrap();
     let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -594,16 +597,16 @@ fn a_take_over_that_was_killed_is_continued() {
             .len(),
         0
     );
-    born.all_gone();
+    worker.wait_until_all_gone();
 }
 
 /// No line of the journal tells of it: its environment does.
 fn stale_workers_without_a_journal_line_are_found() {
     let dir = tempfile::tempdir().unwrap();
-    let mut born = spawn("worker keep runaway stay", "left-7");
+    let mut worker = spawn("worker keep runaway stay", "left-7");
     let mut other = spawn("worker stay", "leftover-1");
-    let pids = HashSet::from([born.heard(), born.heard()]);
-    let preexisting = other.heard();
+    let pids = HashSet::from([worker.read_pid(), worker.read_pid()]);
+    let preexisting = other.read_pid();
     journal_of(dir.path(), |_| ());
     let stale = StaleWorkers::find(dir.path()).unwrap();
     let found: HashSet<i32> = stale.found.iter().map(|one| one.pid).collect();
@@ -617,7 +620,7 @@ fn stale_workers_without_a_journal_line_are_found() {
         .filter(|one| one.is_worker)
         .map(|one| one.pid)
         .collect();
-    assert_eq!(workers, [born.process.pid()]);
+    assert_eq!(workers, [worker.process.pid()]);
     assert_eq!(
         stale
             .take_over(&quickly(500), None, None, |_| TakeOverStep::Continue)
@@ -625,18 +628,18 @@ fn stale_workers_without_a_journal_line_are_found() {
             .len(),
         0
     );
-    born.all_gone();
+    worker.wait_until_all_gone();
     kill(Pid::from_raw(other.process.pid()), Signal::SIGKILL).unwrap();
-    other.all_gone();
+    other.wait_until_all_gone();
 }
 
 fn stale_workers_that_ignore_the_stop_are_killed() {
     let dir = tempfile::tempdir().unwrap();
-    let mut born = spawn("stubborn", "left-2");
-    born.heard();
-    journal_of(dir.path(), |journal| noted(journal, &born, "left-2"));
+    let mut worker = spawn("stubborn", "left-2");
+    worker.read_pid();
+    journal_of(dir.path(), |journal| noted(journal, &worker, "left-2"));
     // Stopped as well: it gets SIGCONT with its stop.
-    kill(Pid::from_raw(born.process.pid()), Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(worker.process.pid()), Signal::SIGSTOP).unwrap();
     let stale = StaleWorkers::find(dir.path()).unwrap();
     assert_eq!(stale.found.len(), 1);
     let start = Instant::now();
@@ -644,12 +647,12 @@ fn stale_workers_that_ignore_the_stop_are_killed() {
     assert_eq!((done.unkillable.len(), done.killed.len()), (0, 1));
     assert!(start.elapsed() >= Duration::from_millis(200));
     assert_eq!(
-        born.process.reap().unwrap(),
+        worker.process.reap().unwrap(),
         Some(Exit::Signal {
             signal: 9,
             core_dumped: false
         })
     );
     assert_eq!(StaleWorkers::find(dir.path()).unwrap().found.len(), 0);
-    born.all_gone();
+    worker.wait_until_all_gone();
 }

@@ -1,4 +1,4 @@
-//! A spawner of one's own, and children that are ended with the test.
+//! Spawns children with a spawner of the test's own.
 
 use crossbeam_channel::Receiver;
 use rotad::event_loop::clock::Clock;
@@ -19,7 +19,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// No test waits for time; this is when it gives up.
+/// When a test gives up.
 const GIVE_UP: Duration = Duration::from_secs(60);
 /// Limits of open files that no other part of a test uses.
 pub const NOFILE: (u64, u64) = (345, 456);
@@ -80,8 +80,8 @@ pub fn null() -> Arc<OwnedFd> {
     )
 }
 
-/// An order with nothing special about it.
-pub fn order(argv: &[&str], directory: &Path) -> SpawnRequest {
+/// A request with nothing special about it.
+pub fn request(argv: &[&str], directory: &Path) -> SpawnRequest {
     let argv: Vec<OsString> = argv.iter().map(Into::into).collect();
     SpawnRequest {
         worker: WorkerId(1),
@@ -107,45 +107,45 @@ pub fn order(argv: &[&str], directory: &Path) -> SpawnRequest {
     }
 }
 
-/// The order's stdout, to be read to its end.
-pub fn listen_to(order: &mut SpawnRequest) -> File {
+/// The request's stdout, to be read to its end.
+pub fn listen_to(request: &mut SpawnRequest) -> File {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-    order.stdout = Arc::new(write);
+    request.stdout = Arc::new(write);
     read.into()
 }
 
-pub fn report(spawner: &TestSpawner) -> SpawnResult {
+pub fn next_result(spawner: &TestSpawner) -> SpawnResult {
     spawner.result(GIVE_UP).unwrap()
 }
 
-pub fn deliver(spawner: &TestSpawner, order: SpawnRequest) -> SpawnResult {
-    spawner.request(order);
-    report(spawner)
+pub fn spawn(spawner: &TestSpawner, request: SpawnRequest) -> SpawnResult {
+    spawner.request(request);
+    next_result(spawner)
 }
 
-pub fn born(report: SpawnResult) -> SpawnedChild {
-    match report {
+pub fn started(result: SpawnResult) -> SpawnedChild {
+    match result {
         SpawnResult::Started { child, .. } => child,
-        other => panic!("not born: {other:?}"),
+        other => panic!("not started: {other:?}"),
     }
 }
 
-pub fn error(report: SpawnResult) -> String {
-    match report {
+pub fn error(result: SpawnResult) -> String {
+    match result {
         SpawnResult::Failed { error, .. } => error.to_string(),
         other => panic!("no failure: {other:?}"),
     }
 }
 
-/// Waits for the verdict on a worker with a user of its own.
-pub fn judged(report: SpawnResult) -> (SpawnedChild, Result<(), SpawnError>) {
+/// Waits for the result of exec of a worker with a user of its own, which a shim starts.
+pub fn exec_result(result: SpawnResult) -> (SpawnedChild, Result<(), SpawnError>) {
     let SpawnResult::ExecPending {
-        child: born,
+        child: started,
         exec_status: fd,
         ..
-    } = report
+    } = result
     else {
-        panic!("not underway: {report:?}")
+        panic!("no exec pending: {result:?}")
     };
     let mut wait = [nix::poll::PollFd::new(
         fd.as_fd(),
@@ -158,11 +158,11 @@ pub fn judged(report: SpawnResult) -> (SpawnedChild, Result<(), SpawnError>) {
         ),
         Ok(1)
     );
-    (born, exec_status(&fd).unwrap().unwrap())
+    (started, exec_status(&fd).unwrap().unwrap())
 }
 
-/// Waits until the child has ended by itself, and reaps it.
-pub fn bury(child: &SpawnedChild) {
+/// Waits until the child has exited by itself, and reaps it.
+pub fn reap(child: &SpawnedChild) {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
     waitid(
         Id::Pid(nix::unistd::Pid::from_raw(child.process.pid())),
@@ -173,10 +173,10 @@ pub fn bury(child: &SpawnedChild) {
 
 pub fn kill(child: &SpawnedChild) {
     child.process.signal(9).unwrap();
-    bury(child);
+    reap(child);
 }
 
-/// All that comes until nobody holds the other end.
+/// Reads until the other end is closed.
 pub fn everything(mut from: File) -> String {
     let mut text = String::new();
     from.read_to_string(&mut text).unwrap();
@@ -196,8 +196,8 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// True: this is a process that runs this test alone. False: there was one, and it succeeded. `before`: words of a
-/// command line that the process is started with.
+/// Runs a test in a process of its own. True: this is that process. False: it has run, and succeeded. `before`: the
+/// program and arguments that start it, such as setpriv.
 pub fn alone(test: &str, before: &[&str]) -> bool {
     if std::env::var_os("ALONE").is_some() {
         return true;

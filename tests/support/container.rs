@@ -23,7 +23,7 @@ const GROUPS: &str = "root:x:0:\nwww-data:x:33:\nlogs:x:44:www-data,nobody\nnogr
 const CONFIG: &str = "/etc/rotad/rotad.toml";
 
 /// The container and how it is to begin.
-pub struct Jail {
+pub struct Container {
     dir: tempfile::TempDir,
     pub port: u16,
     options: BTreeMap<&'static str, String>,
@@ -34,7 +34,7 @@ pub struct Jail {
     init: i32,
 }
 
-impl Jail {
+impl Container {
     /// An image with this configuration (`@PORT@` is a free port); none where the machine cannot make one and that was
     /// allowed.
     pub fn new(config: &str) -> Option<Self> {
@@ -55,7 +55,7 @@ impl Jail {
             .expect("a directory for all users");
         let (options, init) = (BTreeMap::new(), 0);
         let (port, place, entrypoint) = (free_port(), CONFIG, Vec::new());
-        let mut jail = Self {
+        let mut container = Self {
             dir,
             port,
             options,
@@ -75,22 +75,22 @@ impl Jail {
             "tmp",
             "var",
         ] {
-            fs::create_dir_all(jail.root().join(name)).expect("a directory");
+            fs::create_dir_all(container.root().join(name)).expect("a directory");
         }
         for (from, to) in [
             (static_rotad(), "bin/rotad"),
             (static_testworker(), "bin/testworker"),
             (BUSYBOX.into(), "bin/busybox"),
         ] {
-            fs::copy(&from, jail.root().join(to))
+            fs::copy(&from, container.root().join(to))
                 .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
         }
-        std::os::unix::fs::symlink("busybox", jail.root().join("bin/sh")).expect("a shell");
-        jail.write("etc/passwd", USERS);
-        jail.write("etc/group", GROUPS);
-        jail.write("etc/rotad/rotad.toml", config);
-        jail.set("TMPFS", "/run /tmp:1777");
-        Some(jail)
+        std::os::unix::fs::symlink("busybox", container.root().join("bin/sh")).expect("a shell");
+        container.write("etc/passwd", USERS);
+        container.write("etc/group", GROUPS);
+        container.write("etc/rotad/rotad.toml", config);
+        container.set("TMPFS", "/run /tmp:1777");
+        Some(container)
     }
 
     pub fn root(&self) -> PathBuf {
@@ -336,7 +336,7 @@ impl Jail {
     }
 }
 
-impl Drop for Jail {
+impl Drop for Container {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- what the container printed ---\n{}", self.log());
