@@ -8,7 +8,9 @@ use super::Supervisor;
 use super::clients::tickets::Owner;
 use super::event_log::EventBuilder;
 use super::health::probes::Purpose;
+use super::listening::ListenerId;
 use super::workers::probe_request::probe_request;
+use crate::listener::{FileCheck, FileOwnership, ReplacementSocket};
 use rotad_core::{Input, PoolId, Request, WorkerId};
 
 /// Something to be done outside of the part that returns it.
@@ -32,6 +34,17 @@ pub(super) enum Action {
     SpawnWithPort { worker: WorkerId, port: u16 },
     /// Report the spawn of a worker as failed; it was not submitted.
     FailSpawn { worker: WorkerId, error: String },
+    /// Start the blocking job that checks and repairs the runtime directory; its result goes to `Runtime::repaired`.
+    RepairRuntimeDir,
+    /// Start the blocking job that checks a listening socket and its file, and may replace it; its result goes to
+    /// `Listening::on_checked`.
+    CheckListener(ListenerId, FileCheck, bool),
+    /// Close a socket that was made for a listener which is gone, and remove its file, in a blocking job.
+    DiscardSocket(ReplacementSocket),
+    /// Set owner and mode of the file of the listener of this name, in a blocking job.
+    SetFileOwnership(String, FileOwnership),
+    /// A listener has a new socket: clients no longer reach the workers that hold the old one.
+    ReplaceHolders(ListenerId),
     /// Write a warning about a pool to the log.
     Warn { pool: PoolId, text: String },
     /// Write an error about a pool to the log.
@@ -87,6 +100,32 @@ impl Supervisor {
                 }
                 self.spawn_failed(worker);
             }
+            Action::RepairRuntimeDir => {
+                let (dir, control) = (self.runtime.dir(), &self.plan.control);
+                let job = (dir, control.mode, control.group);
+                if self.shutdown.exiting.is_some() {
+                    self.runtime.abandon_repair();
+                } else if let Err(error) =
+                    self.reload.blocking.repair_runtime_dir(job.0, job.1, job.2)
+                {
+                    self.runtime.not_started(self.clock.now(), &error);
+                }
+            }
+            Action::CheckListener(id, check, may_replace) => {
+                let job = self.reload.blocking.check_listener(id, check, may_replace);
+                if let Err(error) = job {
+                    self.listening
+                        .check_not_started(id, &error, self.clock.now());
+                }
+            }
+            Action::DiscardSocket(socket) => self.reload.blocking.discard(socket),
+            Action::SetFileOwnership(name, ownership) => {
+                self.reload.blocking.set_file_ownership(name, ownership);
+            }
+            Action::ReplaceHolders(id) => {
+                let holders = self.workers.processes.holders_of(id);
+                self.engine.push(Input::Unreachable(holders));
+            }
             Action::Warn { pool, text } => {
                 tracing::warn!(pool = self.pools.name(pool), "{text}");
             }
@@ -94,6 +133,13 @@ impl Supervisor {
                 tracing::error!(pool = self.pools.name(pool), "{text}");
             }
         }
+    }
+
+    /// Checks all listening sockets: for each request, signal or file change that rolls or reloads.
+    pub(super) fn check_all_listeners(&mut self) {
+        let (now, poller) = (self.clock.now(), &self.event_loop.poller);
+        let actions = self.listening.check_all(now, poller);
+        self.perform(actions);
     }
 
     fn start_probe(&mut self, number: u64, worker: WorkerId, purpose: Purpose) -> Vec<Action> {

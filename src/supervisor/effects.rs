@@ -161,28 +161,12 @@ impl Supervisor {
             return;
         };
         let (pid, now) = (process.pid(), self.clock.now());
-        let actions = pid.map_or_else(Vec::new, |pid| {
+        let mut actions = pid.map_or_else(Vec::new, |pid| {
             self.health.on_ready(worker, pid, &process.spec.plan, now)
         });
-        let mut shut = Vec::new();
-        // A server that calls listen(2) on an inherited socket changes the backlog for all: set it again.
-        for id in &process.spec.listeners {
-            let Some(listener) = self.listening.get(*id) else {
-                continue;
-            };
-            if listener.is_shut() {
-                shut.push(*id);
-            } else if let Err(error) = listener.restore() {
-                tracing::warn!(
-                    listen = listener.name(),
-                    "cannot restore the backlog of the socket: {error}"
-                );
-            }
-        }
+        let (listeners, poller) = (&process.spec.listeners, &self.event_loop.poller);
+        actions.extend(self.listening.restore(listeners, now, poller));
         self.perform(actions);
-        for number in shut {
-            self.on_listener_hangup(number);
-        }
     }
 
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {

@@ -17,7 +17,6 @@ mod engine_queue;
 mod event_log;
 mod facts;
 mod health;
-mod listener_repair;
 mod listening;
 mod log_hang;
 mod notices;
@@ -46,7 +45,6 @@ use crate::exit_code::ExitCode;
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use crate::plan::Plan;
-use crate::runtime_dir::RuntimeDirRepair;
 
 use action::Action;
 use clients::Clients;
@@ -63,7 +61,7 @@ use log_hang::LogHang;
 use pool_registry::PoolRegistry;
 use report::Report;
 use rotad_core::{Input, Policy, PoolId, Request, WorkerId};
-use runtime_files::RuntimeFiles;
+use runtime_files::Runtime;
 use service_manager::ServiceManager;
 use shutdown::Shutdown;
 use std::path::PathBuf;
@@ -106,12 +104,6 @@ struct Log {
     hang: LogHang,
     /// The master's log file. None: it logs to stderr.
     file: Option<PathBuf>,
-}
-
-/// The runtime directory and its repair.
-struct Runtime {
-    dir: RuntimeDirRepair,
-    files: RuntimeFiles,
 }
 
 /// Why the master could not start.
@@ -221,12 +213,23 @@ impl Supervisor {
             }
             Source::ExecStatus(worker) => self.on_exec_status(worker),
             Source::Notify(worker) => self.read_messages(worker),
-            Source::Listener(number) => self.on_listener_hangup(number),
-            Source::SocketFile(number) => self.on_socket_file_change(number),
+            Source::Listener(number) => {
+                let (now, poller) = (self.clock.now(), &self.event_loop.poller);
+                let actions = self.listening.on_hangup(number, now, poller);
+                self.perform(actions);
+            }
+            Source::SocketFile(number) => {
+                let (now, poller) = (self.clock.now(), &self.event_loop.poller);
+                let actions = self.listening.on_file_change(number, now, poller);
+                self.perform(actions);
+            }
             Source::Control => self
                 .clients
                 .accept(self.clock.now(), &self.event_loop.poller),
-            Source::RuntimeDir => self.on_runtime_dir_change(),
+            Source::RuntimeDir => {
+                let lives = |worker| self.workers.processes.get(worker).is_some();
+                self.runtime.on_change(self.clock.now(), lives);
+            }
             Source::Client(client) => self.on_client_readable(client),
             Source::Exit(worker) => self.worker_exited(worker, true),
         }

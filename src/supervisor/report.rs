@@ -90,7 +90,9 @@ impl Supervisor {
                 tracing::info!("listener {name}: its file has its owner and mode")
             }
             JobResult::ListenerChecked(number, checked) => {
-                self.on_listener_checked(number, checked)
+                let (now, poller) = (self.clock.now(), &self.event_loop.poller);
+                let actions = self.listening.on_checked(number, checked, now, poller);
+                self.perform(actions);
             }
             JobResult::RuntimeDirRepaired(repaired) => self.on_runtime_dir_repaired(repaired),
             JobResult::Compared {

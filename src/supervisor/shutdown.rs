@@ -227,7 +227,7 @@ impl Supervisor {
         run_with_timeout(
             FILES_TIMEOUT,
             "the pid file and the control socket",
-            move || runtime.dir.leave(),
+            move || runtime.leave(),
         );
         let start_code = clients
             .start_watch

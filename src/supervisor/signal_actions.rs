@@ -27,7 +27,8 @@ impl Supervisor {
                 self.emit_signal(format!("{text}: opening the log again"));
                 self.log.writer.reopen();
                 self.check_all_listeners();
-                self.repair_runtime_dir();
+                let action = self.runtime.check(self.clock.now());
+                self.perform(action);
             }
             SignalAction::Ignore => self.emit_signal(format!("{text}: ignored, as configured")),
         }

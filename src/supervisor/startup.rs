@@ -15,7 +15,7 @@ use super::reload::fd_budget::raise_nofile;
 use super::reload::file_watch::FileWatch;
 use super::reload::on_change::OnChange;
 use super::report::Report;
-use super::runtime_files::RuntimeFiles;
+use super::runtime_files::Runtime;
 use super::service_manager::ServiceManager;
 use super::workers::cgroups::WorkerCgroups;
 use super::workers::exit_report::ExitReports;
@@ -23,7 +23,7 @@ use super::workers::journal::Journal;
 use super::workers::orphans::Orphans;
 use super::workers::process_table::ProcessTable;
 use super::workers::spawn_spec::SpawnSpecs;
-use super::{EventLoop, Log, Reload, Runtime, Shutdown, Workers};
+use super::{EventLoop, Log, Reload, Shutdown, Workers};
 use super::{Failed, Supervisor};
 use crate::control::server::Server;
 use crate::daemon::StartContext;
@@ -598,7 +598,8 @@ impl Parts {
             .map(|(id, pool)| (id, pool.name.clone()))
             .collect();
         let start_watch = StartWatch::new(context, watched.into_iter());
-        let notify_dir = acquired.runtime_dir.path().join(NOTIFY_DIR);
+        let runtime_path = acquired.runtime_dir.path().to_owned();
+        let notify_dir = runtime_path.join(NOTIFY_DIR);
         let journal_dir = acquired.runtime_dir.path().to_owned();
         let runtime_dir = RuntimeDirRepair::new(acquired.runtime_dir);
         if let Some(inotify) = runtime_dir.inotify()
@@ -646,10 +647,7 @@ impl Parts {
                 hang: LogHang::default(),
                 file: log_file,
             },
-            runtime: Runtime {
-                dir: runtime_dir,
-                files: RuntimeFiles::default(),
-            },
+            runtime: Runtime::new(runtime_dir, runtime_path),
             service_manager: acquired.service_manager,
             shutdown: Shutdown::default(),
             plan,

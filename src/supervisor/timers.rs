@@ -137,7 +137,7 @@ impl Supervisor {
     fn due_at(&self, timer: Timer) -> Option<Time> {
         match timer {
             Timer::Spawner => self.workers.spawner.deadline(),
-            Timer::RuntimeFiles => self.runtime.files.deadline(),
+            Timer::RuntimeFiles => self.runtime.deadline(),
             Timer::Clients => self.clients.deadline(),
             Timer::Statuses => self.clients.statuses.deadline(),
             Timer::Trees => self.workers.processes.next_sweep(),
@@ -147,7 +147,7 @@ impl Supervisor {
             Timer::Comparisons => self.reload.on_change.deadline(),
             Timer::AcceptProbe => self.health.readiness.probe_deadline(),
             Timer::AliveAge => self.health.readiness.alive_deadline(),
-            Timer::ListenerRepair => self.listening.repair.deadline(),
+            Timer::ListenerRepair => self.listening.deadline(),
             Timer::Watchdogs => self.health.watchdog_deadline(),
             Timer::Probes => self.health.probing.deadline(),
             Timer::Recycling => self.health.recycling_deadline(),
@@ -165,7 +165,10 @@ impl Supervisor {
     fn run_timer(&mut self, timer: Timer, now: Time) {
         match timer {
             Timer::Spawner => self.workers.spawner.check(now),
-            Timer::RuntimeFiles => self.run_due_runtime_files(now),
+            Timer::RuntimeFiles => {
+                let action = self.runtime.run_due(now);
+                self.perform(action);
+            }
             Timer::Clients => self.clients.run_due(now, &self.event_loop.poller),
             Timer::Statuses => self.answer_overdue_statuses(false),
             Timer::Trees => {
@@ -189,7 +192,10 @@ impl Supervisor {
                 let actions = self.health.readiness.mark_alive(now);
                 self.perform(actions);
             }
-            Timer::ListenerRepair => self.retry_listener_repair(),
+            Timer::ListenerRepair => {
+                let actions = self.listening.run_due(now, &self.event_loop.poller);
+                self.perform(actions);
+            }
             Timer::Watchdogs => {
                 let actions = self.health.run_due_watchdogs(now);
                 self.perform(actions);

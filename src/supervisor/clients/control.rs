@@ -18,7 +18,7 @@ impl Supervisor {
 
     fn on_request(&mut self, client: u64, request: Request) {
         if request.method == Method::Where {
-            let runtime_dir = self.runtime_dir().to_owned();
+            let runtime_dir = self.runtime.path().to_owned();
             return self.answer(
                 client,
                 &Response::Here {

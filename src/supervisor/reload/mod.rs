@@ -273,7 +273,7 @@ impl Supervisor {
         self.emit_request(cause, format!("{who}: {text}"));
         match self.reload.blocking.read(
             self.plan.config.clone(),
-            self.runtime.dir.clone(),
+            self.runtime.dir(),
             self.plan.control.clone(),
         ) {
             Ok(number) => self.reload.state.job = Some(number),
@@ -414,7 +414,7 @@ impl Supervisor {
                 listener.addr_text()
             );
             let id = self.listening.add(listener);
-            self.watch_listener(id);
+            self.listening.watch(id, &self.event_loop.poller);
             ids.push(id);
         }
         if let Some(pending) = self.reload.state.pending() {

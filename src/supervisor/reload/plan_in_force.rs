@@ -54,7 +54,7 @@ impl Supervisor {
             &self.plan,
             &self.pools,
             self.log.file.as_deref(),
-            self.runtime_dir(),
+            self.runtime.path(),
         );
         self.reload.file_watch.follow(&self.plan, &self.pools, &own);
     }

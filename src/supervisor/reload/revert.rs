@@ -110,8 +110,7 @@ impl Supervisor {
             .filter(|id| !self.lookup().is_used(*id) && !self.reload.state.holds(*id))
             .collect();
         for id in unused {
-            self.unwatch_listener(id);
-            let Some(listener) = self.listening.remove(id) else {
+            let Some(listener) = self.listening.remove(id, &self.event_loop.poller) else {
                 continue;
             };
             let text = format!(

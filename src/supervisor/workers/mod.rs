@@ -5,6 +5,7 @@ pub(crate) mod cgroups;
 pub(crate) mod exit_report;
 pub(crate) mod journal;
 pub(crate) mod label;
+pub(crate) mod notify_sockets;
 pub(crate) mod orphans;
 pub(crate) mod probe_request;
 pub(crate) mod process_table;

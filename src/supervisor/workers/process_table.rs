@@ -7,6 +7,7 @@ use crate::observe::status::LastExit;
 use crate::process::cgroup::Cgroup;
 use crate::process::procfs::Stat;
 use crate::process::tree::{Member, ProcessTree, ScanRequest, TreeSignal};
+use crate::supervisor::listening::ListenerId;
 use crate::supervisor::pool_registry::PoolSpec;
 use crate::supervisor::workers::exit_report::ExitReport;
 use crate::sys::process::Process;
@@ -132,6 +133,17 @@ pub(crate) struct ProcessTable {
 }
 
 impl ProcessTable {
+    /// The workers that hold a socket. One that waits for a port has none yet.
+    pub(crate) fn holders_of(&self, listener: ListenerId) -> Vec<WorkerId> {
+        let holds = |process: &WorkerProcess| {
+            process.output.is_some() && process.spec.listeners.contains(&listener)
+        };
+        self.iter()
+            .filter(|(_, process)| holds(process))
+            .map(|(worker, _)| worker)
+            .collect()
+    }
+
     pub(crate) fn add(&mut self, id: WorkerId, process: WorkerProcess) {
         self.last = self.last.max(Some(id));
         self.processes.insert(id, process);

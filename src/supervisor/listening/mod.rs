@@ -1,0 +1,294 @@
+//! The listening sockets that the master holds, each under an id that is never reused, and what is done about one that
+//! no longer serves. `repair.rs` decides when; what touches a path runs as a blocking job.
+
+mod repair;
+
+use super::action::Action;
+use crate::event_loop::poller::{Interest, Poller, Source};
+use crate::listener::{FileCheckResult, Listener, ReplacementSocket};
+use crate::plan::{Address, ListenPlan};
+use repair::{Finding, ListenerRepair, Note};
+use rotad_core::Time;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+pub(super) type ListenerId = u64;
+
+#[derive(Debug, Default)]
+pub(super) struct Listening {
+    open: BTreeMap<ListenerId, Listener>,
+    last: ListenerId,
+    /// Sockets that the configuration has, but no pool uses.
+    lone: BTreeSet<ListenerId>,
+    /// Something has let go of a socket: those that nothing uses are closed once the engine has been told everything.
+    pub(super) may_be_unused: bool,
+    /// The repair of sockets that no longer serve.
+    repair: ListenerRepair,
+}
+
+impl Listening {
+    pub(super) fn add(&mut self, listener: Listener) -> ListenerId {
+        let id = self.last;
+        self.last += 1;
+        self.open.insert(id, listener);
+        id
+    }
+
+    pub(super) fn get(&self, id: ListenerId) -> Option<&Listener> {
+        self.open.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ListenerId) -> Option<&mut Listener> {
+        self.open.get_mut(&id)
+    }
+
+    pub(super) fn ids(&self) -> Vec<ListenerId> {
+        self.open.keys().copied().collect()
+    }
+
+    /// The open sockets among `ids`, in their order.
+    pub(super) fn of(&self, ids: &[ListenerId]) -> Vec<&Listener> {
+        ids.iter().filter_map(|id| self.open.get(id)).collect()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (ListenerId, &mut Listener)> {
+        self.open.iter_mut().map(|(id, listener)| (*id, listener))
+    }
+
+    /// The open socket for a configured address. With port 0 the kernel chose the port, so such a socket is found by
+    /// its name.
+    pub(super) fn find(&self, plan: &ListenPlan) -> Option<ListenerId> {
+        let chosen = matches!(plan.address, Address::Tcp(address) if address.port() == 0);
+        let same =
+            |own: &ListenPlan| own.address == plan.address && (!chosen || own.name == plan.name);
+        // If two have the same address, the older one is about to close.
+        self.open
+            .iter()
+            .rev()
+            .find(|(_, listener)| same(listener.plan()))
+            .map(|(id, _)| *id)
+    }
+
+    /// The name of a socket; empty if it is not open any more.
+    pub(super) fn name(&self, id: ListenerId) -> &str {
+        self.get(id).map_or("", Listener::name)
+    }
+
+    /// Why those of the sockets do not serve that do not, and whether that is so for all of them.
+    pub(super) fn unserved(&self, ids: &[ListenerId]) -> (Vec<String>, bool) {
+        let problem = |id: &ListenerId| {
+            let problem = self.repair.problem(*id)?;
+            Some(format!("listener {}: {problem}", self.name(*id)))
+        };
+        let problems: Vec<String> = ids.iter().filter_map(problem).collect();
+        let all = !ids.is_empty() && problems.len() == ids.len();
+        (problems, all)
+    }
+
+    /// Sets the sockets that stay open without a pool.
+    pub(super) fn set_lone(&mut self, lone: BTreeSet<ListenerId>) {
+        self.lone = lone;
+    }
+
+    pub(super) fn lone(&self) -> &BTreeSet<ListenerId> {
+        &self.lone
+    }
+
+    /// Watches a socket for a shutdown, and the file of a unix socket for changes.
+    pub(super) fn watch(&self, id: ListenerId, poller: &Poller) {
+        let Some(listener) = self.get(id) else {
+            return;
+        };
+        let mut watched = poller.watch(listener.fd(), Source::Listener(id), Interest::Hangup);
+        if let (Ok(()), Some(file_watch)) = (&watched, listener.file_watch()) {
+            watched = poller.watch(file_watch, Source::SocketFile(id), Interest::Read);
+        }
+        if let Err(error) = watched {
+            tracing::error!(
+                listen = listener.name(),
+                "cannot watch the listening socket: {error}"
+            );
+        }
+    }
+
+    fn unwatch(&self, id: ListenerId, poller: &Poller) {
+        if let Some(listener) = self.get(id) {
+            poller.unwatch(listener.fd());
+            if let Some(file_watch) = listener.file_watch() {
+                poller.unwatch(file_watch);
+            }
+        }
+    }
+
+    /// Takes a socket that is about to be closed.
+    pub(super) fn remove(&mut self, id: ListenerId, poller: &Poller) -> Option<Listener> {
+        self.unwatch(id, poller);
+        self.repair.forget(id);
+        self.open.remove(&id)
+    }
+
+    /// When a socket that does not serve is tried again.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.repair.deadline()
+    }
+
+    /// A socket may have been shut down.
+    pub(super) fn on_hangup(&mut self, id: ListenerId, now: Time, poller: &Poller) -> Vec<Action> {
+        let Some(listener) = self.get(id).filter(|listener| listener.is_shut()) else {
+            return Vec::new();
+        };
+        // Watched again once it serves: until then it would wake the loop endlessly.
+        poller.unwatch(listener.fd());
+        self.check(id, false, now, poller)
+    }
+
+    /// The file of a unix socket has changed.
+    pub(super) fn on_file_change(
+        &mut self,
+        id: ListenerId,
+        now: Time,
+        poller: &Poller,
+    ) -> Vec<Action> {
+        let Some(file_watch) = self.get(id).and_then(Listener::file_watch) else {
+            return Vec::new();
+        };
+        file_watch.clear();
+        self.check(id, false, now, poller)
+    }
+
+    /// Checks all sockets without a pause: for each request, signal or file change that rolls or reloads.
+    pub(super) fn check_all(&mut self, now: Time, poller: &Poller) -> Vec<Action> {
+        let ids = self.ids().into_iter();
+        ids.flat_map(|id| self.check(id, true, now, poller))
+            .collect()
+    }
+
+    /// Tries those again whose pause is over.
+    pub(super) fn run_due(&mut self, now: Time, poller: &Poller) -> Vec<Action> {
+        let ids = self.repair.due(now).into_iter();
+        ids.flat_map(|id| self.check(id, false, now, poller))
+            .collect()
+    }
+
+    /// A worker is ready: undoes what it may have done to its sockets. A server that calls listen(2) on an inherited
+    /// socket changes the backlog for all; a call of shutdown(2) ends it for all.
+    pub(super) fn restore(
+        &mut self,
+        ids: &[ListenerId],
+        now: Time,
+        poller: &Poller,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for id in ids {
+            let Some(listener) = self.get(*id) else {
+                continue;
+            };
+            if listener.is_shut() {
+                actions.extend(self.on_hangup(*id, now, poller));
+            } else if let Err(error) = listener.restore() {
+                tracing::warn!(
+                    listen = listener.name(),
+                    "cannot restore the backlog of the socket: {error}"
+                );
+            }
+        }
+        actions
+    }
+
+    fn check(&mut self, id: ListenerId, asked: bool, now: Time, poller: &Poller) -> Vec<Action> {
+        let Some(listener) = self.get(id) else {
+            return Vec::new();
+        };
+        let Some(file_check) = listener.file_check() else {
+            return self.relisten(id, now, poller);
+        };
+        let check = self.repair.check(id, asked, now);
+        check
+            .map(|check| Action::CheckListener(id, file_check, check.may_replace))
+            .into_iter()
+            .collect()
+    }
+
+    /// The job that checks a socket could not be started.
+    pub(super) fn check_not_started(&mut self, id: ListenerId, error: &io::Error, now: Time) {
+        self.repair.not_started(id, now);
+        tracing::warn!("cannot check a listening socket: cannot start a thread: {error}");
+    }
+
+    /// Makes a TCP socket that was shut down listen again.
+    fn relisten(&mut self, id: ListenerId, now: Time, poller: &Poller) -> Vec<Action> {
+        let Some(listener) = self.open.get(&id) else {
+            return Vec::new();
+        };
+        let note = match listener.relisten() {
+            Ok(was_shut) => {
+                let note = self.repair.relistened(id, was_shut);
+                if note.is_some() {
+                    // Without effect if it is still watched.
+                    poller
+                        .watch(listener.fd(), Source::Listener(id), Interest::Hangup)
+                        .ok();
+                }
+                note
+            }
+            Err(error) => self.repair.relisten_failed(id, &error.to_string(), now),
+        };
+        self.emit(id, note).into_iter().collect()
+    }
+
+    /// Takes the result of a check.
+    pub(super) fn on_checked(
+        &mut self,
+        id: ListenerId,
+        result: FileCheckResult,
+        now: Time,
+        poller: &Poller,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.get(id).is_none() {
+            if let FileCheckResult::Replaced(_, socket) = result {
+                actions.push(Action::DiscardSocket(socket));
+            }
+            self.repair.forget(id);
+            return actions;
+        }
+        let replaced = matches!(result, FileCheckResult::Replaced(..));
+        let finding = match result {
+            FileCheckResult::Serving => Finding::Serves,
+            FileCheckResult::NotServing(loss) => Finding::Lost(loss.text()),
+            FileCheckResult::Replaced(loss, socket) => {
+                actions.extend(self.install(id, socket, poller));
+                Finding::Replaced(loss.text())
+            }
+            FileCheckResult::Failed(loss, error) => Finding::Failed(loss.text(), error.to_string()),
+        };
+        let (note, again) = self.repair.checked(id, finding, now);
+        actions.extend(self.emit(id, note));
+        if replaced {
+            actions.push(Action::ReplaceHolders(id));
+        }
+        if again {
+            actions.extend(self.check(id, false, now, poller));
+        }
+        actions
+    }
+
+    fn install(
+        &mut self,
+        id: ListenerId,
+        socket: ReplacementSocket,
+        poller: &Poller,
+    ) -> Option<Action> {
+        self.unwatch(id, poller);
+        let listener = self.open.get_mut(&id)?;
+        let changed = listener.replace(socket);
+        let ownership = listener.ownership().filter(|_| changed);
+        let name = listener.name().to_owned();
+        self.watch(id, poller);
+        ownership.map(|ownership| Action::SetFileOwnership(name, ownership))
+    }
+
+    fn emit(&self, id: ListenerId, note: Option<Note>) -> Option<Action> {
+        Some(Action::Emit(note?.event(self.name(id))))
+    }
+}

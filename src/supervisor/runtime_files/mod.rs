@@ -1,0 +1,180 @@
+//! Runtime files: repairs what the master needs to be reached (runtime directory, control socket, pid file, journal of
+//! workers, notify sockets) after it was removed. It is checked when inotify reports a removal, and at each HUP, reload
+//! and reopening of logs. `repair.rs` decides when; a blocking job does the work, and [`Supervisor::apply_repair`] takes
+//! what it has made.
+
+mod repair;
+
+use super::Supervisor;
+use super::action::Action;
+use super::event_log::EventBuilder;
+use crate::observe::events::EventKind;
+use crate::runtime_dir::{self, NOTIFY_DIR, Repaired, RuntimeDirError, RuntimeDirRepair};
+use nix::sys::inotify::AddWatchFlags;
+use repair::Repair;
+use rotad_core::{Time, WorkerId};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The runtime directory and its repair.
+pub(super) struct Runtime {
+    dir: RuntimeDirRepair,
+    /// Its real path.
+    path: PathBuf,
+    repair: Repair,
+}
+
+impl Runtime {
+    pub(super) fn new(dir: RuntimeDirRepair, path: PathBuf) -> Self {
+        Self {
+            dir,
+            path,
+            repair: Repair::default(),
+        }
+    }
+
+    /// The real path of the runtime directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory, for a blocking job that repairs it.
+    pub(super) fn dir(&self) -> RuntimeDirRepair {
+        self.dir.clone()
+    }
+
+    /// When the next repair is due.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.repair.deadline()
+    }
+
+    /// Checks and repairs everything now, because of a request or signal.
+    pub(super) fn check(&mut self, now: Time) -> Option<Action> {
+        self.repair.asked(now).then_some(Action::RepairRuntimeDir)
+    }
+
+    /// Something was removed or renamed. `lives`: there is a worker of this number.
+    pub(super) fn on_change(&mut self, now: Time, lives: impl Fn(WorkerId) -> bool) {
+        let Some(inotify) = self.dir.inotify() else {
+            return;
+        };
+        let mut missing = false;
+        while let Ok(events) = inotify.read_events() {
+            for event in events {
+                missing |= match &event.name {
+                    // The socket of a worker that is gone goes with it.
+                    Some(name) => {
+                        let worker = name.to_str().and_then(|name| name.parse().ok());
+                        worker.map(WorkerId).is_some_and(&lives)
+                    }
+                    None => !event.mask.contains(AddWatchFlags::IN_IGNORED),
+                };
+            }
+        }
+        if missing {
+            self.repair.want(now);
+        }
+    }
+
+    /// Begins the repair that is due.
+    pub(super) fn run_due(&mut self, now: Time) -> Option<Action> {
+        self.repair.run_due(now).then_some(Action::RepairRuntimeDir)
+    }
+
+    /// The master exits: what is missing stays missing.
+    pub(super) fn abandon_repair(&mut self) {
+        self.repair.abandon();
+    }
+
+    /// The blocking job could not be started.
+    pub(super) fn not_started(&mut self, now: Time, error: &io::Error) {
+        let text = "cannot repair the runtime directory: cannot start a thread";
+        self.failed(now, format!("{text}: {error}"));
+    }
+
+    /// The blocking job has ended. Returns what it has made.
+    pub(super) fn repaired(
+        &mut self,
+        now: Time,
+        repaired: Result<Repaired, RuntimeDirError>,
+    ) -> Option<Repaired> {
+        match repaired {
+            Ok(repaired) => {
+                self.repair.succeeded();
+                if let Some(path) = &repaired.runtime_dir {
+                    self.path.clone_from(path);
+                }
+                Some(repaired)
+            }
+            Err(error) => {
+                self.failed(now, error.message);
+                None
+            }
+        }
+    }
+
+    fn failed(&mut self, now: Time, error: String) {
+        if let Some(error) = self.repair.failed(now, error) {
+            tracing::warn!("{error}; all pools serve, signals are heard");
+        }
+    }
+
+    /// Removes the files and releases the lock, at exit.
+    pub(super) fn leave(self) {
+        self.dir.leave();
+    }
+}
+
+impl Supervisor {
+    /// A repair has ended: the parts take the files that are new.
+    pub(super) fn on_runtime_dir_repaired(&mut self, repaired: Result<Repaired, RuntimeDirError>) {
+        let now = self.clock.now();
+        let Some(repaired) = self.runtime.repaired(now, repaired) else {
+            return;
+        };
+        let poller = &self.event_loop.poller;
+        if let Some(listener) = repaired.control {
+            self.clients.replace_control_socket(listener, poller);
+        }
+        if let Some(path) = &repaired.runtime_dir {
+            self.workers.notify_dir = path.join(NOTIFY_DIR);
+            self.clients.set_location(path);
+        }
+        if repaired.journal {
+            let event = self.workers.journal.move_to(self.runtime.path());
+            self.perform(event);
+        }
+        let poller = &self.event_loop.poller;
+        let again = self.workers.rebind_notify_sockets(poller);
+        if again > 0 || !repaired.what.is_empty() {
+            let mut what = repaired.what;
+            what.extend((again > 0).then(|| format!("{again} notify sockets of workers")));
+            let text = format!(
+                "what this master needs was not in its place, and was made again: {}",
+                what.join(", ")
+            );
+            self.emit(EventBuilder::new(EventKind::Restored, text).warn());
+        }
+    }
+
+    /// The configuration was read again, and its symlink may lead to another file now.
+    pub(super) fn update_config_links(&mut self, real: &Path) {
+        if self.plan.real == real {
+            return;
+        }
+        real.clone_into(&mut self.plan.real);
+        let paths = runtime_dir::paths(&self.plan);
+        self.clients
+            .set_presence_sockets(&paths, &self.event_loop.poller, |path| {
+                match runtime_dir::bind_presence_socket(path) {
+                    Ok(sign) => Some((sign.path, sign.listener)),
+                    Err(error) => {
+                        tracing::warn!("{error}");
+                        None
+                    }
+                }
+            });
+        // A log path through the symlink leads to another file now.
+        self.log.writer.reopen();
+    }
+}

@@ -1,0 +1,44 @@
+//! The notify sockets of workers, made again after their files were removed.
+
+use crate::event_loop::poller::{Interest, Poller, Source};
+use crate::supervisor::workers::Workers;
+use crate::supervisor::workers::process_table::ProcessStage;
+use rotad_core::WorkerId;
+use std::os::fd::AsFd;
+
+impl Workers {
+    /// Recreates notify sockets whose files are gone. Workers that are connected already were never cut off.
+    pub(crate) fn rebind_notify_sockets(&mut self, poller: &Poller) -> usize {
+        let workers: Vec<WorkerId> = self.processes.iter().map(|(id, _)| id).collect();
+        let mut again = 0;
+        for worker in workers {
+            let Some(process) = self.processes.get_mut(worker) else {
+                continue;
+            };
+            let Some(notify) = process.notify.as_mut().filter(|notify| notify.is_missing()) else {
+                continue;
+            };
+            match notify.rebind() {
+                Ok(old) => {
+                    // It is watched only once the spawn result has arrived.
+                    let watched = matches!(process.stage, ProcessStage::Alive(_));
+                    if let Some(old) = old {
+                        poller.unwatch(&old);
+                    }
+                    if watched
+                        && let Err(error) =
+                            poller.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
+                    {
+                        tracing::error!("cannot listen to a worker: {error}");
+                    }
+                    again += 1;
+                }
+                // The directory of its socket is gone.
+                Err(error) => {
+                    tracing::debug!("a worker's notify socket cannot be made again: {error}")
+                }
+            }
+        }
+        again
+    }
+}
