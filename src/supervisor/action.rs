@@ -45,6 +45,14 @@ pub(super) enum Action {
     SetFileOwnership(String, FileOwnership),
     /// A listener has a new socket: clients no longer reach the workers that hold the old one.
     ReplaceHolders(ListenerId),
+    /// The worker's program runs: its readiness and health are looked at from now on, and the engine learns of it.
+    ProgramRuns(WorkerId),
+    /// The worker has ended: nothing looks for its readiness any more.
+    ForgetReadiness(WorkerId),
+    /// Nothing is left of the worker: its port is free for another one.
+    ReleasePort(WorkerId),
+    /// A process has lost its parent and belongs to no worker: it may be a program that goes into the background.
+    UnownedProcess { pid: i32, name: String },
     /// Write a warning about a pool to the log.
     Warn { pool: PoolId, text: String },
     /// Write an error about a pool to the log.
@@ -89,16 +97,11 @@ impl Supervisor {
                 }
             }
             Action::SpawnWithPort { worker, port } => {
-                if let Some(process) = self.workers.processes.get_mut(worker) {
-                    process.port = Some(port);
-                }
-                self.submit_spawn(worker);
+                self.submit_spawn(worker, Some(port));
             }
             Action::FailSpawn { worker, error } => {
-                if let Some(process) = self.workers.processes.get_mut(worker) {
-                    process.error = Some(error);
-                }
-                self.spawn_failed(worker);
+                let context = self.event_loop.context(&self.log, &self.clock);
+                following.extend(self.workers.fail_spawn(&context, worker, error));
             }
             Action::RepairRuntimeDir => {
                 let (dir, control) = (self.runtime.dir(), &self.plan.control);
@@ -126,6 +129,10 @@ impl Supervisor {
                 let holders = self.workers.processes.holders_of(id);
                 self.engine.push(Input::Unreachable(holders));
             }
+            Action::ProgramRuns(worker) => self.program_runs(worker),
+            Action::ForgetReadiness(worker) => self.health.readiness.forget(worker),
+            Action::ReleasePort(worker) => following.extend(self.health.ports.release(worker)),
+            Action::UnownedProcess { pid, name } => self.on_unowned_process(pid, &name),
             Action::Warn { pool, text } => {
                 tracing::warn!(pool = self.pools.name(pool), "{text}");
             }

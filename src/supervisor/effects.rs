@@ -5,14 +5,7 @@ use super::bug::bug;
 use super::clients::launch::StartAction;
 use super::clients::tickets::Owner;
 use super::health::ports::PortRequest;
-use super::workers::process_table::{ProcessStage, WorkerProcess};
-use super::workers::spawn_spec::SpawnParams;
-use crate::log::WorkerOutput;
-use crate::notify_socket::NotifySocket;
-use crate::process::cgroup::Cgroup;
 use rotad_core::{Command, Generation, Input, Outcome, PoolId, Signal, Slot, Ticket, WorkerId};
-use std::io;
-use std::os::fd::AsFd;
 
 impl Supervisor {
     /// Gives the engine what is queued, executes its commands, and lets the reload act on what has happened, until
@@ -63,7 +56,7 @@ impl Supervisor {
                 self.perform(action);
             }
             if let Some(worker) = gone {
-                self.workers.reaped.remove(&worker);
+                self.workers.forget_label(worker);
             }
         }
         self.forget_pools();
@@ -92,17 +85,20 @@ impl Supervisor {
                 self.cancel_port_wait(worker);
             }
             Command::SignalTree(worker, signal) => {
-                self.signal_tree(worker, signal);
+                let context = self.event_loop.context(&self.log, &self.clock);
+                let action = self.workers.signal_tree(&context, worker, signal);
+                self.perform(action);
                 self.cancel_port_wait(worker);
             }
-            Command::SignalRemaining(worker, signal) => self.signal_remaining(worker, signal),
+            Command::SignalRemaining(worker, signal) => {
+                let context = self.event_loop.context(&self.log, &self.clock);
+                let actions = self.workers.signal_remaining(&context, worker, signal);
+                self.perform(actions);
+            }
             Command::KillTree(worker) => {
-                let cut = self.workers.processes.cancel_finishing(worker);
-                if let Some(process) = self.workers.processes.get_mut(worker) {
-                    process.survivors_logged = cut;
-                    process.tree_signal = None;
-                }
-                self.kill_tree(worker);
+                let context = self.event_loop.context(&self.log, &self.clock);
+                let actions = self.workers.kill_tree(&context, worker);
+                self.perform(actions);
             }
             Command::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
             Command::BeginGeneration { pool, generation } => {
@@ -173,48 +169,20 @@ impl Supervisor {
         let Some(spec) = self.pools.spec_for_spawn(pool, generation) else {
             return bug!("the engine spawns for pool {pool}, which it was not given");
         };
-        let tag = self.workers.tag(worker);
-        let mut process = WorkerProcess {
-            pool,
-            slot,
-            generation,
-            spec,
-            tag,
-            stage: ProcessStage::Spawning(Vec::new()),
-            exec_status: None,
-            notify: None,
-            output: None,
-            cgroup: None,
-            tree: None,
-            status_text: None,
-            exit: None,
-            error: None,
-            ready: false,
-            port: None,
-            probe_error: None,
-            survivors: None,
-            tree_signal: None,
-            survivors_logged: false,
-            end_reason: None,
-            early_exit: false,
+        let (ports, ready_timeout) = (spec.plan.ports, spec.plan.policy.ready_timeout);
+        self.workers.add(worker, (pool, slot), generation, spec);
+        let Some(ports) = ports else {
+            return self.submit_spawn(worker, None);
         };
-        let (ports, ready_timeout) = (
-            process.spec.plan.ports,
-            process.spec.plan.policy.ready_timeout,
-        );
-        if let Some(ports) = ports {
-            let request = PortRequest {
-                worker,
-                pool,
-                ports,
-                ready_timeout,
-            };
-            process.port = self.health.ports.assign(request, self.clock.now());
-        }
-        let waits = ports.is_some() && process.port.is_none();
-        self.workers.processes.add(worker, process);
-        if !waits {
-            self.submit_spawn(worker);
+        let request = PortRequest {
+            worker,
+            pool,
+            ports,
+            ready_timeout,
+        };
+        // Without a port the spawn waits.
+        if let Some(port) = self.health.ports.assign(request, self.clock.now()) {
+            self.submit_spawn(worker, Some(port));
         }
     }
 
@@ -225,80 +193,10 @@ impl Supervisor {
     }
 
     /// Hands the request to the spawner.
-    pub(super) fn submit_spawn(&mut self, worker: WorkerId) {
-        if let Err(error) = self.prepare(worker) {
-            if let Some(process) = self.workers.processes.get_mut(worker) {
-                process.error = Some(format!("cannot prepare it: {error}"));
-            }
-            self.spawn_failed(worker);
-        }
-    }
-
-    fn prepare(&mut self, worker: WorkerId) -> io::Result<()> {
-        let Some(process) = self.workers.processes.get(worker) else {
-            return Ok(());
-        };
-        let (pool, slot, generation, spec) = (
-            process.pool,
-            process.slot,
-            process.generation,
-            process.spec.clone(),
-        );
-        let plan = &spec.plan;
-        let owner = plan.recipe.account.as_ref().map(|account| account.uid);
-        let notify = NotifySocket::open(&self.workers.notify_dir, worker, owner)?;
-        let (output, (stdout, stderr)) =
-            WorkerOutput::open(&plan.name, slot.0, &plan.log, owner, &self.workers.null)?;
-        self.log.writer.adopt(&output);
-        let value = notify.env_value();
-        let pid = output.pid();
-        let Some(process) = self.workers.processes.get_mut(worker) else {
-            return Ok(());
-        };
-        process.notify = Some(notify);
-        process.output = Some(output);
-        process.cgroup = self.workers.cgroups.make(worker);
-        let cgroup = process.cgroup.as_ref().map(Cgroup::procs);
-        let (tag, port, notify) = (&process.tag, process.port, Some(value));
-        let params = SpawnParams {
-            worker,
-            pool,
-            slot,
-            generation,
-            tag,
-            port,
-            notify,
-            stdout,
-            stderr,
-            cgroup,
-            pid,
-        };
-        let spawn_request =
-            self.workers
-                .spawn_specs
-                .request(&spec, &self.listening.of(&spec.listeners), &params);
-        self.workers.spawner.request(spawn_request);
-        Ok(())
-    }
-
-    /// Releases what is left of a worker: poller entries, log pipe, journal entry, and the zombie.
-    pub(super) fn dispose(&mut self, process: WorkerProcess) {
-        if let Some(notify) = &process.notify {
-            self.event_loop.poller.unwatch(notify.as_fd());
-        }
-        if let Some(output) = &process.output {
-            self.log.writer.ended(output);
-        }
-        if let ProcessStage::Alive(child) = process.stage {
-            if let Some(pidfd) = child.pidfd()
-                && process.exit.is_none()
-            {
-                self.event_loop.poller.unwatch(pidfd);
-            }
-            let action = self.workers.journal.forget(child.pid());
-            self.perform(action);
-            self.workers.processes.reap(child);
-        }
+    pub(super) fn submit_spawn(&mut self, worker: WorkerId, port: Option<u16>) {
+        let context = self.event_loop.context(&self.log, &self.clock);
+        let actions = self.workers.submit(&context, &self.listening, worker, port);
+        self.perform(actions);
     }
 }
 

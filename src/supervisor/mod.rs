@@ -53,14 +53,14 @@ use crossbeam_channel::Receiver;
 use engine_queue::EngineQueue;
 use event_log::EventBuilder;
 use reload::Reload;
-use workers::Workers;
+use workers::{LoopContext, Workers};
 
 use health::Health;
 use listening::Listening;
 use log_hang::LogHang;
 use pool_registry::PoolRegistry;
 use report::Report;
-use rotad_core::{Input, Policy, PoolId, Request, WorkerId};
+use rotad_core::{Input, Policy, PoolId, Request};
 use runtime_files::Runtime;
 use service_manager::ServiceManager;
 use shutdown::Shutdown;
@@ -96,6 +96,17 @@ struct EventLoop {
     waker: Waker,
     /// What the threads report.
     reports: Receiver<Report>,
+}
+
+impl EventLoop {
+    /// What the workers need of the main loop.
+    fn context<'a>(&'a self, log: &'a Log, clock: &LoopClock) -> LoopContext<'a> {
+        LoopContext {
+            poller: &self.poller,
+            log: &log.writer,
+            now: clock.now(),
+        }
+    }
 }
 
 /// The log writer, and what is known about it.
@@ -233,43 +244,6 @@ impl Supervisor {
             Source::Client(client) => self.on_client_readable(client),
             Source::Exit(worker) => self.worker_exited(worker, true),
         }
-    }
-
-    /// A worker's messages. Whether it is ready counts before what it says of its watchdog.
-    fn read_messages(&mut self, worker: WorkerId) {
-        let watchdog = self.on_notify_messages(worker);
-        self.settle();
-        for message in watchdog {
-            let now = self.clock.now();
-            let actions = self.health.on_watchdog_message(worker, message, now);
-            self.perform(actions);
-        }
-    }
-
-    /// A worker has exited. What it sent before counts before that. `certain`: the kernel has reported the exit, which is
-    /// final, whatever waitid(2) shows us. Otherwise the process may still run, and is only checked.
-    fn worker_exited(&mut self, worker: WorkerId, certain: bool) {
-        self.read_messages(worker);
-        self.on_exec_status(worker);
-        self.settle();
-        self.check_exit(worker, certain);
-        self.settle();
-    }
-
-    /// SIGCHLD: reaps orphans of our workers, and checks all workers where there are no pidfds.
-    fn on_sigchld(&mut self) {
-        self.reap_orphans();
-        if self.workers.processes.without_pidfds {
-            let all: Vec<WorkerId> = self.workers.processes.iter().map(|(id, _)| id).collect();
-            for worker in all {
-                self.worker_exited(worker, false);
-            }
-        }
-        self.workers.processes.retry_unreaped();
-        for worker in self.workers.processes.sweeping() {
-            self.kill_tree(worker);
-        }
-        self.check_finishing();
     }
 
     fn on_signals(&mut self) {

@@ -90,15 +90,9 @@ impl Supervisor {
                 waited,
             } => self.report_kill(worker, reason, waited),
             Notice::Unkillable { worker } => {
-                let ended = self
-                    .workers
-                    .processes
-                    .get(worker)
-                    .is_some_and(|process| process.exit.is_some());
-                let text = match ended {
-                    false => "SIGKILL does not end it: the kernel holds it (state D?)".to_owned(),
-                    true => self.workers.orphans.why_left(worker),
-                };
+                let text = self.workers.why_left(worker).unwrap_or_else(|| {
+                    "SIGKILL does not end it: the kernel holds it (state D?)".to_owned()
+                });
                 self.emit(
                     EventBuilder::new(EventKind::Unkillable, text)
                         .worker(worker)
@@ -407,11 +401,7 @@ impl Supervisor {
             && let Some(process) = self.workers.processes.get(id)
         {
             // It still runs and is about to be killed: these are its last lines.
-            let log = process
-                .output
-                .as_ref()
-                .map(|output| self.log.writer.tail(output))
-                .unwrap_or_default();
+            let log = process.last_lines(&self.log.writer);
             let lived = self
                 .engine
                 .view()

@@ -148,12 +148,12 @@ impl Supervisor {
                 continue;
             };
             let name = format!("{}/{}", self.pools.name(process.pool), process.slot);
-            let text = match process.exit {
+            let text = match self.workers.why_left(*worker) {
                 None => format!(
                     "{name}: pid {} cannot be ended by the kernel",
                     process.pid().unwrap_or(0)
                 ),
-                Some(_) => format!("{name}: {}", self.workers.orphans.why_left(*worker)),
+                Some(why) => format!("{name}: {why}"),
             };
             tracing::error!("{text}");
             self.shutdown
@@ -163,20 +163,20 @@ impl Supervisor {
         self.shutdown.exiting = Some(Exiting {
             deadline: self.clock.now() + ORPHAN_TIMEOUT,
         });
-        self.end_orphans();
+        self.workers.end_orphans(self.clock.now());
     }
 
     /// The exit code, once nothing is left to wait for.
     pub(super) fn can_exit(&mut self) -> Option<ExitCode> {
         let deadline = self.shutdown.exiting.as_ref()?.deadline;
         // None: the scan has not finished.
-        let left = self.workers.orphans.left;
+        let left = self.workers.orphans_left();
         if left != Some(0) && self.clock.now() < deadline {
             return None;
         }
         let left = left.unwrap_or(1);
         if left > 0 {
-            let text = self.leftovers_text();
+            let text = self.workers.leftovers_text();
             tracing::error!("{text}");
             self.shutdown.unkillable.insert(Leftover::Orphans, text);
         }

@@ -17,13 +17,8 @@ use super::reload::on_change::OnChange;
 use super::report::Report;
 use super::runtime_files::Runtime;
 use super::service_manager::ServiceManager;
-use super::workers::cgroups::WorkerCgroups;
-use super::workers::exit_report::ExitReports;
-use super::workers::journal::Journal;
-use super::workers::orphans::Orphans;
-use super::workers::process_table::ProcessTable;
-use super::workers::spawn_spec::SpawnSpecs;
-use super::{EventLoop, Log, Reload, Shutdown, Workers};
+use super::workers::{Journal, Orphans, WorkerCgroups, WorkerParts, Workers};
+use super::{EventLoop, Log, Reload, Shutdown};
 use super::{Failed, Supervisor};
 use crate::control::server::Server;
 use crate::daemon::StartContext;
@@ -620,19 +615,15 @@ impl Parts {
             },
             pools,
             listening,
-            workers: Workers {
-                processes: ProcessTable::default(),
+            workers: Workers::new(WorkerParts {
                 spawner,
-                spawn_specs: SpawnSpecs::new(),
                 cgroups: acquired.cgroups,
                 journal: Journal::new(acquired.journal, journal_dir),
                 orphans,
-                exit_reports: ExitReports::default(),
-                reaped: BTreeMap::new(),
                 tag: acquired.tag,
                 notify_dir,
                 null,
-            },
+            }),
             health,
             reload: Reload {
                 state: ReloadState::default(),

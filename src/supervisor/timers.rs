@@ -136,13 +136,13 @@ impl Supervisor {
     /// When this is due; None: not until something happens.
     fn due_at(&self, timer: Timer) -> Option<Time> {
         match timer {
-            Timer::Spawner => self.workers.spawner.deadline(),
+            Timer::Spawner => self.workers.spawn_deadline(),
             Timer::RuntimeFiles => self.runtime.deadline(),
             Timer::Clients => self.clients.deadline(),
             Timer::Statuses => self.clients.statuses.deadline(),
-            Timer::Trees => self.workers.processes.next_sweep(),
+            Timer::Trees => self.workers.tree_deadline(),
             Timer::Journal => self.workers.journal.deadline(),
-            Timer::Orphans => self.workers.orphans.deadline(),
+            Timer::Orphans => self.workers.orphan_deadline(),
             Timer::Reload => self.reload.state.deadline(),
             Timer::Comparisons => self.reload.on_change.deadline(),
             Timer::AcceptProbe => self.health.readiness.probe_deadline(),
@@ -164,7 +164,7 @@ impl Supervisor {
 
     fn run_timer(&mut self, timer: Timer, now: Time) {
         match timer {
-            Timer::Spawner => self.workers.spawner.check(now),
+            Timer::Spawner => self.workers.end_overdue_spawns(now),
             Timer::RuntimeFiles => {
                 let action = self.runtime.run_due(now);
                 self.perform(action);
@@ -172,16 +172,15 @@ impl Supervisor {
             Timer::Clients => self.clients.run_due(now, &self.event_loop.poller),
             Timer::Statuses => self.answer_overdue_statuses(false),
             Timer::Trees => {
-                for worker in self.workers.processes.overdue(now) {
-                    self.kill_tree(worker);
-                }
-                self.check_finishing();
+                let context = self.event_loop.context(&self.log, &self.clock);
+                let actions = self.workers.run_due_trees(&context);
+                self.perform(actions);
             }
             Timer::Journal => {
                 let action = self.workers.journal.rewrite();
                 self.perform(action);
             }
-            Timer::Orphans => self.run_due_orphans(),
+            Timer::Orphans => self.workers.run_due_orphans(now),
             Timer::Reload => self.check_blocking_job(),
             Timer::Comparisons => self.expire_comparisons(now),
             Timer::AcceptProbe => {

@@ -108,14 +108,9 @@ impl Supervisor {
             let ticket = self.clients.tickets.join(wait, pool);
             self.engine.request_with(ticket, Request::StopPool(pool));
             if now {
-                let workers: Vec<WorkerId> = self
-                    .workers
-                    .processes
-                    .iter()
-                    .filter(|(_, process)| process.pool == pool)
-                    .map(|(id, _)| id)
-                    .collect();
-                workers.into_iter().for_each(|worker| self.kill_now(worker));
+                let context = self.event_loop.context(&self.log, &self.clock);
+                let actions = self.workers.kill_pool(&context, pool);
+                self.perform(actions);
             }
         }
         self.close_wait(wait);

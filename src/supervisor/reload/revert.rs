@@ -94,7 +94,7 @@ impl Supervisor {
             if self.engine.view().pool(pool).is_none() {
                 self.emit(EventBuilder::new(EventKind::PoolRemoved, "removed").pool(pool));
                 self.pools.forget(pool);
-                self.workers.spawn_specs.retain_generations(pool, |_| false);
+                self.workers.forget_pool(pool);
                 self.listening.may_be_unused = true;
             }
         }

@@ -2,9 +2,10 @@
 //! unsupervised. The sign is a clean exit before ready that leaves a process behind.
 
 use crate::observe::events::EventKind;
-use crate::supervisor::Supervisor;
+use crate::supervisor::action::Action;
 use crate::supervisor::event_log::EventBuilder;
-use rotad_core::{Input, PoolId, WorkerId};
+use crate::supervisor::workers::Workers;
+use rotad_core::{Generation, Input, PoolId, Slot, WorkerId};
 
 /// How to keep well-known programs in the foreground, by the beginning of their name.
 const IN_THE_FOREGROUND: [(&str, &str); 14] = [
@@ -37,75 +38,78 @@ fn advice(program: &str) -> String {
     }
 }
 
-impl Supervisor {
+/// A pool whose workers may have gone into the background.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suspect {
+    pub pool: PoolId,
+    /// How many workers it wants.
+    pub slots: u32,
+    /// The generation that its slots are filled with.
+    pub generation: Generation,
+}
+
+impl Workers {
     /// A worker that exited with 0 before it was ready has left processes behind. They were killed, and the next ones
     /// will be.
-    pub(crate) fn report_daemonized_worker(&mut self, id: WorkerId) {
-        let Some(process) = self.workers.processes.get_mut(id) else {
+    pub(super) fn report_daemonized_worker(&mut self, id: WorkerId, actions: &mut Vec<Action>) {
+        let Some(process) = self.processes.get_mut(id) else {
             return;
         };
         // Once for each worker, however many scans it takes to kill its processes.
         if !std::mem::take(&mut process.early_exit) {
             return;
         }
-        let pool = process.pool;
-        let name = self.program_of(pool).unwrap_or_default();
+        let (pool, generation) = (process.pool, process.generation);
+        let name = self.program_of(pool, generation).unwrap_or_default();
         let text = format!(
             "ended with 0 before it was ready and left a process behind: it goes into the background, where nobody \
              would supervise it; {}",
             advice(&name)
         );
-        self.emit(
-            EventBuilder::new(EventKind::Background, text.clone())
-                .worker(id)
-                .warn(),
-        );
-        self.workers.exit_reports.set_daemonized(pool, text);
-        self.engine.push(Input::Daemonized(pool));
+        let event = EventBuilder::new(EventKind::Background, text.clone());
+        actions.push(Action::Emit(event.worker(id).warn()));
+        self.exit_reports.set_daemonized(pool, text);
+        actions.push(Action::Input(Input::Daemonized(pool)));
     }
 
-    /// An orphan that belongs to no worker has the name of a program whose workers exit with 0: it serves in their
+    /// An orphan that belongs to no worker may have the name of a program whose workers exit with 0: it serves in their
     /// place.
-    pub(crate) fn report_daemonized_orphan(&mut self, pid: i32, name: &str) {
+    pub(crate) fn report_daemonized_orphan(
+        &mut self,
+        pid: i32,
+        name: &str,
+        suspects: &[Suspect],
+    ) -> Vec<Action> {
         let short = |program: &str| program.bytes().take(LONGEST_NAME).eq(name.bytes());
-        let is_its = |pool: &PoolId| {
-            let slots = self.pools.policy(*pool).map_or(0, |policy| policy.count);
+        let mut actions = Vec::new();
+        for suspect in suspects {
+            let pool = suspect.pool;
+            let is_its = self
+                .program_of(pool, suspect.generation)
+                .is_some_and(|program| short(&program));
             let ends = |slot| {
-                self.workers
-                    .exit_reports
-                    .of_slot(*pool, rotad_core::Slot(slot))
-                    .is_some_and(|e| e.code == Some(0))
+                let last = self.exit_reports.of_slot(pool, Slot(slot));
+                last.is_some_and(|last| last.code == Some(0))
             };
-            self.program_of(*pool)
-                .is_some_and(|program| short(&program))
-                && (0..slots).any(ends)
-        };
-        let pools: Vec<PoolId> = self
-            .pools
-            .iter()
-            .map(|(pool, _)| pool)
-            .filter(is_its)
-            .collect();
-        for pool in pools {
+            if !is_its || !(0..suspect.slots).any(ends) {
+                continue;
+            }
             let text = format!(
                 "its program goes into the background: pid {pid} ({name}) serves on where nobody supervises it, and \
                  keeps its address from those that are started; end it, and {}",
                 advice(name)
             );
-            self.emit(
-                EventBuilder::new(EventKind::Background, text.clone())
-                    .pool(pool)
-                    .warn(),
-            );
-            self.workers.exit_reports.set_daemonized(pool, text);
-            self.engine.push(Input::Daemonized(pool));
+            let event = EventBuilder::new(EventKind::Background, text.clone());
+            actions.push(Action::Emit(event.pool(pool).warn()));
+            self.exit_reports.set_daemonized(pool, text);
+            actions.push(Action::Input(Input::Daemonized(pool)));
         }
+        actions
     }
 
-    /// The file name of the program that the pool's workers run.
-    fn program_of(&self, pool: PoolId) -> Option<String> {
-        let generation = self.engine.view().pool(pool)?.fill_generation;
-        let resolved = self.workers.spawn_specs.resolved(pool, generation)?;
+    /// The file name of the program that the generation's workers run.
+    fn program_of(&self, pool: PoolId, generation: Generation) -> Option<String> {
+        let resolved = self.spawn_specs.resolved(pool, generation)?;
         Some(resolved.program.file_name()?.to_string_lossy().into_owned())
     }
 }

@@ -52,6 +52,12 @@ impl ExitReports {
         self.recent.push_back((worker, exit_report));
     }
 
+    /// The pool is gone. Replies that are still to be given may quote its latest reports.
+    pub(super) fn forget_pool(&mut self, pool: PoolId) {
+        self.of_slot.retain(|(of, _), _| *of != pool);
+        self.daemonized.remove(&pool);
+    }
+
     pub(crate) fn of_worker(&self, worker: WorkerId) -> Option<&ExitReport> {
         self.recent
             .iter()

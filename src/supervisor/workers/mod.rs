@@ -1,42 +1,128 @@
-//! The workers as processes: what each is spawned from, its process, what it leaves behind, and how it ended.
+//! The workers as processes: what each is spawned from, its process, what it says, how it ended, and what it leaves
+//! behind.
+//!
+//! [`Workers`] sees neither the engine nor health, reload, clients or the event log. `effects.rs` calls it for the
+//! engine's commands and `facts.rs` for what the kernel and the threads report; what has to happen elsewhere it returns
+//! as actions.
 
 pub(crate) mod background;
-pub(crate) mod cgroups;
+mod cgroups;
 pub(crate) mod exit_report;
-pub(crate) mod journal;
+mod exits;
+mod journal;
 pub(crate) mod label;
 pub(crate) mod notify_sockets;
 pub(crate) mod orphans;
 pub(crate) mod probe_request;
 pub(crate) mod process_table;
 pub(crate) mod spawn_spec;
+mod spawning;
 
+pub(crate) use cgroups::WorkerCgroups;
+pub(crate) use exits::Life;
+pub(crate) use journal::Journal;
+pub(crate) use orphans::Orphans;
+
+use crate::event_loop::poller::Poller;
+use crate::log::LogWriter;
 use crate::process::Spawner;
-use cgroups::WorkerCgroups;
 use exit_report::ExitReports;
-use journal::Journal;
 use label::WorkerLabel;
-use orphans::Orphans;
 use process_table::ProcessTable;
-use rotad_core::WorkerId;
+use rotad_core::{PoolId, Time, WorkerId};
 use spawn_spec::SpawnSpecs;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// What the workers need of the main loop.
+#[derive(Clone, Copy)]
+pub(crate) struct LoopContext<'a> {
+    pub poller: &'a Poller,
+    pub log: &'a LogWriter,
+    pub now: Time,
+}
+
 pub(crate) struct Workers {
     pub(crate) processes: ProcessTable,
-    pub(crate) spawner: Spawner,
     pub(crate) spawn_specs: SpawnSpecs,
-    pub(crate) cgroups: WorkerCgroups,
-    pub(crate) journal: Journal,
-    pub(crate) orphans: Orphans,
     pub(crate) exit_reports: ExitReports,
-    /// Labels of workers that were reaped in this turn, kept until the engine's notices about them have been emitted.
-    pub(crate) reaped: BTreeMap<WorkerId, WorkerLabel>,
-    /// Prefix of ROTAD_WORKER; unique for each master.
-    pub(crate) tag: String,
     pub(crate) notify_dir: PathBuf,
+    pub(crate) journal: Journal,
     pub(crate) null: Arc<OwnedFd>,
+    spawner: Spawner,
+    cgroups: WorkerCgroups,
+    orphans: Orphans,
+    /// Labels of workers that were reaped in this turn, kept until the engine's notices about them have been emitted.
+    reaped: BTreeMap<WorkerId, WorkerLabel>,
+    /// Prefix of ROTAD_WORKER; unique for each master.
+    tag: String,
+}
+
+/// What the workers are made of at the start.
+pub(crate) struct WorkerParts {
+    pub spawner: Spawner,
+    pub cgroups: WorkerCgroups,
+    pub journal: Journal,
+    pub orphans: Orphans,
+    /// Prefix of ROTAD_WORKER; unique for each master.
+    pub tag: String,
+    /// The directory of the notify sockets.
+    pub notify_dir: PathBuf,
+    /// /dev/null, open for reading and writing.
+    pub null: Arc<OwnedFd>,
+}
+
+impl Workers {
+    pub(crate) fn new(parts: WorkerParts) -> Self {
+        let WorkerParts {
+            spawner,
+            cgroups,
+            journal,
+            orphans,
+            tag,
+            notify_dir,
+            null,
+        } = parts;
+        Self {
+            processes: ProcessTable::default(),
+            spawn_specs: SpawnSpecs::new(),
+            exit_reports: ExitReports::default(),
+            notify_dir,
+            journal,
+            null,
+            spawner,
+            cgroups,
+            orphans,
+            reaped: BTreeMap::new(),
+            tag,
+        }
+    }
+
+    /// The pool is gone, and with it its generations.
+    pub(crate) fn forget_pool(&mut self, pool: PoolId) {
+        self.spawn_specs.retain_generations(pool, |_| false);
+        self.exit_reports.forget_pool(pool);
+    }
+
+    /// When a spawn takes too long.
+    pub(crate) fn spawn_deadline(&self) -> Option<Time> {
+        self.spawner.deadline()
+    }
+
+    /// Ends spawns that take too long by now.
+    pub(crate) fn end_overdue_spawns(&mut self, now: Time) {
+        self.spawner.check(now);
+    }
+
+    /// When trees that are being killed, or that may finish, are checked.
+    pub(crate) fn tree_deadline(&self) -> Option<Time> {
+        self.processes.next_sweep()
+    }
+
+    /// When a scan of orphans is due or hangs, or more of them are to be reaped.
+    pub(crate) fn orphan_deadline(&self) -> Option<Time> {
+        self.orphans.deadline()
+    }
 }

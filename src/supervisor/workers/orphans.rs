@@ -6,13 +6,16 @@ use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
 use crate::process::orphan_scanner::{OrphanScanner, ScanReport};
 use crate::process::procfs::Stat;
-use crate::process::tree::{Found, Identity, Member, ScanRequest, TreeSignal, UnownedProcess};
-use crate::supervisor::Supervisor;
+use crate::process::tree::{
+    Found, Identity, KillProgress, Member, ScanRequest, TreeSignal, UnownedProcess,
+};
+use crate::supervisor::action::Action;
 use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::workers::exit_report::exit_text;
 use crate::supervisor::workers::process_table::TreeState;
+use crate::supervisor::workers::{LoopContext, Workers};
 use crate::sys::reaper;
-use rotad_core::{Input, Signal, Span, Time, WorkerId};
+use rotad_core::{Input, PoolId, Signal, Span, Time, WorkerId};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 
@@ -43,8 +46,10 @@ pub(crate) struct Orphans {
     more_to_reap: bool,
     /// How many processes are left of each tree that is being killed, as of the last scan.
     members: BTreeMap<WorkerId, usize>,
-    /// During shutdown: how many were alive at the last scan.
-    pub(crate) left: Option<usize>,
+    /// The master exits: all that is left is killed.
+    everything: bool,
+    /// During shutdown: how many were alive at the last scan. None: it has not finished.
+    left: Option<usize>,
 }
 
 impl Orphans {
@@ -60,6 +65,7 @@ impl Orphans {
             unowned: Default::default(),
             more_to_reap: false,
             members: BTreeMap::new(),
+            everything: false,
             left: None,
         }
     }
@@ -76,7 +82,7 @@ impl Orphans {
     }
 
     /// Why a tree is not gone although its worker has exited, for people.
-    pub(crate) fn why_left(&self, worker: WorkerId) -> String {
+    fn why_left(&self, worker: WorkerId) -> String {
         match self.members.get(&worker) {
             Some(left) => format!(
                 "it has ended, and of what it left behind {left} have not, after SIGKILL: there are many, or the kernel \
@@ -91,102 +97,159 @@ impl Orphans {
     }
 }
 
-impl Supervisor {
-    /// Kills what is left of a worker's tree. Once nothing is left, reaps the worker and tells the engine.
-    pub(crate) fn kill_tree(&mut self, id: WorkerId) {
-        if self.workers.processes.get(id).is_none() {
-            return;
+impl Workers {
+    /// Kills the tree of a worker that has exited, or what is left of it after a stop.
+    pub(crate) fn kill_tree(&mut self, context: &LoopContext<'_>, id: WorkerId) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let cut = self.processes.cancel_finishing(id);
+        if let Some(process) = self.processes.get_mut(id) {
+            process.survivors_logged = cut;
+            process.tree_signal = None;
         }
+        self.kill_rest(context, id, &mut actions);
+        actions
+    }
+
+    /// Kills what is left of a worker's tree. Once nothing is left, reaps the worker and tells the engine.
+    fn kill_rest(&mut self, context: &LoopContext<'_>, id: WorkerId, actions: &mut Vec<Action>) {
+        let Some(process) = self.processes.get(id) else {
+            return;
+        };
         // After an early exit the scan does the killing, because it counts what was left: that tells a program that
         // daemonizes from one that ended. A child that has not called setsid(2) yet would die with the group, uncounted.
-        let counted = self
-            .workers
-            .processes
-            .get(id)
-            .is_some_and(|process| process.early_exit);
-        let state = match counted && reaper::has_orphans() {
+        let state = match process.early_exit && reaper::has_orphans() {
             true => TreeState::Unseen,
-            false => self.workers.processes.kill_group(id),
+            false => self.processes.kill_group(id),
         };
         match state {
-            TreeState::None => return self.tree_gone(id),
+            TreeState::None => return self.tree_gone(context, id, actions),
             // Without orphans there is nothing to scan for.
-            TreeState::Unseen if !reaper::has_orphans() => return self.tree_gone(id),
+            TreeState::Unseen if !reaper::has_orphans() => {
+                return self.tree_gone(context, id, actions);
+            }
             TreeState::Unseen | TreeState::Lives => {}
         }
-        self.workers.processes.add_sweeping(id, self.clock.now());
-        self.scan_orphans();
+        self.processes.add_sweeping(id, context.now);
+        self.scan_orphans(context.now);
     }
 
     /// The first process has exited during its stop: what is left of its tree receives `signal` and may finish. Mostly
     /// nothing is left, and that is known immediately.
-    pub(crate) fn signal_remaining(&mut self, id: WorkerId, signal: Option<Signal>) {
-        if self
-            .workers
+    pub(crate) fn signal_remaining(
+        &mut self,
+        context: &LoopContext<'_>,
+        id: WorkerId,
+        signal: Option<Signal>,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let has_process = self
             .processes
             .get(id)
-            .is_none_or(|process| process.child().is_none())
-        {
-            return self.tree_gone(id);
+            .is_some_and(|process| process.child().is_some());
+        if !has_process || !reaper::has_orphans() && !self.processes.cgroup_is_populated(id) {
+            self.tree_gone(context, id, &mut actions);
+            return actions;
         }
-        if !reaper::has_orphans() && !self.workers.processes.cgroup_is_populated(id) {
-            return self.tree_gone(id);
-        }
-        self.workers.processes.start_finishing(id, self.clock.now());
+        self.processes.start_finishing(id, context.now);
         if let Some(signal) = signal {
             self.send_tree_signal(id, signal);
         }
-        self.scan_orphans();
+        self.scan_orphans(context.now);
+        actions
     }
 
     /// Sends a polite signal to every process of a worker's tree; the worker itself gets it immediately, the others
     /// from the next scan.
-    pub(crate) fn signal_tree(&mut self, id: WorkerId, signal: Signal) {
-        let Some(process) = self.workers.processes.get(id) else {
-            return;
-        };
+    pub(crate) fn signal_tree(
+        &mut self,
+        context: &LoopContext<'_>,
+        id: WorkerId,
+        signal: Signal,
+    ) -> Option<Action> {
+        let process = self.processes.get(id)?;
         let has_process = process.child().is_some();
+        let mut report = None;
         if process.exit.is_none() {
-            self.workers.processes.signal(id, signal);
-            let action = self.workers.report_signal(id, signal);
-            self.perform(action);
+            self.processes.signal(id, signal);
+            report = self.report_signal(id, signal);
         }
         // Before it is spawned there is no tree.
         if has_process {
             self.send_tree_signal(id, signal);
-            self.scan_orphans();
+            self.scan_orphans(context.now);
         }
+        report
     }
 
     fn send_tree_signal(&mut self, id: WorkerId, signal: Signal) {
-        self.workers.orphans.number += 1;
-        let number = self.workers.orphans.number;
-        if let Some(process) = self.workers.processes.get_mut(id) {
+        self.orphans.number += 1;
+        if let Some(process) = self.processes.get_mut(id) {
             process.tree_signal = Some(TreeSignal {
-                number,
+                number: self.orphans.number,
                 signal: signal.0,
             });
         }
     }
 
-    /// SIGKILL to a worker, or to what is left of it.
-    pub(crate) fn kill_now(&mut self, id: WorkerId) {
-        if self.workers.processes.cancel_finishing(id) {
-            self.kill_tree(id);
-        } else {
-            self.workers.processes.kill(id);
+    /// Sends SIGKILL to the workers of a pool, and to what is left of those that have exited.
+    pub(crate) fn kill_pool(&mut self, context: &LoopContext<'_>, pool: PoolId) -> Vec<Action> {
+        let of_pool = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.pool == pool);
+        let all: Vec<WorkerId> = of_pool.map(|(id, _)| id).collect();
+        let mut actions = Vec::new();
+        for id in all {
+            if self.processes.cancel_finishing(id) {
+                self.kill_rest(context, id, &mut actions);
+            } else {
+                self.processes.kill(id);
+            }
+        }
+        actions
+    }
+
+    /// A child has exited, or the trees are due: kills again what is left of trees, and looks for the end of those that
+    /// may finish.
+    fn check_trees(
+        &mut self,
+        context: &LoopContext<'_>,
+        ids: Vec<WorkerId>,
+        actions: &mut Vec<Action>,
+    ) {
+        for id in ids {
+            self.kill_rest(context, id, actions);
+        }
+        if !self.processes.all_finishing_alive() {
+            self.scan_orphans(context.now);
         }
     }
 
-    /// A child has exited: perhaps the last process of a finishing tree.
-    pub(crate) fn check_finishing(&mut self) {
-        if !self.workers.processes.all_finishing_alive() {
-            self.scan_orphans();
-        }
+    /// Checks the trees that are due by now.
+    pub(crate) fn run_due_trees(&mut self, context: &LoopContext<'_>) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let overdue = self.processes.overdue(context.now);
+        self.check_trees(context, overdue, &mut actions);
+        actions
     }
 
-    fn on_finishing_progress(&mut self, id: WorkerId, rest: Vec<Member>, unowned: bool) {
-        let Some(process) = self.workers.processes.get_mut(id) else {
+    /// A child has exited, and all workers among them were checked: it may have been the last process of a tree.
+    pub(crate) fn on_child_exited(&mut self, context: &LoopContext<'_>) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.processes.retry_unreaped();
+        let sweeping = self.processes.sweeping();
+        self.check_trees(context, sweeping, &mut actions);
+        actions
+    }
+
+    fn on_finishing_progress(
+        &mut self,
+        context: &LoopContext<'_>,
+        id: WorkerId,
+        (rest, unowned): (Vec<Member>, bool),
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(process) = self.processes.get_mut(id) else {
             return;
         };
         let Some(known) = &mut process.survivors else {
@@ -194,20 +257,15 @@ impl Supervisor {
         };
         let gone = rest.is_empty() && !unowned;
         *known = Some(rest);
-        if gone && !self.workers.processes.cgroup_is_populated(id) {
-            self.tree_gone(id);
+        if gone && !self.processes.cgroup_is_populated(id) {
+            self.tree_gone(context, id, actions);
         }
     }
 
-    fn log_tree_signal(&mut self, id: WorkerId, members: &[Member]) {
-        let Some(process) = self.workers.processes.get(id) else {
-            return;
-        };
-        let Some(passed) = process.tree_signal else {
-            return;
-        };
-        let name = signals::name(passed.signal);
-        let note = match process.exit {
+    fn report_tree_signal(&self, id: WorkerId, members: &[Member]) -> Option<Action> {
+        let process = self.processes.get(id)?;
+        let name = signals::name(process.tree_signal?.signal);
+        let event = match process.exit {
             Some(exit) => {
                 let text = format!(
                     "its first process has ended ({}), others of its tree have not: SIG{name} was passed on to {}",
@@ -222,78 +280,71 @@ impl Supervisor {
             )
             .debug(),
         };
-        self.emit(note.worker(id).cause("tree"));
+        Some(Action::Emit(event.worker(id).cause("tree")))
     }
 
     /// Starts a scan, now or after the current one.
-    fn scan_orphans(&mut self) {
-        self.workers.orphans.wanted = true;
-        if self.workers.orphans.scanner.is_busy() {
+    fn scan_orphans(&mut self, now: Time) {
+        self.orphans.wanted = true;
+        if self.orphans.scanner.is_busy() {
             return;
         }
-        self.workers.orphans.wanted = false;
-        self.workers.orphans.at = None;
-        let question = self.scan_request();
-        if let Err(error) = self.workers.orphans.scanner.scan(question) {
+        self.orphans.wanted = false;
+        self.orphans.at = None;
+        let request = self.scan_request(now);
+        if let Err(error) = self.orphans.scanner.scan(request) {
             tracing::warn!(
                 "what workers have left behind cannot be looked for: {error}; tried again"
             );
-            self.workers.orphans.at = Some(self.clock.now() + SCAN_DELAY);
+            self.orphans.at = Some(now + SCAN_DELAY);
         }
     }
 
-    fn scan_request(&self) -> ScanRequest {
+    fn scan_request(&self, now: Time) -> ScanRequest {
         ScanRequest {
-            threads: self.workers.spawner.threads(),
-            delivered: self.workers.orphans.signalled.clone(),
-            cgroup_base: self.workers.cgroups.base().map(std::path::Path::to_owned),
-            preexisting: self.workers.orphans.preexisting.clone(),
-            now: self.clock.now(),
-            everything: self.shutdown.exiting.is_some(),
-            ..self.workers.processes.scan_request(&self.workers.tag)
+            threads: self.spawner.threads(),
+            delivered: self.orphans.signalled.clone(),
+            cgroup_base: self.cgroups.base().map(std::path::Path::to_owned),
+            preexisting: self.orphans.preexisting.clone(),
+            now,
+            everything: self.orphans.everything,
+            ..self.processes.scan_request(&self.tag)
         }
     }
 
-    /// Runs what is due by now.
-    pub(crate) fn run_due_orphans(&mut self) {
-        let now = self.clock.now();
-        if self
-            .workers
-            .orphans
-            .scanner
-            .deadline()
-            .is_some_and(|at| at <= now)
-        {
-            self.workers.orphans.scanner.check(now);
+    /// Runs the scans that are due by now, and reaps on.
+    pub(crate) fn run_due_orphans(&mut self, now: Time) {
+        if self.orphans.scanner.deadline().is_some_and(|at| at <= now) {
+            self.orphans.scanner.check(now);
         }
-        if self.workers.orphans.more_to_reap {
-            self.reap_orphans();
+        if self.orphans.more_to_reap {
+            self.reap_orphans(now);
         }
-        if self.workers.orphans.at.is_some_and(|at| at <= now)
-            && !self.workers.orphans.scanner.is_busy()
-        {
-            self.scan_orphans();
+        if self.orphans.at.is_some_and(|at| at <= now) && !self.orphans.scanner.is_busy() {
+            self.scan_orphans(now);
         }
     }
 
     /// Children have exited: reaps the orphans among them, and schedules a scan for others.
-    pub(crate) fn reap_orphans(&mut self) {
-        self.workers.orphans.more_to_reap =
+    pub(crate) fn reap_orphans(&mut self, now: Time) {
+        self.orphans.more_to_reap =
             reaper::reap_orphans(MAX_REAPED_PER_TURN).len() == MAX_REAPED_PER_TURN;
-        if self.shutdown.exiting.is_some() {
+        if self.orphans.everything {
             // They were killed and are about to be gone.
-            return self.scan_orphans();
+            return self.scan_orphans(now);
         }
-        self.workers
-            .orphans
-            .at
-            .get_or_insert(self.clock.now() + SCAN_DELAY);
+        self.orphans.at.get_or_insert(now + SCAN_DELAY);
     }
 
     /// Takes the result of a scan.
-    pub(crate) fn on_orphan_scan(&mut self, report: ScanReport) {
-        let Some(found) = self.workers.orphans.scanner.complete(report) else {
-            return;
+    pub(crate) fn on_orphan_scan(
+        &mut self,
+        context: &LoopContext<'_>,
+        report: ScanReport,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let Some(found) = self.orphans.scanner.complete(report) else {
+            return actions;
         };
         let Found {
             kills,
@@ -304,45 +355,50 @@ impl Supervisor {
             unattributed,
             signalled,
         } = found;
-        if self.shutdown.exiting.is_some() {
-            self.workers.orphans.left = Some(left);
-            self.workers.orphans.at = Some(self.clock.now() + RESCAN_DELAY);
+        if self.orphans.everything {
+            self.orphans.left = Some(left);
+            self.orphans.at = Some(context.now + RESCAN_DELAY);
         }
         let members = kills.iter().filter(|(_, progress)| progress.left > 0);
-        self.workers.orphans.members = members.map(|(id, progress)| (*id, progress.left)).collect();
+        self.orphans.members = members.map(|(id, progress)| (*id, progress.left)).collect();
         for (id, members) in signalled {
-            self.log_tree_signal(id, &members);
+            actions.extend(self.report_tree_signal(id, &members));
         }
         if self
-            .workers
             .processes
             .iter()
             .all(|(_, process)| process.tree_signal.is_none())
         {
-            self.workers
-                .orphans
+            self.orphans
                 .signalled
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .clear();
         }
         for (id, rest) in finishing {
-            self.on_finishing_progress(id, rest, unattributed > 0);
+            let progress = (rest, unattributed > 0);
+            self.on_finishing_progress(context, id, progress, &mut actions);
         }
         for (id, progress) in kills {
-            self.on_tree_progress(id, progress.killed, progress.left);
+            self.on_tree_progress(context, id, progress, &mut actions);
         }
-        self.workers.orphans.unowned.0.extend(unowned);
-        self.workers.orphans.unowned.1 = ended;
-        self.report_unattributed();
-        if std::mem::take(&mut self.workers.orphans.wanted) {
-            self.scan_orphans();
+        self.orphans.unowned.0.extend(unowned);
+        self.orphans.unowned.1 = ended;
+        self.report_unattributed(context.now, &mut actions);
+        if std::mem::take(&mut self.orphans.wanted) {
+            self.scan_orphans(context.now);
         }
+        actions
     }
 
-    fn on_tree_progress(&mut self, id: WorkerId, killed: usize, left: usize) {
+    fn on_tree_progress(
+        &mut self,
+        context: &LoopContext<'_>,
+        id: WorkerId,
+        KillProgress { killed, left }: KillProgress,
+        actions: &mut Vec<Action>,
+    ) {
         let logged = self
-            .workers
             .processes
             .get(id)
             .is_some_and(|process| process.survivors_logged);
@@ -352,53 +408,55 @@ impl Supervisor {
             } else {
                 format!("{killed} processes")
             };
-            self.emit(
-                EventBuilder::new(
-                    EventKind::DescendantsKilled,
-                    format!("killed {many} that the worker left behind"),
-                )
-                .worker(id),
-            );
-            self.report_daemonized_worker(id);
+            let text = format!("killed {many} that the worker left behind");
+            let event = EventBuilder::new(EventKind::DescendantsKilled, text);
+            actions.push(Action::Emit(event.worker(id)));
+            self.report_daemonized_worker(id, actions);
         }
-        if !self.workers.processes.is_sweeping(id) {
+        if !self.processes.is_sweeping(id) {
             return;
         }
-        let Some(process) = self.workers.processes.get_mut(id) else {
+        let Some(process) = self.processes.get_mut(id) else {
             return;
         };
         process.early_exit = false;
         // A process that was killed may have had children.
-        if left == 0 && self.workers.processes.kill_group(id) != TreeState::Lives {
-            self.tree_gone(id);
+        if left == 0 && self.processes.kill_group(id) != TreeState::Lives {
+            self.tree_gone(context, id, actions);
         }
     }
 
-    pub(crate) fn tree_gone(&mut self, id: WorkerId) {
-        if self.workers.processes.get(id).is_some() {
-            let who = self.workers.label(id);
-            self.workers.reaped.insert(id, who);
+    fn tree_gone(&mut self, context: &LoopContext<'_>, id: WorkerId, actions: &mut Vec<Action>) {
+        if let Some(process) = self.processes.remove(id) {
+            self.reaped.insert(id, process.label());
+            self.dispose(context, id, process, actions);
         }
-        if let Some(process) = self.workers.processes.remove(id) {
-            self.dispose(process);
-            let actions = self.health.ports.release(id);
-            self.perform(actions);
-        }
-        self.engine.push(Input::TreeGone(id));
+        actions.push(Action::Input(Input::TreeGone(id)));
+    }
+
+    /// The engine's notices about a worker whose tree is gone have been emitted: its label is not needed any more.
+    pub(crate) fn forget_label(&mut self, id: WorkerId) {
+        self.reaped.remove(&id);
     }
 
     /// The master exits: kills all that is left. A scan already running does not count.
-    pub(crate) fn end_orphans(&mut self) {
-        self.workers.orphans.at = None;
-        let question = self.scan_request();
-        if let Err(error) = self.workers.orphans.scanner.scan(question) {
+    pub(crate) fn end_orphans(&mut self, now: Time) {
+        self.orphans.everything = true;
+        self.orphans.at = None;
+        let request = self.scan_request(now);
+        if let Err(error) = self.orphans.scanner.scan(request) {
             tracing::warn!("what workers have left behind cannot be ended: {error}");
         }
     }
 
+    /// How many processes are left while the master exits. None: that is not known yet.
+    pub(crate) fn orphans_left(&self) -> Option<usize> {
+        self.orphans.left
+    }
+
     /// What is still there when the master exits, for people.
     pub(crate) fn leftovers_text(&self) -> String {
-        match self.workers.orphans.left {
+        match self.orphans.left {
             Some(1) => {
                 "one process that a worker left behind cannot be ended by the kernel".to_owned()
             }
@@ -409,20 +467,23 @@ impl Supervisor {
         }
     }
 
+    /// Why the tree of a worker that has exited is not gone, for people. None: the worker has not exited.
+    pub(crate) fn why_left(&self, id: WorkerId) -> Option<String> {
+        self.processes.get(id)?.exit?;
+        Some(self.orphans.why_left(id))
+    }
+
     /// Reports children of the spawner threads that belong to no worker. A spawn whose result has not arrived looks the
     /// same, so nothing is reported while spawns are in progress.
-    fn report_unattributed(&mut self) {
-        if self.workers.spawner.outstanding() > 0 {
-            self.workers
-                .orphans
-                .at
-                .get_or_insert(self.clock.now() + SCAN_DELAY);
+    fn report_unattributed(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if self.spawner.outstanding() > 0 {
+            self.orphans.at.get_or_insert(now + SCAN_DELAY);
             return;
         }
-        let (unowned, ended) = std::mem::take(&mut self.workers.orphans.unowned);
+        let (unowned, ended) = std::mem::take(&mut self.orphans.unowned);
         for (pid, start_time) in ended {
             // Identified by its start time. A child of ours keeps its pid until it is reaped, and nobody else reaps it.
-            if !self.workers.processes.pids().contains(&pid)
+            if !self.processes.pids().contains(&pid)
                 && Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time)
             {
                 reaper::reap_one_of(pid);
@@ -432,7 +493,7 @@ impl Supervisor {
             let (pid, start_time) = one.identity;
             let lives =
                 Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie());
-            lives && !self.workers.processes.pids().contains(&pid)
+            lives && !self.processes.pids().contains(&pid)
         };
         let unowned: Vec<UnownedProcess> = unowned.into_iter().filter(strange).collect();
         for UnownedProcess {
@@ -441,7 +502,7 @@ impl Supervisor {
             silent,
         } in unowned.iter().take(MAX_NAMED)
         {
-            let name = crate::observe::sanitize::sanitize(name.as_bytes());
+            let name = sanitize(name.as_bytes());
             let why = match silent {
                 true => "it hangs in the kernel (a disk?) and cannot be asked whose it is",
                 false => "it has left its session, and ROTAD_WORKER is not in its environment",
@@ -450,12 +511,16 @@ impl Supervisor {
                 "pid {pid} ({name}) has lost its parent, and nothing tells which worker started it: {why}; it is ended \
                  when the master stops"
             );
-            self.emit(EventBuilder::new(EventKind::Orphan, text).warn());
-            self.report_daemonized_orphan(*pid, &name);
+            actions.push(Action::Emit(
+                EventBuilder::new(EventKind::Orphan, text).warn(),
+            ));
+            actions.push(Action::UnownedProcess { pid: *pid, name });
         }
         if unowned.len() > MAX_NAMED {
             let text = format!("{} more processes are like that", unowned.len() - MAX_NAMED);
-            self.emit(EventBuilder::new(EventKind::Orphan, text).warn());
+            actions.push(Action::Emit(
+                EventBuilder::new(EventKind::Orphan, text).warn(),
+            ));
         }
     }
 }

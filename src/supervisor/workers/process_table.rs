@@ -1,7 +1,7 @@
-//! The process table: the only place that maps a worker's id to its process. `effects.rs` adds entries, `facts.rs`
-//! updates them, `orphans.rs` removes them once the whole process tree is gone.
+//! The process table: the only place that maps a worker's id to its process. `spawning.rs` adds entries,
+//! `exits.rs` records exits, `orphans.rs` removes entries once the whole process tree is gone.
 
-use crate::log::WorkerOutput;
+use crate::log::{LogWriter, WorkerOutput};
 use crate::notify_socket::NotifySocket;
 use crate::observe::status::LastExit;
 use crate::process::cgroup::Cgroup;
@@ -86,6 +86,14 @@ impl WorkerProcess {
 
     pub(crate) fn pid(&self) -> Option<i32> {
         self.child().map(Process::pid)
+    }
+
+    /// The last lines that it printed, including those that are still in its pipes.
+    pub(crate) fn last_lines(&self, log: &LogWriter) -> Vec<String> {
+        self.output
+            .as_ref()
+            .map(|output| log.tail(output))
+            .unwrap_or_default()
     }
 
     pub(crate) fn exit_report(&self, exit: LastExit, served: bool) -> ExitReport {

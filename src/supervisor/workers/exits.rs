@@ -1,0 +1,168 @@
+//! What a worker says and how it ends: its notify messages and its exit.
+//!
+//! A message that waits in the socket counts before the exit: whoever calls [`Workers::check_exit`] has taken the
+//! messages and the exec status before, and the engine knows them.
+
+use crate::notify_socket::Message;
+use crate::observe::sanitize::sanitize;
+use crate::process::procfs;
+use crate::supervisor::action::Action;
+use crate::supervisor::workers::exit_report::last_exit;
+use crate::supervisor::workers::{LoopContext, Workers};
+use rotad_core::{Exit, Input, PoolKind, Span, WorkerId};
+
+/// Maximum notify messages read from one worker before others have their turn.
+const MESSAGES_A_TURN: usize = 100;
+
+/// What the engine knows of a worker that may have exited. The default: it does not know the worker.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Life {
+    pub age: Span,
+    /// It is not ready yet.
+    pub starting: bool,
+    /// It was asked to stop.
+    pub stopping: bool,
+    /// It has been ready.
+    pub served: bool,
+}
+
+impl Workers {
+    /// Reads the notify messages of a worker. Returns what the engine has to know, and the messages that concern the
+    /// watchdog. `ready_counts`: READY=1 makes it ready.
+    pub(crate) fn read_messages(
+        &mut self,
+        worker: WorkerId,
+        ready_counts: bool,
+    ) -> (Vec<Input>, Vec<Message>) {
+        let (mut inputs, mut watchdog) = (Vec::new(), Vec::new());
+        let Some(process) = self.processes.get_mut(worker) else {
+            return (inputs, watchdog);
+        };
+        let Some(notify) = &process.notify else {
+            return (inputs, watchdog);
+        };
+        for message in notify.drain(MESSAGES_A_TURN) {
+            if message.watchdog || message.trigger || message.watchdog_interval.is_some() {
+                watchdog.push(message.clone());
+            }
+            let Message {
+                ready,
+                extend,
+                status,
+                stopping,
+                ..
+            } = message;
+            if let Some(status) = status {
+                process.status_text = Some(sanitize(status));
+            }
+            if let Some(by) = extend {
+                let by = Span::from_millis(by.as_millis() as u64);
+                inputs.push(Input::TimeoutExtended(worker, by));
+            }
+            if ready {
+                process.ready = true;
+                if ready_counts {
+                    inputs.push(Input::Ready(worker));
+                }
+            }
+            if stopping {
+                tracing::debug!(pid = process.pid(), "reports that it is stopping");
+            }
+        }
+        (inputs, watchdog)
+    }
+
+    /// The workers whose exit is not reported by a pidfd: they are checked at each SIGCHLD.
+    pub(crate) fn to_check(&self) -> Vec<WorkerId> {
+        match self.processes.without_pidfds {
+            true => self.processes.iter().map(|(id, _)| id).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Takes the exit of a worker. `certain`: the kernel has reported it. Otherwise the process may still run, and is
+    /// only checked.
+    pub(crate) fn check_exit(
+        &mut self,
+        context: &LoopContext<'_>,
+        worker: WorkerId,
+        certain: bool,
+        life: Life,
+    ) -> Vec<Action> {
+        let Some(process) = self.processes.get_mut(worker) else {
+            return Vec::new();
+        };
+        if process.exit.is_some() {
+            return Vec::new();
+        }
+        let Some(child) = process.child() else {
+            return Vec::new();
+        };
+        let mut unexplained = None;
+        let exit = match child.peek_exit() {
+            Ok(Some(exit)) => exit,
+            Ok(None) if !certain => return Vec::new(),
+            // A process under ptrace(2) belongs to its tracer to reap, until the tracer lets go.
+            Ok(None) => exit_of_traced(child.pid()).unwrap_or_else(|why| {
+                unexplained = Some(why);
+                Exit::Unknown
+            }),
+            Err(error) => {
+                tracing::error!(
+                    pid = child.pid(),
+                    "cannot learn how the worker ended: {error}"
+                );
+                Exit::Unknown
+            }
+        };
+        if let Some(pidfd) = child.pidfd() {
+            context.poller.unwatch(pidfd);
+        }
+        if process.error.is_some() {
+            return self.spawn_failed(context, worker);
+        }
+        process.exit = Some(exit);
+        let log = process.last_lines(context.log);
+        // Processes that outlive it may go on printing; their lines must not be cut in two.
+        if !life.stopping
+            && let Some(output) = &process.output
+        {
+            context.log.ended(output);
+        }
+        let policy = &process.spec.plan.policy;
+        process.early_exit = life.starting
+            && policy.kind == PoolKind::Service
+            && matches!(exit, Exit::Code(code) if policy.restart.success_exit_codes.contains(&code));
+        let why = process.end_reason.clone().or(unexplained);
+        let exit_report = process.exit_report(
+            last_exit(Some(exit), why, life.age.as_secs_f64(), log),
+            life.served,
+        );
+        // Before the engine learns of the exit: its notices quote the report.
+        self.exit_reports.add(worker, exit_report);
+        vec![
+            Action::ForgetReadiness(worker),
+            Action::Input(Input::Exited(worker, exit)),
+        ]
+    }
+}
+
+/// How a child exited that waitid(2) hides from us because another process traces it. /proc/PID/stat has the exit
+/// status, for those who may trace the process. The error is the reason, for people.
+fn exit_of_traced(pid: i32) -> Result<Exit, String> {
+    let tracer = procfs::tracer(pid);
+    match tracer {
+        Some(tracer) => tracing::warn!(
+            pid,
+            "has ended, and stays a zombie for as long as pid {tracer} traces it"
+        ),
+        None => tracing::warn!(
+            pid,
+            "has ended, and the kernel does not let it be reaped yet"
+        ),
+    }
+    procfs::exit_of_zombie(pid).ok_or_else(|| match tracer {
+        Some(tracer) => format!("unknown (it is traced by pid {tracer})"),
+        None => "unknown (it cannot be reaped)".to_owned(),
+    })
+}

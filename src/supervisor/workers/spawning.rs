@@ -1,0 +1,308 @@
+//! From the engine's `Spawn` to a running program, or to the reason why there is none.
+//!
+//! Order: [`Workers::add`], then [`Workers::submit`] once the worker has its port, then [`Workers::on_spawn_result`]
+//! exactly once. Where the program still has to be executed, [`Workers::on_exec_status`] tells whether it was.
+
+use crate::event_loop::poller::{Interest, Source};
+use crate::log::WorkerOutput;
+use crate::notify_socket::NotifySocket;
+use crate::observe::events::EventKind;
+use crate::process::cgroup::Cgroup;
+use crate::process::tree::ProcessTree;
+use crate::process::{self, SpawnResult, SpawnedChild};
+use crate::supervisor::action::Action;
+use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::listening::Listening;
+use crate::supervisor::pool_registry::PoolSpec;
+use crate::supervisor::workers::exit_report::last_exit;
+use crate::supervisor::workers::process_table::{DeferredSignal, ProcessStage, WorkerProcess};
+use crate::supervisor::workers::spawn_spec::SpawnParams;
+use crate::supervisor::workers::{LoopContext, Workers};
+use rotad_core::{Generation, Input, PoolId, Slot, WorkerId};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+impl Workers {
+    /// Adds a worker that is to be spawned from `spec`.
+    pub(crate) fn add(
+        &mut self,
+        worker: WorkerId,
+        (pool, slot): (PoolId, Slot),
+        generation: Generation,
+        spec: Arc<PoolSpec>,
+    ) {
+        let tag = self.tag(worker);
+        let process = WorkerProcess {
+            pool,
+            slot,
+            generation,
+            spec,
+            tag,
+            stage: ProcessStage::Spawning(Vec::new()),
+            exec_status: None,
+            notify: None,
+            output: None,
+            cgroup: None,
+            tree: None,
+            status_text: None,
+            exit: None,
+            error: None,
+            ready: false,
+            port: None,
+            probe_error: None,
+            survivors: None,
+            tree_signal: None,
+            survivors_logged: false,
+            end_reason: None,
+            early_exit: false,
+        };
+        self.processes.add(worker, process);
+    }
+
+    /// Hands the request to the spawner. `port`: the one assigned to the worker, if its pool has ports.
+    pub(crate) fn submit(
+        &mut self,
+        context: &LoopContext<'_>,
+        listening: &Listening,
+        worker: WorkerId,
+        port: Option<u16>,
+    ) -> Vec<Action> {
+        if let Some(process) = self.processes.get_mut(worker) {
+            process.port = port;
+        }
+        match self.prepare(context, listening, worker) {
+            Ok(()) => Vec::new(),
+            Err(error) => self.fail_spawn(context, worker, format!("cannot prepare it: {error}")),
+        }
+    }
+
+    fn prepare(
+        &mut self,
+        context: &LoopContext<'_>,
+        listening: &Listening,
+        worker: WorkerId,
+    ) -> io::Result<()> {
+        let Some(process) = self.processes.get_mut(worker) else {
+            return Ok(());
+        };
+        let (slot, spec) = (process.slot, process.spec.clone());
+        let plan = &spec.plan;
+        let owner = plan.recipe.account.as_ref().map(|account| account.uid);
+        let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
+        let (output, (stdout, stderr)) =
+            WorkerOutput::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;
+        context.log.adopt(&output);
+        let value = notify.env_value();
+        let pid = output.pid();
+        process.notify = Some(notify);
+        process.output = Some(output);
+        process.cgroup = self.cgroups.make(worker);
+        let params = SpawnParams {
+            worker,
+            pool: process.pool,
+            slot,
+            generation: process.generation,
+            tag: &process.tag,
+            port: process.port,
+            notify: Some(value),
+            stdout,
+            stderr,
+            cgroup: process.cgroup.as_ref().map(Cgroup::procs),
+            pid,
+        };
+        let listeners = listening.of(&spec.listeners);
+        let request = self.spawn_specs.request(&spec, &listeners, &params);
+        self.spawner.request(request);
+        Ok(())
+    }
+
+    /// Takes the result of a spawn.
+    pub(crate) fn on_spawn_result(
+        &mut self,
+        context: &LoopContext<'_>,
+        result: SpawnResult,
+    ) -> Vec<Action> {
+        self.spawner.answered();
+        match result {
+            SpawnResult::Started { worker, child } => {
+                let mut actions = self.process_started(context, worker, child);
+                actions.extend(self.program_runs(worker));
+                actions
+            }
+            SpawnResult::ExecPending {
+                worker,
+                child,
+                exec_status,
+            } => {
+                let actions = self.process_started(context, worker, child);
+                if let Some(process) = self.processes.get_mut(worker)
+                    && context
+                        .poller
+                        .watch(&exec_status, Source::ExecStatus(worker), Interest::Read)
+                        .is_ok()
+                {
+                    process.exec_status = Some(exec_status);
+                }
+                actions
+            }
+            SpawnResult::Failed { worker, error, .. } => {
+                self.fail_spawn(context, worker, error.to_string())
+            }
+        }
+    }
+
+    fn process_started(
+        &mut self,
+        context: &LoopContext<'_>,
+        worker: WorkerId,
+        child: SpawnedChild,
+    ) -> Vec<Action> {
+        let SpawnedChild {
+            process: child,
+            start_time,
+            ..
+        } = child;
+        let pid = child.pid();
+        match child.pidfd().map(|fd| {
+            context
+                .poller
+                .watch(fd, Source::Exit(worker), Interest::Read)
+        }) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::error!(pid, "cannot watch the worker: {error}");
+                self.processes.without_pidfds = true;
+            }
+            None => self.processes.without_pidfds = true,
+        }
+        let Some(process) = self.processes.get_mut(worker) else {
+            return Vec::new();
+        };
+        // Only now: a message sent earlier waits in the socket until we know the sender's pid.
+        if let Some(notify) = &process.notify
+            && let Err(error) =
+                context
+                    .poller
+                    .watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
+        {
+            tracing::error!(pid, "cannot watch its notify socket: {error}");
+        }
+        process.tree = Some(ProcessTree {
+            leader: pid,
+            cgroup: process.cgroup.take(),
+        });
+        let before = std::mem::replace(&mut process.stage, ProcessStage::Alive(child));
+        let event = EventBuilder::new(EventKind::Spawn, format!("started as pid {pid}"));
+        let mut actions = vec![Action::Emit(event.worker(worker).debug())];
+        actions.extend(self.journal.add(process, start_time));
+        self.processes.add_pid(pid);
+        if let ProcessStage::Spawning(deferred) = before {
+            for signal in deferred {
+                match signal {
+                    DeferredSignal::Signal(signal) => self.processes.signal(worker, signal),
+                    DeferredSignal::Kill => self.processes.kill(worker),
+                }
+            }
+        }
+        actions
+    }
+
+    /// Exec has succeeded.
+    fn program_runs(&mut self, worker: WorkerId) -> Option<Action> {
+        self.cgroups.prove(self.processes.get(worker)?);
+        Some(Action::ProgramRuns(worker))
+    }
+
+    /// The shim has reported whether exec succeeded, or has ended.
+    pub(crate) fn on_exec_status(
+        &mut self,
+        context: &LoopContext<'_>,
+        worker: WorkerId,
+    ) -> Option<Action> {
+        let process = self.processes.get_mut(worker)?;
+        let result = match process::exec_status(process.exec_status.as_ref()?) {
+            Ok(None) => return None,
+            Ok(Some(result)) => result.map_err(|error| error.to_string()),
+            Err(error) => Err(format!(
+                "cannot read the exec status from the shim: {error}"
+            )),
+        };
+        if let Some(pipe) = process.exec_status.take() {
+            context.poller.unwatch(&pipe);
+        }
+        match result {
+            Ok(()) => self.program_runs(worker),
+            Err(error) => {
+                // The child exits next, and with that the spawn has failed.
+                process.error = Some(error);
+                None
+            }
+        }
+    }
+
+    /// The worker cannot be spawned, or is not to be any more. It has no process.
+    pub(crate) fn fail_spawn(
+        &mut self,
+        context: &LoopContext<'_>,
+        worker: WorkerId,
+        error: String,
+    ) -> Vec<Action> {
+        if let Some(process) = self.processes.get_mut(worker) {
+            process.error = Some(error);
+        }
+        self.spawn_failed(context, worker)
+    }
+
+    /// The spawn has failed and its process, if there was one, is gone: records why and tells the engine.
+    pub(super) fn spawn_failed(
+        &mut self,
+        context: &LoopContext<'_>,
+        worker: WorkerId,
+    ) -> Vec<Action> {
+        let Some(mut process) = self.processes.remove(worker) else {
+            return Vec::new();
+        };
+        let exit = last_exit(
+            None,
+            process.error.take(),
+            0.0,
+            process.last_lines(context.log),
+        );
+        self.exit_reports
+            .add(worker, process.exit_report(exit, false));
+        let mut actions = Vec::new();
+        self.dispose(context, worker, process, &mut actions);
+        actions.push(Action::ForgetReadiness(worker));
+        actions.push(Action::Input(Input::SpawnFailed(worker)));
+        actions
+    }
+
+    /// Releases what is left of a worker: poller entries, log pipe, journal entry, the zombie, and its port.
+    pub(super) fn dispose(
+        &mut self,
+        context: &LoopContext<'_>,
+        worker: WorkerId,
+        process: WorkerProcess,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(notify) = &process.notify {
+            context.poller.unwatch(notify.as_fd());
+        }
+        if let Some(output) = &process.output {
+            context.log.ended(output);
+        }
+        if let ProcessStage::Alive(child) = process.stage {
+            if let Some(pidfd) = child.pidfd()
+                && process.exit.is_none()
+            {
+                context.poller.unwatch(pidfd);
+            }
+            actions.extend(self.journal.forget(child.pid()));
+            self.processes.reap(child);
+        }
+        if process.port.is_some() {
+            actions.push(Action::ReleasePort(worker));
+        }
+    }
+}
