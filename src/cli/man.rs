@@ -13,7 +13,7 @@ use std::io;
 const SIGNALS: [(&str, &str); 6] = [
     (
         "TERM, QUIT",
-        "graceful stop: every worker gets its stop steps, the master leaves when all are gone. Sent again: no effect",
+        "graceful stop: every worker gets its stop steps, the master exits when all are gone. Sent again: no effect",
     ),
     ("INT", "the same; a second INT kills immediately"),
     ("USR1", "rolling restart of every pool of kind worker"),
@@ -31,18 +31,21 @@ const SIGNALS: [(&str, &str); 6] = [
 const FILES: [(&str, &str); 6] = [
     (
         "$ROTAD_CONFIG, ./rotad.toml, ./config/rotad.toml, /etc/rotad/rotad.toml",
-        "the configuration: the first that exists, where -c names none",
+        "the configuration: the first that exists, if -c names none",
     ),
     (
         "/run/rotad/NAME, $XDG_STATE_HOME/rotad/NAME",
-        "the runtime directory, for root and for others. NAME: the master's name, or that of the configuration's file",
+        "the runtime directory, for root and for other users. NAME: the master's name, or that of the configuration's file",
     ),
     (
         "master.pid",
-        "in it, unless configured elsewhere: the master's pid, locked while it lives",
+        "in it, unless configured elsewhere: the master's pid, locked while the master runs",
     ),
-    ("master.lock", "in it: held by the living master; stays"),
-    ("control.sock", "in it: what the verbs talk to"),
+    (
+        "master.lock",
+        "in it: locked by the running master; never removed",
+    ),
+    ("control.sock", "in it: the socket that commands use"),
     (
         "/var/log/rotad/NAME.log, $XDG_STATE_HOME/rotad/NAME.log",
         "the log of a master in the background, unless configured elsewhere",

@@ -158,7 +158,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            !text.contains("[pool.hello]") && !text.contains("Something to watch at once"),
+            !text.contains("[pool.hello]") && !text.contains("An example: two workers"),
             "{text}"
         );
         assert!(
