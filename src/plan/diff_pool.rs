@@ -1,7 +1,9 @@
 //! Compares one pool in two plans: which of its keys changed, and which of those require new workers.
 
 use super::diff::differing;
-use super::{Address, Health, Kind, LogPlan, Plan, PoolPlan, Recipe, Sink, Template};
+use super::{
+    Account, Address, Health, Kind, Limit, LogPlan, Plan, PoolPlan, Recipe, Sink, Template,
+};
 use std::collections::BTreeMap;
 
 /// Changed keys.
@@ -65,50 +67,76 @@ pub(super) fn keys(
     keys
 }
 
+#[expect(
+    clippy::unneeded_field_pattern,
+    reason = "without `..` the compiler asks what a change of a new field means"
+)]
 fn recipe(keys: &mut Keys, old: &Recipe, new: &Recipe) {
+    let Recipe {
+        command,
+        env,
+        clear_env,
+        pass_env,
+        working_directory,
+        account,
+        umask,
+        nice,
+        limits,
+        // Compared by name and address: `listens` and `stdin`.
+        listen: _,
+        passed: _,
+        stdin: _,
+    } = new;
     keys.rolled
-        .extend(differing(&[("command", old.command != new.command)]));
-    named(&mut keys.rolled, "env", &variables(old), &variables(new));
-    let user = |recipe: &Recipe| {
-        recipe
-            .account
+        .extend(differing(&[("command", old.command != *command)]));
+    named(
+        &mut keys.rolled,
+        "env",
+        &variables(&old.env),
+        &variables(env),
+    );
+    let user = |account: &Option<Account>| {
+        account
             .as_ref()
             .map(|user| (user.name.clone(), user.uid, user.home.clone()))
     };
-    let shell = |recipe: &Recipe| recipe.account.as_ref().map(|account| account.shell.clone());
-    let group = |recipe: &Recipe| {
-        recipe
-            .account
-            .as_ref()
-            .map(|account| (account.gid, account.groups.clone()))
-    };
-    let other_user = user(old) != user(new) || shell(old) != shell(new);
+    let shell = |account: &Option<Account>| account.as_ref().map(|user| user.shell.clone());
+    let group =
+        |account: &Option<Account>| account.as_ref().map(|user| (user.gid, user.groups.clone()));
+    let other_user = user(&old.account) != user(account) || shell(&old.account) != shell(account);
     keys.rolled.extend(differing(&[
-        ("clear_env", old.clear_env != new.clear_env),
-        ("pass_env", old.pass_env != new.pass_env),
+        ("clear_env", old.clear_env != *clear_env),
+        ("pass_env", old.pass_env != *pass_env),
         (
             "working_directory",
-            old.working_directory != new.working_directory,
+            old.working_directory != *working_directory,
         ),
         ("user", other_user),
         // A different user has different groups.
-        ("group", !other_user && group(old) != group(new)),
-        ("umask", old.umask != new.umask),
-        ("nice", old.nice != new.nice),
+        (
+            "group",
+            !other_user && group(&old.account) != group(account),
+        ),
+        ("umask", old.umask != *umask),
+        ("nice", old.nice != *nice),
     ]));
-    let limits = |recipe: &Recipe| -> BTreeMap<String, (u64, u64)> {
-        recipe
-            .limits
+    let by_name = |limits: &[Limit]| -> BTreeMap<String, (u64, u64)> {
+        limits
             .iter()
             .map(|limit| (limit.name.clone(), (limit.soft, limit.hard)))
             .collect()
     };
-    named(&mut keys.rolled, "limits", &limits(old), &limits(new));
+    named(
+        &mut keys.rolled,
+        "limits",
+        &by_name(&old.limits),
+        &by_name(limits),
+    );
 }
 
 /// A later variable overrides an earlier one of the same name.
-fn variables(recipe: &Recipe) -> BTreeMap<String, Template> {
-    recipe.env.iter().cloned().collect()
+fn variables(env: &[(String, Template)]) -> BTreeMap<String, Template> {
+    env.iter().cloned().collect()
 }
 
 /// `TABLE.NAME` for every name that is on one side only or has different values.
