@@ -6,6 +6,10 @@ use super::Supervisor;
 use super::clients::describer::is_up;
 use super::clients::outcome_text::{reason, superseded};
 use super::event_log::EventBuilder;
+use super::notice_text::{
+    ALIVE_ONLY, death_kind, end_reason, failure_cause, kill_text, outcome_cause, retire_text,
+    retry_text,
+};
 use super::shutdown::ended_text;
 use super::workers::exit_report::{describe, exit_text, last_exit, last_known};
 use super::workers::orphans::list_members;
@@ -13,9 +17,7 @@ use crate::control::protocol::Response;
 use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::sys::process::Process;
-use rotad_core::{
-    Cause, Exit, KillReason, Notice, Outcome, PoolId, Slot, Span, StopReason, WorkerId,
-};
+use rotad_core::{Cause, KillReason, Notice, Outcome, PoolId, Slot, Span, WorkerId};
 
 /// The fields of [`Notice::Died`].
 struct Death {
@@ -24,6 +26,17 @@ struct Death {
     early_exits: u32,
     retry_in: Option<Span>,
     given_up: bool,
+}
+
+/// A worker that has taken the place of another one.
+struct Step {
+    pool: PoolId,
+    slot: Slot,
+    worker: WorkerId,
+    done: u32,
+    of: u32,
+    /// How long it took; None: it is gone again.
+    took: Option<Span>,
 }
 
 impl Supervisor {
@@ -77,7 +90,7 @@ impl Supervisor {
                 );
             }
             Notice::Retired { worker, why } => {
-                let (cause, text) = self.retire_text(worker, why);
+                let (cause, text) = retire_text(why, self.successor_is_ready_by_age(worker));
                 self.emit(
                     EventBuilder::new(EventKind::Retired, text)
                         .worker(worker)
@@ -105,7 +118,17 @@ impl Supervisor {
                 worker,
                 done,
                 of,
-            } => self.report_replaced(pool, slot, worker, (done, of)),
+            } => {
+                let took = self.engine.view().worker(worker).and_then(|of| of.ready_in);
+                self.report_replaced(&Step {
+                    pool,
+                    slot,
+                    worker,
+                    done,
+                    of,
+                    took,
+                });
+            }
             Notice::CrashLoop { pool, deaths, span } => {
                 let span = span.max(Span::from_secs(1));
                 let text = format!(
@@ -142,11 +165,9 @@ impl Supervisor {
                 self.emit(EventBuilder::new(EventKind::PoolStopped, "stopped").pool(pool));
             }
             Notice::Waiting { pool, by } => {
-                let names: Vec<&str> = by.iter().map(|pool| self.pools.name(*pool)).collect();
-                let text = format!("starts after {}", names.join(", "));
-                let told = format!("{}: {text}", self.pools.name(pool));
-                self.emit(EventBuilder::new(EventKind::Waiting, text).pool(pool));
-                self.tell_waiting_clients(pool, &told);
+                let text = format!("starts after {}", self.pools.list(&by));
+                self.emit(EventBuilder::new(EventKind::Waiting, text.as_str()).pool(pool));
+                self.tell_progress(pool, &text);
             }
             Notice::OneshotDone {
                 pool,
@@ -184,11 +205,8 @@ impl Supervisor {
                         .pool(pool)
                         .generation(generation),
                 );
-                let text = format!(
-                    "{}: rolling {of} workers to generation {generation}",
-                    self.pools.name(pool)
-                );
-                self.tell_waiting_clients(pool, &text);
+                let text = format!("rolling {of} workers to generation {generation}");
+                self.tell_progress(pool, &text);
             }
             Notice::RollingBack {
                 pool,
@@ -207,8 +225,7 @@ impl Supervisor {
                     .pool(pool)
                     .generation(generation);
                 self.emit(event.cause(failure_cause(failure.cause)).error());
-                let text = format!("{}: {text}", self.pools.name(pool));
-                self.tell_waiting_clients(pool, &text);
+                self.tell_progress(pool, &text);
             }
             Notice::RollEnded { pool, outcome } => self.roll_ended(pool, &outcome),
             Notice::BeginsWith {
@@ -216,28 +233,19 @@ impl Supervisor {
                 generation,
                 by,
             } => {
-                let name = self.pools.name(pool);
                 let how = if by.is_empty() {
                     "starts".to_owned()
                 } else {
                     format!("waits for {}, and starts after that", self.pools.list(&by))
                 };
-                let text = format!("{name}: {how}, with generation {generation}");
-                self.tell_waiting_clients(pool, &text);
+                self.tell_progress(pool, &format!("{how}, with generation {generation}"));
             }
             Notice::RollAfter { pool, by } => {
-                let names: Vec<&str> = by.iter().map(|pool| self.pools.name(*pool)).collect();
-                let text = format!(
-                    "its rolling restart begins after that of {}",
-                    names.join(", ")
-                );
-                let told = format!("{}: {text}", self.pools.name(pool));
-                self.emit(
-                    EventBuilder::new(EventKind::Waiting, text)
-                        .pool(pool)
-                        .cause("roll"),
-                );
-                self.tell_waiting_clients(pool, &told);
+                let names = self.pools.list(&by);
+                let text = format!("its rolling restart begins after that of {names}");
+                let event = EventBuilder::new(EventKind::Waiting, text.as_str());
+                self.emit(event.pool(pool).cause("roll"));
+                self.tell_progress(pool, &text);
             }
             Notice::RollWaits { pool } => {
                 let text = "another rolling restart waits for the running one";
@@ -266,7 +274,7 @@ impl Supervisor {
                     "every new worker is alive, nothing says that they are ready: watched for {span} before the roll is \
                      done"
                 );
-                self.tell_waiting_clients(pool, &format!("{}: {text}", self.pools.name(pool)));
+                self.tell_progress(pool, &text);
                 self.emit(
                     EventBuilder::new(EventKind::RollStep, text)
                         .pool(pool)
@@ -283,80 +291,65 @@ impl Supervisor {
                     EventBuilder::new(EventKind::WorkerReplaced, format!("replaced in {took}"))
                         .worker(worker),
                 );
-                let pid = self.workers.label(worker).pid;
-                let name = self.pools.name(pool).to_owned();
                 let how = if self.is_ready_by_age(worker) {
                     ALIVE_ONLY
                 } else {
                     "serves"
                 };
-                let text = format!(
-                    "{name}/{slot}: pid {} {how}, after {took}",
-                    pid.unwrap_or(0)
-                );
-                let took_ms = Some(took.as_millis());
-                self.tell_waiting(
+                let step = Step {
                     pool,
-                    &Response::Step {
-                        pool: name,
-                        slot: slot.0,
-                        pid,
-                        done: 1,
-                        of: 1,
-                        took_ms,
-                        text,
-                    },
-                );
+                    slot,
+                    worker,
+                    done: 1,
+                    of: 1,
+                    took: Some(took),
+                };
+                self.tell_step(&step, &format!("{how}, after {took}"));
             }
         }
     }
 
-    fn report_replaced(
-        &mut self,
-        pool: PoolId,
-        slot: Slot,
-        worker: WorkerId,
-        (done, of): (u32, u32),
-    ) {
-        let took = self
-            .engine
-            .view()
-            .worker(worker)
-            .and_then(|view| view.ready_in);
-        let pid = self.workers.label(worker).pid;
-        let name = self.pools.name(pool).to_owned();
-        let how = match took {
-            _ if self.is_ready_by_age(worker) => ALIVE_ONLY.to_owned(),
+    fn report_replaced(&mut self, step: &Step) {
+        let how = match step.took {
+            _ if self.is_ready_by_age(step.worker) => ALIVE_ONLY.to_owned(),
             Some(took) => format!("serves, ready after {took}"),
             None => "serves".to_owned(),
         };
-        let text = format!("{how} ({done} of {of})");
-        self.emit(
-            EventBuilder::new(EventKind::RollStep, text.clone())
-                .worker(worker)
-                .debug(),
-        );
-        let took_ms = took.map(|took| took.as_millis());
-        let text = format!("{name}/{slot}: pid {} {text}", pid.unwrap_or(0));
-        self.tell_waiting(
-            pool,
-            &Response::Step {
-                pool: name,
-                slot: slot.0,
-                pid,
-                done,
-                of,
-                took_ms,
-                text,
-            },
-        );
+        let text = format!("{how} ({} of {})", step.done, step.of);
+        let event = EventBuilder::new(EventKind::RollStep, text.as_str());
+        self.emit(event.worker(step.worker).debug());
+        self.tell_step(step, &text);
     }
 
-    /// Sends a line of progress to the clients that wait for this pool.
-    fn tell_waiting_clients(&mut self, pool: PoolId, text: &str) {
-        let text = text.to_owned();
-        let progress = Response::Progress { text };
-        self.tell_waiting(pool, &progress);
+    /// Tells the clients that wait for this pool that one more worker is replaced.
+    fn tell_step(&mut self, step: &Step, text: &str) {
+        let Step {
+            pool,
+            slot,
+            worker,
+            done,
+            of,
+            took,
+        } = *step;
+        let pid = self.workers.label(worker).pid;
+        let name = self.pools.name(pool).to_owned();
+        let text = format!("{name}/{slot}: pid {} {text}", pid.unwrap_or(0));
+        let step = Response::Step {
+            pool: name,
+            slot: slot.0,
+            pid,
+            done,
+            of,
+            took_ms: took.map(Span::as_millis),
+            text,
+        };
+        self.tell_waiting(pool, &step);
+    }
+
+    /// Sends a line of progress about this pool to the clients that wait for it.
+    fn tell_progress(&mut self, pool: PoolId, text: &str) {
+        let text = format!("{}: {text}", self.pools.name(pool));
+        self.tell_waiting(pool, &Response::Progress { text });
     }
 
     fn tell_waiting(&mut self, pool: PoolId, answer: &Response) {
@@ -382,7 +375,7 @@ impl Supervisor {
                 if let (Some(pool), Some(slot)) = (context.pool, context.slot) {
                     let (name, pid) = (self.pools.name(pool), context.pid.unwrap_or(0));
                     let told = format!("{name}/{slot}: pid {pid} is {text}");
-                    self.tell_waiting_clients(pool, &told);
+                    self.tell_waiting(pool, &Response::Progress { text: told });
                 }
             }
         }
@@ -428,61 +421,29 @@ impl Supervisor {
             }
         }
         let text = describe(cause, self.workers.exit_reports.of_worker(id));
-        let next = match retry_in {
-            Some(Span::ZERO) => "; started again at once".to_owned(),
-            Some(span) if early_exits > 1 => {
-                format!(", {early_exits} times in a row; started again in {span}")
-            }
-            Some(span) => format!("; started again in {span}"),
-            None if given_up => {
-                let pool = self.workers.label(id).pool;
-                let why = pool.map(|pool| self.describer().no_restart_reason(pool, cause));
-                format!("; {}", why.unwrap_or_default())
-            }
-            None => String::new(),
+        let next = if given_up && retry_in.is_none() {
+            let pool = self.workers.label(id).pool;
+            let why = pool.map(|pool| self.describer().no_restart_reason(pool, cause));
+            format!("; {}", why.unwrap_or_default())
+        } else {
+            retry_text(retry_in, early_exits)
         };
-        let kind = match cause {
-            Cause::SpawnFailed => EventKind::SpawnFailed,
-            Cause::NotReadyInTime => EventKind::NotReady,
-            Cause::Unhealthy => EventKind::Unhealthy,
-            Cause::Exited(_) | Cause::Cancelled | Cause::After(_) => EventKind::Exit,
-        };
+        let kind = death_kind(cause);
         let event = EventBuilder::new(kind, format!("{text}{next}"))
             .worker(id)
             .cause(failure_cause(cause));
         self.emit(if failure { event.warn() } else { event });
     }
 
-    fn retire_text(&self, worker: WorkerId, why: StopReason) -> (&'static str, &'static str) {
-        // The slot has its successor by now.
+    /// Whether the worker that has taken the slot of this one counts as ready because of its age alone.
+    fn successor_is_ready_by_age(&self, worker: WorkerId) -> bool {
         let view = self.engine.view();
         let old = view.worker(worker).map(|old| (old.pool, old.slot));
-        let next = old.and_then(|of| {
+        old.and_then(|of| {
             view.workers()
                 .find(|next| (next.pool, next.slot) == of && is_up(next.state))
-        });
-        let by_age = next.is_some_and(|next| next.by_age);
-        match why {
-            StopReason::Replaced if by_age => ("replaced", "its successor is alive: stopping"),
-            StopReason::Replaced => ("replaced", "its successor serves: stopping"),
-            StopReason::Abandoned => ("abandoned", "what it was started for has ended: stopping"),
-            StopReason::MakesRoom => ("replaced", "its successor starts once it is gone: stopping"),
-            StopReason::MakesRoomForFresh => (
-                "recycled",
-                "a fresh worker starts once it is gone: stopping",
-            ),
-            StopReason::Recycled if by_age => {
-                ("recycled", "a fresh worker is alive in its place: stopping")
-            }
-            StopReason::Recycled => ("recycled", "a fresh worker serves in its place: stopping"),
-            StopReason::Unhealthy => ("unhealthy", "failed its health check: stopping"),
-            StopReason::Unreachable => (
-                "unreachable",
-                "its listening socket was replaced by a new one: stopping",
-            ),
-            StopReason::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
-            StopReason::Stop => ("stop", "stopping"),
-        }
+        })
+        .is_some_and(|next| next.by_age)
     }
 
     /// Names the processes that are killed: their work is cut short, and this line says which.
@@ -497,26 +458,7 @@ impl Supervisor {
             Some(None) => Some("what it is was not found out in time".to_owned()),
             None => None,
         };
-        let mut text = match (reason, rest) {
-            (KillReason::Steps, Some(rest)) => {
-                format!(
-                    "cut short {waited} after it was asked to stop: its tree had not ended, killed: {rest}"
-                )
-            }
-            (KillReason::Cap, Some(rest)) => {
-                format!(
-                    "cut short {waited} after it was asked to stop, the stop of everything takes too long: killed: {rest}"
-                )
-            }
-            (KillReason::Now, Some(rest)) => format!("killed at once, as was asked for: {rest}"),
-            (KillReason::Steps, None) => format!("did not stop within {waited}: killed"),
-            (KillReason::Cap, None) => {
-                format!(
-                    "killed {waited} after it was asked to stop: the stop of everything takes too long"
-                )
-            }
-            (KillReason::Now, None) => "killed at once, as was asked for".to_owned(),
-        };
+        let mut text = kill_text(reason, waited, rest.as_deref());
         let log = process
             .output
             .as_ref()
@@ -546,49 +488,5 @@ impl Supervisor {
             Outcome::Aborted { .. } | Outcome::RolledBack { .. }
         ) && code != ExitCode::DONE;
         self.emit(if is_failure { event.error() } else { event });
-    }
-}
-
-/// For a worker that counts as ready because of its age alone.
-const ALIVE_ONLY: &str = "is alive, nothing says that it is ready";
-
-fn failure_cause(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Exited(Exit::Code(_)) => "exited",
-        Cause::Exited(Exit::Signal { .. }) => "killed",
-        Cause::Exited(Exit::Unknown) => "unknown",
-        Cause::SpawnFailed => "spawn-failed",
-        Cause::NotReadyInTime => "not-ready",
-        Cause::Unhealthy => "unhealthy",
-        Cause::Cancelled => "cancelled",
-        Cause::After(_) => "after",
-    }
-}
-
-fn outcome_cause(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Done { .. } => "done",
-        Outcome::Aborted { .. } => "aborted",
-        Outcome::RolledBack { .. } => "rolled-back",
-        Outcome::Superseded { .. } => "superseded",
-        Outcome::Cancelled { .. } => "cancelled",
-        Outcome::ReplaceFailed { .. }
-        | Outcome::HeldUp { .. }
-        | Outcome::NothingDone(_)
-        | Outcome::Up(_)
-        | Outcome::StartFailed(_)
-        | Outcome::Stopped
-        | Outcome::Removed
-        | Outcome::Scaled { .. } => "nothing",
-    }
-}
-
-/// Why a running worker is killed, with the last error of its probe or watchdog.
-fn end_reason(cause: Cause, reason: Option<&str>) -> String {
-    match (cause, reason) {
-        (Cause::NotReadyInTime, None) => "was not ready in time".to_owned(),
-        (Cause::NotReadyInTime, Some(reason)) => format!("was not ready in time: {reason}"),
-        (_, None) => "failed its health check".to_owned(),
-        (_, Some(reason)) => reason.to_owned(),
     }
 }

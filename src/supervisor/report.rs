@@ -94,7 +94,12 @@ impl Supervisor {
                 let actions = self.listening.on_checked(number, checked, now, poller);
                 self.perform(actions);
             }
-            JobResult::RuntimeDirRepaired(repaired) => self.on_runtime_dir_repaired(repaired),
+            JobResult::RuntimeDirRepaired(repaired) => {
+                if let Some(repaired) = self.runtime.repaired(self.clock.now(), repaired) {
+                    let actions = self.apply_repair(repaired);
+                    self.perform(actions);
+                }
+            }
             JobResult::Compared {
                 round,
                 pool,

@@ -126,12 +126,9 @@ impl Runtime {
 }
 
 impl Supervisor {
-    /// A repair has ended: the parts take the files that are new.
-    pub(super) fn on_runtime_dir_repaired(&mut self, repaired: Result<Repaired, RuntimeDirError>) {
-        let now = self.clock.now();
-        let Some(repaired) = self.runtime.repaired(now, repaired) else {
-            return;
-        };
+    /// The parts take the files that a repair has made.
+    pub(super) fn apply_repair(&mut self, repaired: Repaired) -> Vec<Action> {
+        let mut actions = Vec::new();
         let poller = &self.event_loop.poller;
         if let Some(listener) = repaired.control {
             self.clients.replace_control_socket(listener, poller);
@@ -141,10 +138,8 @@ impl Supervisor {
             self.clients.set_location(path);
         }
         if repaired.journal {
-            let event = self.workers.journal.move_to(self.runtime.path());
-            self.perform(event);
+            actions.extend(self.workers.journal.move_to(self.runtime.path()));
         }
-        let poller = &self.event_loop.poller;
         let again = self.workers.rebind_notify_sockets(poller);
         if again > 0 || !repaired.what.is_empty() {
             let mut what = repaired.what;
@@ -153,8 +148,10 @@ impl Supervisor {
                 "what this master needs was not in its place, and was made again: {}",
                 what.join(", ")
             );
-            self.emit(EventBuilder::new(EventKind::Restored, text).warn());
+            let event = EventBuilder::new(EventKind::Restored, text).warn();
+            actions.push(Action::Emit(event));
         }
+        actions
     }
 
     /// The configuration was read again, and its symlink may lead to another file now.
