@@ -308,3 +308,93 @@ fn is_held_up(pool: &PoolView, all: &[PoolReport<'_>]) -> bool {
         .filter_map(find)
         .any(|other| stuck(other.state) || is_held_up(other, all))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rotad_core::{Generation, RollView};
+
+    fn report(id: u32, name: &'static str, state: PoolState, ready: u32) -> PoolReport<'static> {
+        let roll = RollView {
+            state: RollState::None,
+            generation: 0,
+            failure: None,
+            replaced: 0,
+            of: 0,
+            took: Span::ZERO,
+            waiting: false,
+            after: Vec::new(),
+        };
+        let view = PoolView {
+            state,
+            wanted: 2,
+            alive: 2,
+            ready,
+            starting: 2 - ready,
+            draining: 0,
+            fill_generation: Generation(1),
+            last_good: Generation(1),
+            previous_good: Generation::NONE,
+            serving: Vec::new(),
+            outdated: 0,
+            held_by: Vec::new(),
+            roll,
+        };
+        PoolReport {
+            id: PoolId(id),
+            name,
+            view,
+            culprit: None,
+        }
+    }
+
+    #[test]
+    fn ready_is_sent_once_all_pools_are_settled() {
+        let mut manager = ServiceManager::begin(0, Clock::start());
+        let pid = std::process::id();
+        let starting = [report(0, "web", PoolState::Starting, 1)];
+        assert_eq!(
+            manager.message(false, &starting).as_deref(),
+            Some("STATUS=starting: web 1/2 starting")
+        );
+        assert_eq!(
+            manager.message(false, &starting),
+            None,
+            "nothing has changed"
+        );
+        let ok = [report(0, "web", PoolState::Ok, 2)];
+        let text = format!("READY=1\nMAINPID={pid}\nSTATUS=running: web 2/2");
+        assert_eq!(manager.message(false, &ok), Some(text));
+        assert_eq!(manager.message(false, &ok), None);
+    }
+
+    #[test]
+    fn a_pool_that_waits_for_a_failed_one_does_not_hold_ready_up() {
+        let mut manager = ServiceManager::begin(0, Clock::start());
+        let mut web = report(0, "web", PoolState::Starting, 0);
+        web.view.held_by = vec![PoolId(1)];
+        let migrate = report(1, "migrate", PoolState::Failed, 0);
+        let message = manager.message(false, &[web, migrate]).unwrap_or_default();
+        assert!(message.starts_with("READY=1\n"), "{message}");
+    }
+
+    #[test]
+    fn the_end_of_a_reload_is_told_once() {
+        let mut manager = ServiceManager::begin(0, Clock::start());
+        let ok = [report(0, "web", PoolState::Ok, 2)];
+        manager.reloading();
+        assert!(!manager.reloading, "it was never ready");
+        manager.message(false, &ok);
+        manager.reloading();
+        let during = manager.message(true, &ok);
+        assert_eq!(during.as_deref(), Some("STATUS=reloading: web 2/2"));
+        let after = manager.message(false, &ok);
+        assert_eq!(after.as_deref(), Some("READY=1\nSTATUS=running: web 2/2"));
+        assert_eq!(manager.message(false, &ok), None);
+        manager.tell_stopping();
+        manager.reloading();
+        assert!(!manager.reloading);
+        let stopping = manager.message(false, &ok);
+        assert_eq!(stopping.as_deref(), Some("STATUS=stopping: web 2 left"));
+    }
+}

@@ -4,15 +4,16 @@
 use crate::control::protocol::{ScaleTo, Selector, Wait};
 use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
-use crate::plan::Kind;
+use crate::plan::{Kind, PoolPlan};
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::NONE_WANTED;
+use crate::supervisor::clients::tickets::WaitId;
 use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::reload::on_change::Continuation;
-use rotad_core::{PoolId, Request, Slot, WorkerId, WorkerState};
+use rotad_core::{Policy, PoolId, Request, Slot, WorkerId, WorkerState};
 
 /// A larger number is taken for a typing error.
-const MAX_WORKERS: i64 = 100_000;
+const MAX_WORKERS: u32 = 100_000;
 
 impl Supervisor {
     pub(crate) fn roll_requested(&mut self, client: u64, which: &Selector, wait: Wait) {
@@ -148,7 +149,7 @@ impl Supervisor {
         }
     }
 
-    fn start_pool(&mut self, wait: crate::supervisor::clients::tickets::WaitId, pool: PoolId) {
+    fn start_pool(&mut self, wait: WaitId, pool: PoolId) {
         let oneshot = self
             .pools
             .plan(pool)
@@ -204,43 +205,21 @@ impl Supervisor {
             return;
         };
         let from = policy.count;
-        let wanted = match to {
-            ScaleTo::Exactly(count) => i64::from(count),
-            ScaleTo::By(by) => i64::from(from).saturating_add(by),
+        let Some(plan) = self.pools.plan(pool) else {
+            return;
         };
-        let ports = self
-            .pools
-            .plan(pool)
-            .and_then(|plan| plan.ports)
-            .map(|ports| ports.count());
-        let refused = if self
-            .pools
-            .plan(pool)
-            .is_some_and(|plan| plan.kind == Kind::Oneshot)
-        {
-            Some("a oneshot is one run: it has no number of workers".to_owned())
-        } else if !(0..=MAX_WORKERS).contains(&wanted) {
-            Some(format!(
-                "{wanted} is not a possible number of workers: 0 to {MAX_WORKERS}"
-            ))
-        } else if let Some(have) =
-            ports.filter(|have| i64::from(*have) < wanted + i64::from(policy.reload.surge))
-        {
-            let surge = policy.reload.surge;
-            Some(format!(
-                "its `ports` are {have}, and {wanted} workers with a surge of {surge} need more"
-            ))
-        } else {
-            self.lookup().has_room_to_scale(pool, wanted as u32).err()
+        let allowed = wanted_count(plan, &policy, to).and_then(|count| {
+            self.lookup().has_room_to_scale(pool, count)?;
+            Ok(count)
+        });
+        let count = match allowed {
+            Ok(count) => count,
+            Err(why) => {
+                let message =
+                    format!("{name}: {why}\nnothing was changed: {from} workers are wanted");
+                return self.done(client, ExitCode::FAILED, message);
+            }
         };
-        if let Some(why) = refused {
-            return self.done(
-                client,
-                ExitCode::FAILED,
-                format!("{name}: {why}\nnothing was changed: {from} workers are wanted"),
-            );
-        }
-        let count = wanted as u32;
         let text = format!(
             "{} asks to scale: {from} → {count}",
             self.clients.name(client)
@@ -270,35 +249,16 @@ impl Supervisor {
                 format!("there is no signal {signal}"),
             );
         }
-        let all: Vec<_> = self
-            .engine
-            .view()
-            .workers()
-            .filter(|worker| worker.pool == pool)
-            .collect();
-        let meant: Vec<_> = all
-            .iter()
-            .filter(|worker| slot.is_none_or(|slot| worker.slot.0 == slot))
-            .collect();
-        let ready = |state| matches!(state, WorkerState::Ready | WorkerState::Soaking);
-        let targets: Vec<WorkerId> = meant
-            .iter()
-            .filter(|w| ready(w.state))
-            .map(|w| w.id)
-            .collect();
         let target = slot.map_or_else(|| name.to_owned(), |slot| format!("{name}/{slot}"));
-        if targets.is_empty() {
-            let why = match (slot, meant.is_empty()) {
-                (Some(_), true) => "there is no such worker",
-                (Some(_), false) => "is not ready: before that, a signal would end it",
-                (None, _) => "no worker is ready",
-            };
-            return self.done(
-                client,
-                ExitCode::FAILED,
-                format!("{target}: {why}; nothing was sent"),
-            );
-        }
+        let view = self.engine.view();
+        let workers = view.workers().filter(|worker| worker.pool == pool);
+        let targets = match signal_targets(workers.map(|of| (of.id, of.slot, of.state)), slot) {
+            Ok(targets) => targets,
+            Err(why) => {
+                let message = format!("{target}: {why}; nothing was sent");
+                return self.done(client, ExitCode::FAILED, message);
+            }
+        };
         let text = format!("SIG{}", crate::event_loop::signals::name(signal));
         let (mut pids, mut failed) = (Vec::new(), Vec::new());
         for worker in targets {
@@ -370,5 +330,77 @@ impl Supervisor {
         if wait == Wait::No {
             self.done(client, ExitCode::DONE, format!("replacing {name}/{slot}"));
         }
+    }
+}
+
+/// The number of workers that a pool is to have, or why it cannot have it. Whether there are descriptors for them is not
+/// known here.
+fn wanted_count(plan: &PoolPlan, policy: &Policy, to: ScaleTo) -> Result<u32, String> {
+    if plan.kind == Kind::Oneshot {
+        return Err("a oneshot is one run: it has no number of workers".to_owned());
+    }
+    let wanted = match to {
+        ScaleTo::Exactly(count) => i64::from(count),
+        ScaleTo::By(by) => i64::from(policy.count).saturating_add(by),
+    };
+    let count = u32::try_from(wanted)
+        .ok()
+        .filter(|count| *count <= MAX_WORKERS)
+        .ok_or_else(|| {
+            format!("{wanted} is not a possible number of workers: 0 to {MAX_WORKERS}")
+        })?;
+    let surge = policy.reload.surge;
+    if let Some(have) = plan.ports.map(|ports| ports.count())
+        && u64::from(have) < u64::from(count) + u64::from(surge)
+    {
+        return Err(format!(
+            "its `ports` are {have}, and {count} workers with a surge of {surge} need more"
+        ));
+    }
+    Ok(count)
+}
+
+/// The workers of a pool that get a signal, or why none does.
+fn signal_targets(
+    workers: impl Iterator<Item = (WorkerId, Slot, WorkerState)>,
+    slot: Option<u32>,
+) -> Result<Vec<WorkerId>, &'static str> {
+    let meant: Vec<_> = workers
+        .filter(|(_, of, _)| slot.is_none_or(|slot| of.0 == slot))
+        .collect();
+    let ready: Vec<WorkerId> = meant
+        .iter()
+        .filter(|(.., state)| matches!(state, WorkerState::Ready | WorkerState::Soaking))
+        .map(|(worker, ..)| *worker)
+        .collect();
+    if !ready.is_empty() {
+        return Ok(ready);
+    }
+    Err(match (slot, meant.is_empty()) {
+        (Some(_), true) => "there is no such worker",
+        (Some(_), false) => "is not ready: before that, a signal would end it",
+        (None, _) => "no worker is ready",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ready_workers_get_a_signal() {
+        let workers = [
+            (WorkerId(1), Slot(0), WorkerState::Ready),
+            (WorkerId(2), Slot(1), WorkerState::Starting),
+            (WorkerId(3), Slot(1), WorkerState::Soaking),
+            (WorkerId(4), Slot(2), WorkerState::Stopping),
+        ];
+        let targets = |slot| signal_targets(workers.into_iter(), slot);
+        assert_eq!(targets(None), Ok(vec![WorkerId(1), WorkerId(3)]));
+        assert_eq!(targets(Some(1)), Ok(vec![WorkerId(3)]));
+        assert!(targets(Some(2)).is_err_and(|why| why.contains("is not ready")));
+        assert!(targets(Some(9)).is_err_and(|why| why.contains("no such worker")));
+        let none = signal_targets(std::iter::empty(), None);
+        assert!(none.is_err_and(|why| why == "no worker is ready"));
     }
 }
