@@ -71,7 +71,7 @@ pub(super) enum Verb {
     Reload {
         #[command(flatten)]
         which: Selector,
-        /// Only apply what changed in the configuration, as HUP does does
+        /// Only apply what changed in the configuration, as HUP does
         #[arg(long = "config", conflicts_with_all = ["pools", "workers", "tasks", "dry_run"])]
         config_only: bool,
         /// Print what would be done, without doing it

@@ -1,15 +1,15 @@
 //! Parses values of the command line: durations, sizes, signals, `POOL/SLOT`.
 
+use crate::config;
 use crate::control::protocol::ScaleTo;
 use nix::libc;
 use nix::sys::signal::Signal;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A duration such as `30s`.
+/// A duration such as `30s`, as in the configuration.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write \"500ms\", \"30s\", \"2min\""))
+    config::duration(text).map(Duration::from)
 }
 
 /// A pool, or one of its workers.
@@ -67,14 +67,11 @@ pub(super) fn signal(text: &str) -> Result<i32, String> {
             ))
         };
     }
+    if let Some(signal) = config::signal(text) {
+        return Ok(signal.0);
+    }
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if let Some(number) = real_time(name) {
-        return Ok(number);
-    }
-    if let Ok(signal) = Signal::from_str(&format!("SIG{name}")) {
-        return Ok(signal as i32);
-    }
     let names = Signal::iterator().map(|signal| signal.as_str().trim_start_matches("SIG"));
     let nearest = names.min_by_key(|known| strsim::damerau_levenshtein(known, name));
     let hint = nearest.filter(|known| strsim::damerau_levenshtein(known, name) <= 2);
@@ -82,19 +79,6 @@ pub(super) fn signal(text: &str) -> Result<i32, String> {
     Err(format!(
         "there is no signal \"{text}\"{hint} (`kill -l` lists them)"
     ))
-}
-
-/// `RTMIN`, `RTMIN+3`, `RTMAX-1`.
-fn real_time(name: &str) -> Option<i32> {
-    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
-    let number = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-        (Some(""), _) => first,
-        (_, Some("")) => last,
-        (Some(rest), _) => first.checked_add(rest.strip_prefix('+')?.parse().ok()?)?,
-        (_, Some(rest)) => last.checked_sub(rest.strip_prefix('-')?.parse().ok()?)?,
-        (None, None) => return None,
-    };
-    (first..=last).contains(&number).then_some(number)
 }
 
 #[cfg(test)]
@@ -113,8 +97,8 @@ mod tests {
         ] {
             assert_eq!(signal(text), Ok(number), "{text}");
         }
-        assert_eq!(signal("RTMIN+1"), Ok(libc::SIGRTMIN() + 1));
-        assert_eq!(signal("SIGRTMAX"), Ok(libc::SIGRTMAX()));
+        assert_eq!(signal("RTMIN+1"), Ok(35));
+        assert_eq!(signal("SIGRTMAX"), Ok(64));
         for text in ["0", "65", "-1", "", "RTMIN+99", "RTMIN-1", "SIG", "NOPE"] {
             assert!(signal(text).is_err(), "{text}");
         }

@@ -13,29 +13,44 @@ const SEARCH: [&str; 3] = ["rotad.toml", "config/rotad.toml", "/etc/rotad/rotad.
 /// There is no usable configuration. The exit code is 78.
 #[derive(Debug, thiserror::Error)]
 pub enum NotFound {
+    /// Nothing names one, and the search has found none.
     #[error(
         "no configuration: looked for ./rotad.toml, ./config/rotad.toml and /etc/rotad/rotad.toml\n  \
          name one with `-c FILE` or $ROTAD_CONFIG, or write one with `rotad init`"
     )]
     Nowhere,
+    /// The file that was named cannot be used.
     #[error("{} ({by}) cannot be used: {source}", path.display())]
     Missing {
+        /// As it was named.
         path: PathBuf,
+        /// What named it: `-c`, or `$ROTAD_CONFIG`.
         by: &'static str,
+        /// ENOENT, EACCES, ELOOP, ENAMETOOLONG (stat(2)).
         source: std::io::Error,
     },
+    /// Root does not run what the search has found and another user owns.
     #[error(
         "{} was found by the search, but does not belong to root\n  name it with `-c {}` if it is meant",
         .0.display(), .0.display()
     )]
     NotRoots(PathBuf),
+    /// Root does not run what others can write.
     #[error("{message}\n  {hint}")]
-    Writable { message: String, hint: String },
+    Writable {
+        /// What can be written, and by whom.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
 }
 
 /// The configuration file: `explicit` (`-c`), else `$ROTAD_CONFIG`, else the first that exists of `./rotad.toml`,
 /// `./config/rotad.toml` and `/etc/rotad/rotad.toml`. For root, a file found this way must belong to root, and
 /// neither it nor a directory above it may be writable by others.
+///
+/// # Errors
+/// [`NotFound`]: there is none, it cannot be used, or root must not trust it.
 pub fn find(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
     if let Some(path) = explicit {
         return usable(path, "-c");
@@ -94,15 +109,19 @@ pub struct MasterPaths {
     pub config: PathBuf,
     /// Its real path.
     pub real: PathBuf,
+    /// The name of the master: `master.name`, or that of the file.
     pub name: String,
+    /// Where its control socket and its lock are.
     pub runtime_dir: PathBuf,
     /// Where a master of root would be, if that is a different place and the file names none.
     pub roots_runtime_dir: Option<PathBuf>,
     /// Why the file does not say reliably where its master is: it cannot be read, or it is broken above that.
     pub unsure: Option<String>,
+    /// Its pid file.
     pub pid_file: PathBuf,
     /// As configured; without it a daemonized master logs to `default_log_file`.
     pub log_file: Option<PathBuf>,
+    /// The log of a daemonized master without a configured one.
     pub default_log_file: PathBuf,
     /// The owner of the file, or of its directory if it is gone; `None`: unknown.
     pub owner: Option<u32>,

@@ -46,8 +46,7 @@ impl Kind for Duration {
 
 impl Shown<Span> for Duration {
     fn shown(&self, value: &Span) -> String {
-        let span = std::time::Duration::from_millis(value.as_millis());
-        format!("\"{}\"", humantime::format_duration(span))
+        format!("\"{}\"", humantime::format_duration((*value).into()))
     }
 }
 

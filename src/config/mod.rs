@@ -45,7 +45,7 @@ mod watch;
 pub use find::{MasterPaths, NotFound, find, meant, peek, unnameable};
 pub use report::{Finding, Place, Report, Severity};
 pub use schema::{Row, Section, markdown, reference};
-pub use units::signal;
+pub use units::{duration, signal};
 pub(crate) use users::user_of;
 
 use crate::plan::{self, Plan, Source};
@@ -60,6 +60,7 @@ use toml::de::{DeTable, DeValue};
 /// A configuration without errors.
 #[derive(Clone, Debug)]
 pub struct Loaded {
+    /// What it means.
     pub plan: Plan,
     /// Warnings: what works, but may not be meant.
     pub warnings: Report,

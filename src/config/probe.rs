@@ -8,7 +8,6 @@ use super::values;
 use crate::plan::{Check, Health, Piece, Ready, Template};
 use rotad_core::Span;
 use std::net::SocketAddr;
-use std::time::Duration;
 use toml::de::DeValue;
 
 /// A check, as parsed.
@@ -61,7 +60,7 @@ pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Re
         ready = match name.value.as_str() {
             "after" => parser
                 .duration(value)
-                .map(|span| ReadyText::Known(Ready::After(duration(span.value)))),
+                .map(|span| ReadyText::Known(Ready::After(span.value.into()))),
             "http" => http(parser, value).map(ReadyText::Probe),
             "connect" => connect(parser, value).map(ReadyText::Probe),
             "command" => command(parser, value).map(ReadyText::Probe),
@@ -272,7 +271,7 @@ pub(super) fn health(
                 "the worker reports by itself",
             );
         }
-        return Some(Health::Watchdog(duration(watchdog.value)));
+        return Some(Health::Watchdog(watchdog.value.into()));
     }
     let Some((_, text)) = checks.first() else {
         if !refused {
@@ -299,14 +298,10 @@ pub(super) fn health(
     }
     Some(Health::Probe {
         check: check(parser, texts, text, crowd)?,
-        every: duration(every_span),
-        timeout: duration(patience),
+        every: every_span.into(),
+        timeout: patience.into(),
         failures: failures.value(),
     })
-}
-
-pub(super) fn duration(span: Span) -> Duration {
-    Duration::from_millis(span.as_millis())
 }
 
 #[cfg(test)]

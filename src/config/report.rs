@@ -17,7 +17,9 @@ const WIDEST: usize = 4096;
 /// Severity of a finding. Errors refuse a configuration, warnings do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
+    /// The configuration is refused.
     Error,
+    /// It works, but may not be meant.
     Warning,
 }
 
@@ -34,11 +36,13 @@ impl Severity {
 /// One finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
+    /// Whether it refuses the configuration.
     pub severity: Severity,
     /// The file, as it was named to the parser.
     pub file: PathBuf,
     /// `None`: the file as a whole (unreadable, writable by others).
     pub place: Option<Place>,
+    /// What is wrong, in one line.
     pub message: String,
     /// What to write instead.
     pub hint: Option<String>,
@@ -192,10 +196,12 @@ impl Report {
         text
     }
 
+    /// The findings that are kept, in the order of their places once they are sorted.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
+    /// Whether there is no finding at all.
     pub fn is_empty(&self) -> bool {
         self.findings.is_empty()
     }

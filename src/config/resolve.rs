@@ -10,7 +10,6 @@ use super::sections::{Config, Control, Master, Signals};
 use super::{accounts, logs, resolve_pool};
 use crate::plan::{ControlPlan, MasterPlan, PathPattern, Plan, SignalMap, Source};
 use nix::unistd::Uid;
-use std::time::Duration;
 
 /// Makes the plan. It is valid only if the parser has no errors afterwards.
 pub(super) fn plan(
@@ -103,9 +102,7 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
         log_level: master.log_level.value(),
         log_max_size: master.log_max_size.value(),
         log_keep: master.log_keep.value(),
-        stop_timeout: master
-            .stop_timeout
-            .map(|at| Duration::from_millis(at.value.as_millis())),
+        stop_timeout: master.stop_timeout.map(|at| at.value.into()),
         watch_config: master.watch_config.value(),
         runtime_dir,
         name,

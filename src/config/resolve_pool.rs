@@ -12,7 +12,6 @@ use super::templates::Templates;
 use super::{accounts, logs, ports, preflight, values, watch};
 use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, Template};
 use rotad_core::{Essential, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
-use std::time::Duration;
 
 /// How long a worker that reports nothing must live to count as ready (`auto` without listeners).
 const AUTO: Span = Span::from_secs(1);
@@ -162,11 +161,7 @@ fn recycle(parser: &mut Parser, pool: &Pool) -> Recycle {
         );
     }
     Recycle {
-        max_age: pool
-            .recycle
-            .max_age
-            .as_ref()
-            .map(|at| probe::duration(at.value)),
+        max_age: pool.recycle.max_age.as_ref().map(|at| at.value.into()),
         max_rss: pool.recycle.max_rss.as_ref().map(|at| at.value),
     }
 }
@@ -270,7 +265,7 @@ fn warn_by_age(parser: &mut Parser, name: &Located<String>, pool: &Pool, policy:
     let hint = format!(
         "write ready = \"notify\", or a check: ready = {{ command = [\"…\"] }}, {{ http = \"…\" }} or {{ connect = \"…\" }}; \
          where an age is all there is, `soak = \"{}\"` in `reload` says that you know",
-        humantime::format_duration(Duration::from_millis(stable_after.as_millis()))
+        humantime::format_duration(stable_after.into())
     );
     parser.warning(&place, message, hint);
 }
@@ -354,7 +349,7 @@ fn readiness(parser: &mut Parser, pool: &Pool, timeout: Span) -> Readiness {
         }
         Ready::Spawned => Readiness::Alive(Span::ZERO),
         Ready::After(after) => {
-            let after = Span::from_millis(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+            let after = Span::from(*after);
             if after >= timeout {
                 let message =
                     format!("`after` is never reached: `ready_timeout` ({timeout}) comes first");

@@ -19,7 +19,10 @@ const RTMIN: i32 = 34;
 const RTMAX: i32 = 64;
 
 /// `"500ms"`, `"1min 30s"`: whole milliseconds, at most a year.
-pub(super) fn duration(text: &str) -> Result<Span, String> {
+///
+/// # Errors
+/// What was expected instead, for the user.
+pub fn duration(text: &str) -> Result<Span, String> {
     let duration = humantime::parse_duration(text.trim())
         .map_err(|_| format!("expected {DURATION}, found \"{text}\""))?;
     if duration > LONGEST {
@@ -32,9 +35,7 @@ pub(super) fn duration(text: &str) -> Result<Span, String> {
             "\"{text}\" is too fine: the clock counts whole milliseconds"
         ));
     }
-    Ok(Span::from_millis(
-        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-    ))
+    Ok(duration.into())
 }
 
 /// `"64MiB"`, `"1500"`: bytes.

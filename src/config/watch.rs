@@ -2,7 +2,6 @@
 
 use super::include;
 use super::pool_tables::Reload;
-use super::probe::duration;
 use super::reader::Parser;
 use super::report::shown;
 use crate::plan::Watch;
@@ -76,6 +75,6 @@ pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
     Some(Watch {
         base: parser.base.clone(),
         globs,
-        debounce: duration(debounce),
+        debounce: debounce.into(),
     })
 }

@@ -4,7 +4,7 @@
 //! [`LoopClock`] belongs to the main loop, which notices pauses; its threads measure by a [`Clock`]. A [`Deadline`] is
 //! for code that supervises nothing: a command, and a master that does not serve yet.
 
-use rotad_core::{Span, Time};
+use rotad_core::Time;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ impl Clock {
 
     /// How long until then; zero if it has passed.
     pub fn until(&self, at: Time) -> Duration {
-        duration(at - self.now())
+        (at - self.now()).into()
     }
 
     fn at(&self, since_origin: Duration) -> Duration {
@@ -125,7 +125,7 @@ impl LoopClock {
 
     /// How long until then, for distant times that need not be told from a pause.
     pub fn until(&self, at: Time) -> Duration {
-        duration(at - self.now())
+        (at - self.now()).into()
     }
 
     /// To be called right after each wait, with what it was allowed to take. Returns the pause, if there was one. Of a
@@ -144,18 +144,10 @@ impl LoopClock {
     }
 }
 
-/// The engine's unit of this duration, rounded down to milliseconds.
-pub fn span(duration: Duration) -> Span {
-    Span::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-}
-
-fn duration(span: Span) -> Duration {
-    Duration::from_millis(span.as_millis())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rotad_core::Span;
 
     /// A clock that was started, and woke last, this long ago.
     fn clock(ago: Duration) -> LoopClock {

@@ -7,7 +7,6 @@ use super::health::readiness::by_accepting;
 use super::health::watchdogs::WatchdogMessage;
 use super::workers::Life;
 use super::workers::background::Suspect;
-use crate::event_loop::clock::span;
 use crate::observe::events::EventKind;
 use crate::process::orphan_scanner::ScanReport;
 use crate::process::{Resolved, SpawnResult};
@@ -144,7 +143,7 @@ impl Supervisor {
             let message = WatchdogMessage {
                 alive: message.watchdog,
                 broken: message.trigger,
-                interval: message.watchdog_interval.map(span),
+                interval: message.watchdog_interval.map(Into::into),
             };
             let now = self.clock.now();
             let actions = self.health.on_watchdog_message(worker, message, now);

@@ -5,7 +5,7 @@ use super::Supervisor;
 use super::clients::outcome_text::reason;
 use super::sd_notify::{self, PoolLine, ServiceManagerSocket};
 use super::workers::exit_report::ExitReport;
-use crate::event_loop::clock::{Clock, span};
+use crate::event_loop::clock::Clock;
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
 use rotad_core::{Cause, PoolId, PoolState, PoolView, RollState, Span, Time, WorkerId};
@@ -56,7 +56,7 @@ impl ServiceManager {
             reloading: false,
             status: String::new(),
             extend: None,
-            watchdog: watchdog.map(|every| (span(every), clock.now())),
+            watchdog: watchdog.map(|every| (Span::from(every), clock.now())),
             clock,
         }
     }

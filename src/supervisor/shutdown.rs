@@ -105,11 +105,7 @@ impl Supervisor {
 
     pub(super) fn stop(&mut self, now: bool) {
         self.begin_stop();
-        let cap = self
-            .plan
-            .master
-            .stop_timeout
-            .map(|cap| Span::from_millis(cap.as_millis() as u64));
+        let cap = self.plan.master.stop_timeout.map(Span::from);
         let request = if now {
             Request::StopNow
         } else {

@@ -267,11 +267,7 @@ impl TakeOver<'_> {
                 );
             }
         }
-        let cap = self
-            .plan
-            .master
-            .stop_timeout
-            .map(|cap| Span::from_millis(cap.as_millis() as u64));
+        let cap = self.plan.master.stop_timeout.map(Span::from);
         let signal_fd = self.signals.as_fd().try_clone_to_owned().ok();
         let mut stop = Stop::default();
         let mut next_report = Deadline::after(PROGRESS_INTERVAL);

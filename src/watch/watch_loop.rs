@@ -5,7 +5,7 @@ use super::fingerprint::{self, Fingerprint, Fingerprints};
 use super::inotify::{InotifySet, WatchEvent, WatchedDir};
 use super::walk::{Found, MAX_ENTRIES, Walk};
 use super::{WatchPlan, WatchReport};
-use crate::event_loop::clock::{Clock, span};
+use crate::event_loop::clock::Clock;
 use crate::event_loop::mailbox::Mailbox;
 use crate::event_loop::waker::Waker;
 use crate::plan::{MatchState, PatternSet};
@@ -13,7 +13,7 @@ use crate::sys::poll::poll;
 use crossbeam_channel::{Receiver, TryRecvError};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::inotify::AddWatchFlags;
-use rotad_core::Time;
+use rotad_core::{Span, Time};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -79,7 +79,7 @@ impl WatchState {
     /// When to compare at the latest.
     fn latest(&self) -> Option<Time> {
         self.pending
-            .map(|(first, _)| first + span(MAX_WAIT.max(self.plan.debounce)))
+            .map(|(first, _)| first + Span::from(MAX_WAIT.max(self.plan.debounce)))
     }
 
     fn due(&self) -> Option<Time> {
@@ -88,7 +88,7 @@ impl WatchState {
         }
         let quiet = self
             .pending
-            .map(|(_, last)| last + span(self.plan.debounce));
+            .map(|(_, last)| last + Span::from(self.plan.debounce));
         self.scan_at.or_else(|| quiet.min(self.latest()))
     }
 }
@@ -234,7 +234,9 @@ impl WatchLoop {
         self.inotify.remove_unused();
         let took = self.clock.elapsed().saturating_sub(began);
         let pause = SCAN_INTERVAL.max(took * SCAN_SHARE);
-        watch.scan_at = found.incomplete.then(|| self.clock.now() + span(pause));
+        watch.scan_at = found
+            .incomplete
+            .then(|| self.clock.now() + Span::from(pause));
         self.troubles(id, &found);
         found
     }
@@ -410,7 +412,6 @@ mod tests {
     use super::super::WatchKey;
     use super::*;
     use crate::event_loop::mailbox;
-    use rotad_core::Span;
 
     #[test]
     fn a_report_waits_for_quiet_up_to_a_bound() {
@@ -429,7 +430,7 @@ mod tests {
         for second in 0..100 {
             watch.note_event(now + Span::from_secs(second));
             let quiet = Duration::from_secs(second) + debounce;
-            assert_eq!(watch.due(), Some(now + span(quiet.min(MAX_WAIT))));
+            assert_eq!(watch.due(), Some(now + Span::from(quiet.min(MAX_WAIT))));
         }
         watch.plan.debounce = Duration::from_secs(60);
         assert_eq!(

@@ -147,7 +147,7 @@ impl StaleWorkers {
                 return result;
             }
             wait(&remaining, wake_fd, SCAN_INTERVAL);
-            clock.wake(Some(Duration::from_millis(SCAN_INTERVAL.as_millis())));
+            clock.wake(Some(SCAN_INTERVAL.into()));
             remaining = self.scan();
         }
     }
@@ -239,7 +239,7 @@ fn wait(remaining: &[StaleWorker], wake_fd: Option<BorrowedFd<'_>>, time: Span) 
         .chain(wake_fd)
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
         .collect();
-    poll(&mut fds, Some(Duration::from_millis(time.as_millis()))).ok();
+    poll(&mut fds, Some(time.into())).ok();
     // Many end together: one scan for all of them.
     std::thread::sleep(BATCH_PAUSE);
 }

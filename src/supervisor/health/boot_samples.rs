@@ -100,7 +100,7 @@ impl BootSamples {
                 Some(StartingProcess {
                     worker: one.worker,
                     pid: one.pid?,
-                    age: Duration::from_millis(one.age.as_millis()),
+                    age: one.age.into(),
                 })
             })
             .collect();

@@ -21,7 +21,6 @@ pub(crate) mod watchdogs;
 use super::action::Action;
 use super::event_log::EventBuilder;
 use super::report::Report;
-use crate::event_loop::clock::span;
 use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
 use crate::plan::{self, PoolPlan, Recycle};
@@ -101,7 +100,7 @@ impl Health {
         now: Time,
     ) -> Vec<Action> {
         if let Some(plan::Health::Watchdog(interval)) = plan.health {
-            let interval = span(interval);
+            let interval = Span::from(interval);
             let event = watchdogs::Event::Running { worker, interval };
             self.watchdogs.handle(now, event);
         }
@@ -294,7 +293,7 @@ impl Health {
 
 fn limits(recycle: Recycle) -> Limits {
     Limits {
-        max_age: recycle.max_age.map(span),
+        max_age: recycle.max_age.map(Span::from),
         max_rss: recycle.max_rss,
     }
 }

@@ -5,7 +5,6 @@
 //! from; all else is called by `health/mod.rs`.
 
 use super::probes::{self, Event, Means, Probes, Schedule};
-use crate::event_loop::clock::span;
 use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
 use crate::plan::{Check, Health, Ready};
@@ -13,7 +12,7 @@ use crate::probe::{AbandonedThread, ProbeError, ProbeRequest, ProbeResult, Probe
 use crate::process::SpawnerConfig;
 use crate::supervisor::action::Action;
 use crate::supervisor::event_log::EventBuilder;
-use rotad_core::{Input, Time, WorkerId};
+use rotad_core::{Input, Span, Time, WorkerId};
 
 /// If this many probes hang, no probe that has to open a socket file is started.
 const MAX_HUNG: usize = 8;
@@ -86,8 +85,8 @@ impl Probing {
             Event::Begin {
                 worker,
                 schedule: Schedule::Health {
-                    every: span(*every),
-                    timeout: span(*timeout),
+                    every: Span::from(*every),
+                    timeout: Span::from(*timeout),
                     failures: *failures,
                 },
                 means: means(check),

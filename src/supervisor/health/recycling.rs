@@ -250,8 +250,10 @@ impl Recycling {
                     recycled.due = Some(until);
                     self.due.insert((until, worker));
                 } else if let Some(age) = recycled.limits.max_age {
-                    let age = std::time::Duration::from_millis(age.as_millis());
-                    let text = format!("older than max_age ({})", humantime::format_duration(age));
+                    let text = format!(
+                        "older than max_age ({})",
+                        humantime::format_duration(age.into())
+                    );
                     actions.extend(recycled.request(worker, Reason::Age, text, now));
                 }
             }

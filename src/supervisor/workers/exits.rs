@@ -56,7 +56,7 @@ impl Workers {
                 process.status_text = Some(sanitize(status));
             }
             if let Some(by) = extend {
-                let by = Span::from_millis(by.as_millis() as u64);
+                let by = Span::from(by);
                 inputs.push(Input::TimeoutExtended(worker, by));
             }
             if ready {
