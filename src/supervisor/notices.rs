@@ -451,9 +451,9 @@ impl Supervisor {
         let Some(process) = self.workers.processes.get(id) else {
             return;
         };
-        let rest = match &process.survivors {
+        let rest = match self.workers.survivors(id) {
             // The last of them has just exited.
-            Some(Some(rest)) if rest.is_empty() => return,
+            Some(Some([])) => return,
             Some(Some(rest)) => Some(list_members(rest)),
             Some(None) => Some("what it is was not found out in time".to_owned()),
             None => None,

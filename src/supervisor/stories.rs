@@ -1,4 +1,4 @@
-//! Stories of the supervisor's state machines as text, for their tests (`reload/machine`, `health`, `runtime_files`, `listening`): `== title` begins one;
+//! Stories of the supervisor's state machines as text, for their tests (`reload/machine`, `health`, `runtime_files`, `listening`, `workers/trees`): `== title` begins one;
 //! `> TIME event` is an event at that many milliseconds; what the machine does follows, indented. A deadline before an
 //! event's time fires by itself (`~ TIME`); an event at the same time comes first. `ROTAD_BLESS=1` rewrites what the
 //! machine does: read the diff before you keep it.

@@ -52,13 +52,9 @@ impl Workers {
     /// A worker that exited with 0 before it was ready has left processes behind. They were killed, and the next ones
     /// will be.
     pub(super) fn report_daemonized_worker(&mut self, id: WorkerId, actions: &mut Vec<Action>) {
-        let Some(process) = self.processes.get_mut(id) else {
+        let Some(process) = self.processes.get(id) else {
             return;
         };
-        // Once for each worker, however many scans it takes to kill its processes.
-        if !std::mem::take(&mut process.early_exit) {
-            return;
-        }
         let (pool, generation) = (process.pool, process.generation);
         let name = self.program_of(pool, generation).unwrap_or_default();
         let text = format!(

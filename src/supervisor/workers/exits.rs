@@ -8,6 +8,7 @@ use crate::observe::sanitize::sanitize;
 use crate::process::procfs;
 use crate::supervisor::action::Action;
 use crate::supervisor::workers::exit_report::last_exit;
+use crate::supervisor::workers::trees::Event;
 use crate::supervisor::workers::{LoopContext, Workers};
 use rotad_core::{Exit, Input, PoolKind, Span, WorkerId};
 
@@ -130,7 +131,7 @@ impl Workers {
             context.log.ended(output);
         }
         let policy = &process.spec.plan.policy;
-        process.early_exit = life.starting
+        let early_exit = life.starting
             && policy.kind == PoolKind::Service
             && matches!(exit, Exit::Code(code) if policy.restart.success_exit_codes.contains(&code));
         let why = process.end_reason.clone().or(unexplained);
@@ -138,6 +139,9 @@ impl Workers {
             last_exit(Some(exit), why, life.age.as_secs_f64(), log),
             life.served,
         );
+        if early_exit {
+            self.trees.handle(context.now, Event::ExitedEarly(worker));
+        }
         // Before the engine learns of the exit: its notices quote the report.
         self.exit_reports.add(worker, exit_report);
         vec![

@@ -17,6 +17,7 @@ pub(crate) mod probe_request;
 pub(crate) mod process_table;
 pub(crate) mod spawn_spec;
 mod spawning;
+mod trees;
 
 pub(crate) use cgroups::WorkerCgroups;
 pub(crate) use exits::Life;
@@ -35,6 +36,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use trees::Trees;
 
 /// What the workers need of the main loop.
 #[derive(Clone, Copy)]
@@ -53,6 +55,7 @@ pub(crate) struct Workers {
     pub(crate) null: Arc<OwnedFd>,
     spawner: Spawner,
     cgroups: WorkerCgroups,
+    trees: Trees,
     orphans: Orphans,
     /// Labels of workers that were reaped in this turn, kept until the engine's notices about them have been emitted.
     reaped: BTreeMap<WorkerId, WorkerLabel>,
@@ -94,6 +97,7 @@ impl Workers {
             null,
             spawner,
             cgroups,
+            trees: Trees::default(),
             orphans,
             reaped: BTreeMap::new(),
             tag,
@@ -118,7 +122,7 @@ impl Workers {
 
     /// When trees that are being killed, or that may finish, are checked.
     pub(crate) fn tree_deadline(&self) -> Option<Time> {
-        self.processes.next_sweep()
+        self.trees.deadline()
     }
 
     /// When a scan of orphans is due or hangs, or more of them are to be reaped.

@@ -1,18 +1,17 @@
 //! Process trees and orphans: kills what workers leave behind. The main thread sends requests to the orphan scanner's
-//! thread and acts on its results; `process_table.rs` holds the state of each tree.
+//! thread and acts on its results. `trees.rs` decides what happens to each tree; this file carries it out.
 
 use crate::event_loop::signals;
 use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
 use crate::process::orphan_scanner::{OrphanScanner, ScanReport};
 use crate::process::procfs::Stat;
-use crate::process::tree::{
-    Found, Identity, KillProgress, Member, ScanRequest, TreeSignal, UnownedProcess,
-};
+use crate::process::tree::{Found, Identity, Member, ScanRequest, UnownedProcess};
 use crate::supervisor::action::Action;
 use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::workers::exit_report::exit_text;
 use crate::supervisor::workers::process_table::TreeState;
+use crate::supervisor::workers::trees::{self, Event};
 use crate::supervisor::workers::{LoopContext, Workers};
 use crate::sys::reaper;
 use rotad_core::{Input, PoolId, Signal, Span, Time, WorkerId};
@@ -33,8 +32,7 @@ pub(crate) struct Orphans {
     scanner: OrphanScanner,
     /// A scan is wanted when the current one is through.
     wanted: bool,
-    /// The last number of a signal to a whole tree, and which processes have received which.
-    number: u64,
+    /// Which processes have received which signal to a whole tree.
     signalled: Arc<Mutex<HashSet<(Identity, u64)>>>,
     /// When a scan is due without another reason.
     at: Option<Time>,
@@ -58,7 +56,6 @@ impl Orphans {
         Self {
             scanner,
             wanted: false,
-            number: 0,
             signalled: Arc::default(),
             at: None,
             preexisting,
@@ -98,39 +95,72 @@ impl Orphans {
 }
 
 impl Workers {
+    /// Tells the trees what has happened, and does what they ask for.
+    fn tell_trees(&mut self, context: &LoopContext<'_>, event: Event, actions: &mut Vec<Action>) {
+        for action in self.trees.handle(context.now, event) {
+            match action {
+                trees::Action::KillGroup {
+                    worker,
+                    unless_orphans,
+                } => {
+                    let left = match self.kill_group(worker, unless_orphans) {
+                        TreeState::None => false,
+                        TreeState::Lives => true,
+                        // Without orphans there is nothing to scan for.
+                        TreeState::Unseen => reaper::has_orphans(),
+                    };
+                    self.tell_trees(context, Event::GroupKilled { worker, left }, actions);
+                }
+                trees::Action::Scan => self.scan_orphans(context.now),
+                trees::Action::ScanUnlessAlive => {
+                    if !self.all_finishing_alive() {
+                        self.scan_orphans(context.now);
+                    }
+                }
+                trees::Action::GoneIfEmpty(worker) => {
+                    if !self.processes.cgroup_is_populated(worker) {
+                        self.tree_gone(context, worker, actions);
+                    }
+                }
+                trees::Action::GoneIfDead(worker) => {
+                    if self.processes.kill_group(worker) != TreeState::Lives {
+                        self.tree_gone(context, worker, actions);
+                    }
+                }
+                trees::Action::Gone(worker) => self.tree_gone(context, worker, actions),
+                trees::Action::ReportKilled(worker, killed) => {
+                    let many = if killed == 1 {
+                        "one process".to_owned()
+                    } else {
+                        format!("{killed} processes")
+                    };
+                    let text = format!("killed {many} that the worker left behind");
+                    let event = EventBuilder::new(EventKind::DescendantsKilled, text);
+                    actions.push(Action::Emit(event.worker(worker)));
+                }
+                trees::Action::ReportDaemonized(worker) => {
+                    self.report_daemonized_worker(worker, actions);
+                }
+            }
+        }
+    }
+
+    /// `unless_orphans`: the scan kills instead. A child that has not called setsid(2) yet would die with the group,
+    /// uncounted.
+    fn kill_group(&mut self, worker: WorkerId, unless_orphans: bool) -> TreeState {
+        match unless_orphans && reaper::has_orphans() {
+            true => TreeState::Unseen,
+            false => self.processes.kill_group(worker),
+        }
+    }
+
     /// Kills the tree of a worker that has exited, or what is left of it after a stop.
     pub(crate) fn kill_tree(&mut self, context: &LoopContext<'_>, id: WorkerId) -> Vec<Action> {
         let mut actions = Vec::new();
-        let cut = self.processes.cancel_finishing(id);
-        if let Some(process) = self.processes.get_mut(id) {
-            process.survivors_logged = cut;
-            process.tree_signal = None;
+        if self.processes.get(id).is_some() {
+            self.tell_trees(context, Event::Kill(id), &mut actions);
         }
-        self.kill_rest(context, id, &mut actions);
         actions
-    }
-
-    /// Kills what is left of a worker's tree. Once nothing is left, reaps the worker and tells the engine.
-    fn kill_rest(&mut self, context: &LoopContext<'_>, id: WorkerId, actions: &mut Vec<Action>) {
-        let Some(process) = self.processes.get(id) else {
-            return;
-        };
-        // After an early exit the scan does the killing, because it counts what was left: that tells a program that
-        // daemonizes from one that ended. A child that has not called setsid(2) yet would die with the group, uncounted.
-        let state = match process.early_exit && reaper::has_orphans() {
-            true => TreeState::Unseen,
-            false => self.processes.kill_group(id),
-        };
-        match state {
-            TreeState::None => return self.tree_gone(context, id, actions),
-            // Without orphans there is nothing to scan for.
-            TreeState::Unseen if !reaper::has_orphans() => {
-                return self.tree_gone(context, id, actions);
-            }
-            TreeState::Unseen | TreeState::Lives => {}
-        }
-        self.processes.add_sweeping(id, context.now);
-        self.scan_orphans(context.now);
     }
 
     /// The first process has exited during its stop: what is left of its tree receives `signal` and may finish. Mostly
@@ -146,15 +176,13 @@ impl Workers {
             .processes
             .get(id)
             .is_some_and(|process| process.child().is_some());
-        if !has_process || !reaper::has_orphans() && !self.processes.cgroup_is_populated(id) {
-            self.tree_gone(context, id, &mut actions);
-            return actions;
-        }
-        self.processes.start_finishing(id, context.now);
-        if let Some(signal) = signal {
-            self.send_tree_signal(id, signal);
-        }
-        self.scan_orphans(context.now);
+        let left = has_process && (reaper::has_orphans() || self.processes.cgroup_is_populated(id));
+        let event = Event::Finish {
+            worker: id,
+            signal,
+            left,
+        };
+        self.tell_trees(context, event, &mut actions);
         actions
     }
 
@@ -165,30 +193,21 @@ impl Workers {
         context: &LoopContext<'_>,
         id: WorkerId,
         signal: Signal,
-    ) -> Option<Action> {
-        let process = self.processes.get(id)?;
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let Some(process) = self.processes.get(id) else {
+            return actions;
+        };
         let has_process = process.child().is_some();
-        let mut report = None;
         if process.exit.is_none() {
             self.processes.signal(id, signal);
-            report = self.report_signal(id, signal);
+            actions.extend(self.report_signal(id, signal));
         }
         // Before it is spawned there is no tree.
         if has_process {
-            self.send_tree_signal(id, signal);
-            self.scan_orphans(context.now);
+            self.tell_trees(context, Event::Signal(id, signal), &mut actions);
         }
-        report
-    }
-
-    fn send_tree_signal(&mut self, id: WorkerId, signal: Signal) {
-        self.orphans.number += 1;
-        if let Some(process) = self.processes.get_mut(id) {
-            process.tree_signal = Some(TreeSignal {
-                number: self.orphans.number,
-                signal: signal.0,
-            });
-        }
+        actions
     }
 
     /// Sends SIGKILL to the workers of a pool, and to what is left of those that have exited.
@@ -200,8 +219,8 @@ impl Workers {
         let all: Vec<WorkerId> = of_pool.map(|(id, _)| id).collect();
         let mut actions = Vec::new();
         for id in all {
-            if self.processes.cancel_finishing(id) {
-                self.kill_rest(context, id, &mut actions);
+            if self.trees.survivors(id).is_some() {
+                self.tell_trees(context, Event::KillNow(id), &mut actions);
             } else {
                 self.processes.kill(id);
             }
@@ -209,27 +228,21 @@ impl Workers {
         actions
     }
 
-    /// A child has exited, or the trees are due: kills again what is left of trees, and looks for the end of those that
-    /// may finish.
-    fn check_trees(
-        &mut self,
-        context: &LoopContext<'_>,
-        ids: Vec<WorkerId>,
-        actions: &mut Vec<Action>,
-    ) {
-        for id in ids {
-            self.kill_rest(context, id, actions);
-        }
-        if !self.processes.all_finishing_alive() {
-            self.scan_orphans(context.now);
-        }
+    /// Whether of each finishing tree at least one process seen earlier still runs: then no scan is needed.
+    fn all_finishing_alive(&self) -> bool {
+        let runs = |member: &Member| {
+            let (pid, start_time) = member.identity;
+            Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie())
+        };
+        self.trees
+            .finishing()
+            .all(|(_, members)| members.unwrap_or_default().iter().any(runs))
     }
 
     /// Checks the trees that are due by now.
     pub(crate) fn run_due_trees(&mut self, context: &LoopContext<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
-        let overdue = self.processes.overdue(context.now);
-        self.check_trees(context, overdue, &mut actions);
+        self.tell_trees(context, Event::CheckDue, &mut actions);
         actions
     }
 
@@ -237,34 +250,18 @@ impl Workers {
     pub(crate) fn on_child_exited(&mut self, context: &LoopContext<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
         self.processes.retry_unreaped();
-        let sweeping = self.processes.sweeping();
-        self.check_trees(context, sweeping, &mut actions);
+        self.tell_trees(context, Event::ChildExited, &mut actions);
         actions
     }
 
-    fn on_finishing_progress(
-        &mut self,
-        context: &LoopContext<'_>,
-        id: WorkerId,
-        (rest, unowned): (Vec<Member>, bool),
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(process) = self.processes.get_mut(id) else {
-            return;
-        };
-        let Some(known) = &mut process.survivors else {
-            return;
-        };
-        let gone = rest.is_empty() && !unowned;
-        *known = Some(rest);
-        if gone && !self.processes.cgroup_is_populated(id) {
-            self.tree_gone(context, id, actions);
-        }
+    /// What was seen of a tree that may finish; None before the first scan. None: it may not.
+    pub(crate) fn survivors(&self, id: WorkerId) -> Option<Option<&[Member]>> {
+        self.trees.survivors(id)
     }
 
     fn report_tree_signal(&self, id: WorkerId, members: &[Member]) -> Option<Action> {
         let process = self.processes.get(id)?;
-        let name = signals::name(process.tree_signal?.signal);
+        let name = signals::name(self.trees.signal_of(id)?.signal);
         let event = match process.exit {
             Some(exit) => {
                 let text = format!(
@@ -308,7 +305,7 @@ impl Workers {
             preexisting: self.orphans.preexisting.clone(),
             now,
             everything: self.orphans.everything,
-            ..self.processes.scan_request(&self.tag)
+            ..self.processes.scan_request(&self.tag, &self.trees)
         }
     }
 
@@ -364,23 +361,23 @@ impl Workers {
         for (id, members) in signalled {
             actions.extend(self.report_tree_signal(id, &members));
         }
-        if self
-            .processes
-            .iter()
-            .all(|(_, process)| process.tree_signal.is_none())
-        {
+        if self.trees.signals().next().is_none() {
             self.orphans
                 .signalled
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .clear();
         }
-        for (id, rest) in finishing {
-            let progress = (rest, unattributed > 0);
-            self.on_finishing_progress(context, id, progress, &mut actions);
+        for (worker, members) in finishing {
+            let event = Event::Survivors {
+                worker,
+                members,
+                certain: unattributed == 0,
+            };
+            self.tell_trees(context, event, &mut actions);
         }
-        for (id, progress) in kills {
-            self.on_tree_progress(context, id, progress, &mut actions);
+        for (worker, progress) in kills {
+            self.tell_trees(context, Event::Swept(worker, progress), &mut actions);
         }
         self.orphans.unowned.0.extend(unowned);
         self.orphans.unowned.1 = ended;
@@ -389,41 +386,6 @@ impl Workers {
             self.scan_orphans(context.now);
         }
         actions
-    }
-
-    fn on_tree_progress(
-        &mut self,
-        context: &LoopContext<'_>,
-        id: WorkerId,
-        KillProgress { killed, left }: KillProgress,
-        actions: &mut Vec<Action>,
-    ) {
-        let logged = self
-            .processes
-            .get(id)
-            .is_some_and(|process| process.survivors_logged);
-        if killed > 0 && !logged {
-            let many = if killed == 1 {
-                "one process".to_owned()
-            } else {
-                format!("{killed} processes")
-            };
-            let text = format!("killed {many} that the worker left behind");
-            let event = EventBuilder::new(EventKind::DescendantsKilled, text);
-            actions.push(Action::Emit(event.worker(id)));
-            self.report_daemonized_worker(id, actions);
-        }
-        if !self.processes.is_sweeping(id) {
-            return;
-        }
-        let Some(process) = self.processes.get_mut(id) else {
-            return;
-        };
-        process.early_exit = false;
-        // A process that was killed may have had children.
-        if left == 0 && self.processes.kill_group(id) != TreeState::Lives {
-            self.tree_gone(context, id, actions);
-        }
     }
 
     fn tree_gone(&mut self, context: &LoopContext<'_>, id: WorkerId, actions: &mut Vec<Action>) {

@@ -5,21 +5,16 @@ use crate::log::{LogWriter, WorkerOutput};
 use crate::notify_socket::NotifySocket;
 use crate::observe::status::LastExit;
 use crate::process::cgroup::Cgroup;
-use crate::process::procfs::Stat;
-use crate::process::tree::{Member, ProcessTree, ScanRequest, TreeSignal};
+use crate::process::tree::{ProcessTree, ScanRequest};
 use crate::supervisor::listening::ListenerId;
 use crate::supervisor::pool_registry::PoolSpec;
 use crate::supervisor::workers::exit_report::ExitReport;
+use crate::supervisor::workers::trees::Trees;
 use crate::sys::process::Process;
-use rotad_core::{Exit, Generation, PoolId, Signal, Slot, Span, Time, WorkerId};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-
-/// First pause before a process tree that is not gone yet is checked again; the pauses double …
-const FIRST_PAUSE: Span = Span::from_millis(20);
-/// … up to this: a process that the kernel cannot end costs one check a second.
-const MAX_PAUSE: Span = Span::from_secs(1);
 
 /// A signal for a worker that is not spawned yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,18 +57,8 @@ pub(crate) struct WorkerProcess {
     pub port: Option<u16>,
     /// The last error of its probe or watchdog: why it is not ready, or unhealthy.
     pub probe_error: Option<String>,
-    /// Set once the first process has exited during a stop and others of its tree may finish: their list as of the last
-    /// scan, or None before the first scan.
-    pub survivors: Option<Option<Vec<Member>>>,
-    /// The last signal that is sent to its whole tree.
-    pub tree_signal: Option<TreeSignal>,
-    /// The kill of what is left of its tree has been logged with names.
-    pub survivors_logged: bool,
     /// Why the master kills it (not ready in time, unhealthy): the exit status does not say that.
     pub end_reason: Option<String>,
-    /// It exited by itself before it was ready, and not with a failure; cleared once a scan has seen what it left
-    /// behind.
-    pub early_exit: bool,
 }
 
 impl WorkerProcess {
@@ -125,13 +110,6 @@ pub(crate) struct ProcessTable {
     processes: BTreeMap<WorkerId, WorkerProcess>,
     /// The highest id added so far; ids only grow.
     last: Option<WorkerId>,
-    /// Workers that have exited while part of their tree may be left.
-    sweeping: BTreeSet<WorkerId>,
-    /// Workers whose first process has exited during a stop and whose tree may finish.
-    finishing: BTreeSet<WorkerId>,
-    /// When they are checked next, and the pause before that. SIGCHLD announces orphans of ours, but members of a
-    /// cgroup may be children of other processes.
-    sweep_timer: Option<(Time, Span)>,
     /// Pids of all children that are not reaped yet.
     pids: HashSet<i32>,
     /// Exited children that a tracer holds: the kernel lets nobody else reap them.
@@ -166,8 +144,6 @@ impl ProcessTable {
     }
 
     pub(crate) fn remove(&mut self, id: WorkerId) -> Option<WorkerProcess> {
-        self.sweeping.remove(&id);
-        self.finishing.remove(&id);
         self.processes.remove(&id)
     }
 
@@ -226,70 +202,24 @@ impl ProcessTable {
     }
 
     /// What the orphan scanner has to know about the workers.
-    pub(crate) fn scan_request(&self, tag: &str) -> ScanRequest {
+    pub(super) fn scan_request(&self, tag: &str, trees: &Trees) -> ScanRequest {
         let pid = |(id, process): (&WorkerId, &WorkerProcess)| Some((process.pid()?, *id));
         ScanRequest {
             tag: tag.to_owned(),
             workers: self.processes.iter().filter_map(pid).collect(),
-            finishing: self.finishing().into_iter().collect(),
-            signals: self
-                .processes
-                .iter()
-                .filter_map(|(id, process)| Some((*id, process.tree_signal?)))
-                .collect(),
+            finishing: trees.finishing().map(|(id, _)| id).collect(),
+            signals: trees.signals().collect(),
             living: self
                 .processes
                 .keys()
-                .filter(|id| !self.sweeping.contains(id))
+                .filter(|id| !trees.is_killing(**id))
                 .copied()
                 .collect(),
-            ended: self.sweeping.iter().copied().collect(),
+            ended: trees.killing().collect(),
             last: self.last,
             unreaped: self.pids.clone(),
             ..ScanRequest::default()
         }
-    }
-
-    pub(crate) fn add_sweeping(&mut self, id: WorkerId, now: Time) {
-        if self.sweeping.insert(id) {
-            self.sweep_timer = Some((now + FIRST_PAUSE, FIRST_PAUSE));
-        }
-    }
-
-    /// Marks a tree as finishing, and schedules checks of it.
-    pub(crate) fn start_finishing(&mut self, id: WorkerId, now: Time) {
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.survivors = Some(None);
-            self.finishing.insert(id);
-            self.sweep_timer = Some((now + FIRST_PAUSE, FIRST_PAUSE));
-        }
-    }
-
-    /// Stops waiting for a tree to finish. Returns whether it was being waited for.
-    pub(crate) fn cancel_finishing(&mut self, id: WorkerId) -> bool {
-        self.finishing.remove(&id);
-        self.processes
-            .get_mut(&id)
-            .is_some_and(|process| process.survivors.take().is_some())
-    }
-
-    pub(crate) fn finishing(&self) -> Vec<WorkerId> {
-        self.finishing.iter().copied().collect()
-    }
-
-    /// Whether of each finishing tree at least one process seen earlier still runs: then no scan is needed.
-    pub(crate) fn all_finishing_alive(&self) -> bool {
-        let lives = |id: &WorkerId| {
-            let known = self
-                .processes
-                .get(id)
-                .and_then(|process| process.survivors.as_ref()?.as_ref());
-            known.into_iter().flatten().any(|member| {
-                let (pid, start_time) = member.identity;
-                Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie())
-            })
-        };
-        self.finishing.iter().all(lives)
     }
 
     /// Whether its cgroup, if it has one, still has processes.
@@ -299,31 +229,6 @@ impl ProcessTable {
             .get(&id)
             .and_then(|process| process.tree.as_ref()?.cgroup.as_ref());
         cgroup.is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false)))
-    }
-
-    /// When trees that are not gone are checked next.
-    pub(crate) fn next_sweep(&self) -> Option<Time> {
-        self.sweep_timer
-            .filter(|_| !self.sweeping.is_empty() || !self.finishing.is_empty())
-            .map(|(at, _)| at)
-    }
-
-    /// The trees to be checked by `now`; advances the timer.
-    pub(crate) fn overdue(&mut self, now: Time) -> Vec<WorkerId> {
-        let Some((_, pause)) = self.sweep_timer.filter(|(at, _)| *at <= now) else {
-            return Vec::new();
-        };
-        let pause = (pause + pause).min(MAX_PAUSE);
-        self.sweep_timer = Some((now + pause, pause));
-        self.sweeping()
-    }
-
-    pub(crate) fn is_sweeping(&self, id: WorkerId) -> bool {
-        self.sweeping.contains(&id)
-    }
-
-    pub(crate) fn sweeping(&self) -> Vec<WorkerId> {
-        self.sweeping.iter().copied().collect()
     }
 
     /// A polite signal, then SIGCONT: a stopped process would not see it.

@@ -17,6 +17,7 @@ use crate::supervisor::pool_registry::PoolSpec;
 use crate::supervisor::workers::exit_report::last_exit;
 use crate::supervisor::workers::process_table::{DeferredSignal, ProcessStage, WorkerProcess};
 use crate::supervisor::workers::spawn_spec::SpawnParams;
+use crate::supervisor::workers::trees::Event;
 use crate::supervisor::workers::{LoopContext, Workers};
 use rotad_core::{Generation, Input, PoolId, Slot, WorkerId};
 use std::io;
@@ -51,11 +52,7 @@ impl Workers {
             ready: false,
             port: None,
             probe_error: None,
-            survivors: None,
-            tree_signal: None,
-            survivors_logged: false,
             end_reason: None,
-            early_exit: false,
         };
         self.processes.add(worker, process);
     }
@@ -286,6 +283,7 @@ impl Workers {
         process: WorkerProcess,
         actions: &mut Vec<Action>,
     ) {
+        self.trees.handle(context.now, Event::Forgotten(worker));
         if let Some(notify) = &process.notify {
             context.poller.unwatch(notify.as_fd());
         }
