@@ -8,7 +8,9 @@ use super::Supervisor;
 use super::clients::tickets::Owner;
 use super::event_log::EventBuilder;
 use super::health::probes::Purpose;
+use super::health::readiness::by_accepting;
 use super::listening::ListenerId;
+use super::workers::background::Suspect;
 use super::workers::probe_request::probe_request;
 use crate::listener::{FileCheck, FileOwnership, ReplacementSocket};
 use rotad_core::{Input, PoolId, Request, WorkerId};
@@ -30,8 +32,8 @@ pub(super) enum Action {
     },
     /// Ask the engine to replace a worker that serves; its reply goes to `Health::on_replace_reply`.
     Replace(WorkerId),
-    /// Submit the spawn of a worker that has waited for this port.
-    SpawnWithPort { worker: WorkerId, port: u16 },
+    /// Hand the spawn of a worker to the spawner. `port`: the one that it was given, of its pool's `ports`.
+    Spawn { worker: WorkerId, port: Option<u16> },
     /// Report the spawn of a worker as failed; it was not submitted.
     FailSpawn { worker: WorkerId, error: String },
     /// Start the blocking job that checks and repairs the runtime directory; its result goes to `Runtime::repaired`.
@@ -96,8 +98,9 @@ impl Supervisor {
                     self.engine.request_with(ticket, request);
                 }
             }
-            Action::SpawnWithPort { worker, port } => {
-                self.submit_spawn(worker, Some(port));
+            Action::Spawn { worker, port } => {
+                let context = self.event_loop.context(&self.log, &self.clock);
+                following.extend(self.workers.submit(&context, &self.listening, worker, port));
             }
             Action::FailSpawn { worker, error } => {
                 let context = self.event_loop.context(&self.log, &self.clock);
@@ -129,10 +132,12 @@ impl Supervisor {
                 let holders = self.workers.processes.holders_of(id);
                 self.engine.push(Input::Unreachable(holders));
             }
-            Action::ProgramRuns(worker) => self.program_runs(worker),
+            Action::ProgramRuns(worker) => following.extend(self.program_runs(worker)),
             Action::ForgetReadiness(worker) => self.health.readiness.forget(worker),
             Action::ReleasePort(worker) => following.extend(self.health.ports.release(worker)),
-            Action::UnownedProcess { pid, name } => self.on_unowned_process(pid, &name),
+            Action::UnownedProcess { pid, name } => {
+                following.extend(self.suspect_daemon(pid, &name));
+            }
             Action::Warn { pool, text } => {
                 tracing::warn!(pool = self.pools.name(pool), "{text}");
             }
@@ -162,5 +167,38 @@ impl Supervisor {
             ),
         };
         self.health.probing.start(number, request, self.clock.now())
+    }
+
+    /// Exec has succeeded: starts the checks of readiness and health.
+    fn program_runs(&mut self, worker: WorkerId) -> Vec<Action> {
+        let Some(process) = self.workers.processes.get(worker) else {
+            return Vec::new();
+        };
+        let plan = &process.spec.plan;
+        if let (true, Some(pid)) = (by_accepting(plan), process.pid()) {
+            let targets = self
+                .listening
+                .of(&process.spec.listeners)
+                .iter()
+                .map(|listener| listener.target())
+                .collect();
+            self.health.readiness.watch(worker, pid, targets);
+        }
+        self.engine.push(Input::Started(worker));
+        self.health.on_running(worker, plan, self.clock.now())
+    }
+
+    /// A process belongs to no worker: the pools whose program it may be are warned.
+    fn suspect_daemon(&mut self, pid: i32, name: &str) -> Vec<Action> {
+        let view = self.engine.view();
+        let suspect = |(pool, _)| {
+            Some(Suspect {
+                pool,
+                slots: self.pools.policy(pool)?.count,
+                generation: view.pool(pool)?.fill_generation,
+            })
+        };
+        let suspects: Vec<Suspect> = self.pools.iter().filter_map(suspect).collect();
+        self.workers.report_daemonized_orphan(pid, name, &suspects)
     }
 }

@@ -1,6 +1,7 @@
 //! Effects: executes the engine's commands on the operating system, one match arm each. Nothing here waits.
 
 use super::Supervisor;
+use super::action::Action;
 use super::bug::bug;
 use super::clients::launch::StartAction;
 use super::clients::tickets::Owner;
@@ -172,7 +173,7 @@ impl Supervisor {
         let (ports, ready_timeout) = (spec.plan.ports, spec.plan.policy.ready_timeout);
         self.workers.add(worker, (pool, slot), generation, spec);
         let Some(ports) = ports else {
-            return self.submit_spawn(worker, None);
+            return self.perform([Action::Spawn { worker, port: None }]);
         };
         let request = PortRequest {
             worker,
@@ -182,20 +183,14 @@ impl Supervisor {
         };
         // Without a port the spawn waits.
         if let Some(port) = self.health.ports.assign(request, self.clock.now()) {
-            self.submit_spawn(worker, Some(port));
+            let port = Some(port);
+            self.perform([Action::Spawn { worker, port }]);
         }
     }
 
     /// A worker is asked to stop.
     fn cancel_port_wait(&mut self, worker: WorkerId) {
         let actions = self.health.ports.cancel(worker);
-        self.perform(actions);
-    }
-
-    /// Hands the request to the spawner.
-    pub(super) fn submit_spawn(&mut self, worker: WorkerId, port: Option<u16>) {
-        let context = self.event_loop.context(&self.log, &self.clock);
-        let actions = self.workers.submit(&context, &self.listening, worker, port);
         self.perform(actions);
     }
 }

@@ -3,10 +3,8 @@
 
 use super::Supervisor;
 use super::event_log::EventBuilder;
-use super::health::readiness::by_accepting;
 use super::health::watchdogs::WatchdogMessage;
 use super::workers::Life;
-use super::workers::background::Suspect;
 use crate::observe::events::EventKind;
 use crate::process::orphan_scanner::ScanReport;
 use crate::process::{Resolved, SpawnResult};
@@ -102,26 +100,6 @@ impl Supervisor {
         }
     }
 
-    /// Exec has succeeded: starts the checks of readiness and health.
-    pub(super) fn program_runs(&mut self, worker: WorkerId) {
-        let Some(process) = self.workers.processes.get(worker) else {
-            return;
-        };
-        let plan = &process.spec.plan;
-        if let (true, Some(pid)) = (by_accepting(plan), process.pid()) {
-            let targets = self
-                .listening
-                .of(&process.spec.listeners)
-                .iter()
-                .map(|listener| listener.target())
-                .collect();
-            self.health.readiness.watch(worker, pid, targets);
-        }
-        self.engine.push(Input::Started(worker));
-        let actions = self.health.on_running(worker, plan, self.clock.now());
-        self.perform(actions);
-    }
-
     pub(super) fn on_exec_status(&mut self, worker: WorkerId) {
         let context = self.event_loop.context(&self.log, &self.clock);
         let action = self.workers.on_exec_status(&context, worker);
@@ -185,21 +163,6 @@ impl Supervisor {
     pub(super) fn on_orphan_scan(&mut self, report: ScanReport) {
         let context = self.event_loop.context(&self.log, &self.clock);
         let actions = self.workers.on_orphan_scan(&context, report);
-        self.perform(actions);
-    }
-
-    /// A process belongs to no worker: the pools whose program it may be are warned.
-    pub(super) fn on_unowned_process(&mut self, pid: i32, name: &str) {
-        let view = self.engine.view();
-        let suspect = |(pool, _)| {
-            Some(Suspect {
-                pool,
-                slots: self.pools.policy(pool)?.count,
-                generation: view.pool(pool)?.fill_generation,
-            })
-        };
-        let suspects: Vec<Suspect> = self.pools.iter().filter_map(suspect).collect();
-        let actions = self.workers.report_daemonized_orphan(pid, name, &suspects);
         self.perform(actions);
     }
 }

@@ -75,7 +75,7 @@ impl PortAllocator {
         self.retry_at
     }
 
-    /// The port of a worker. None: its spawn waits for an [`Action::SpawnWithPort`].
+    /// The port of a worker. None: its spawn waits for an [`Action::Spawn`].
     pub(crate) fn assign(&mut self, request: PortRequest, now: Time) -> Option<u16> {
         // Those that wait have their turn first.
         let waits = self.waiting.iter().any(|other| other.pool == request.pool);
@@ -144,7 +144,10 @@ impl PortAllocator {
             };
             let worker = request.worker;
             actions.push(request.extend_timeout());
-            actions.push(Action::SpawnWithPort { worker, port });
+            actions.push(Action::Spawn {
+                worker,
+                port: Some(port),
+            });
         }
         if self.waiting.is_empty() {
             self.retry_at = None;
@@ -235,7 +238,10 @@ mod tests {
     /// The spawns and failures that follow, as text.
     fn show(actions: Vec<Action>) -> Vec<String> {
         let line = |action| match action {
-            Action::SpawnWithPort { worker, port } => Some(format!("{worker} gets {port}")),
+            Action::Spawn {
+                worker,
+                port: Some(port),
+            } => Some(format!("{worker} gets {port}")),
             Action::FailSpawn { worker, .. } => Some(format!("{worker} fails")),
             Action::Warn { text, .. } => Some(text),
             _ => None,
