@@ -11,7 +11,6 @@
 //! rolling restart).
 #![no_std]
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
 // No input may panic the master: impossible states are kept out by the types.
 #![cfg_attr(
     not(test),

@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_script_is_run_directly_or_by_npm_is_run_directly_or_by_npm() {
+    fn a_start_script_is_run_directly_or_by_npm() {
         let start = |script: &str| {
             let text = format!("{{\"scripts\": {{\"start\": \"{script}\"}}}}");
             let pools = of(&[("package.json", &text)]);
