@@ -1,5 +1,6 @@
 //! What the compiler does not hold: where `unsafe` may stand, who imports whom.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -283,6 +284,80 @@ fn imports_go_one_way() {
         }
     }
     report("imports that the list does not have", wrong);
+}
+
+/// `impl Supervisor` blocks in several files call each other without an import that would show it. A file's methods may
+/// call those of files below; no way leads back.
+#[test]
+fn the_supervisor_calls_one_way() {
+    let methods = |text: &str| -> String {
+        let mut inside = false;
+        let mut found = String::new();
+        for line in text.lines() {
+            inside |= line == "impl Supervisor {";
+            if inside {
+                found.push_str(&code(line));
+                found.push('\n');
+            }
+            inside &= line != "}";
+        }
+        found
+    };
+    let files: Vec<(String, String)> = sources("src/supervisor")
+        .into_iter()
+        .map(|(path, text)| (path, methods(&text)))
+        .collect();
+    let word = |text: &str| -> String {
+        let part = |letter: &char| letter.is_alphanumeric() || *letter == '_';
+        text.chars().take_while(part).collect()
+    };
+    let mut defined: BTreeMap<String, &str> = BTreeMap::new();
+    for (path, text) in &files {
+        for line in text.lines().filter(|line| line.starts_with("    ")) {
+            if let Some((before, name)) = line.split_once("fn ")
+                && (before.trim().is_empty() || before.trim().starts_with("pub"))
+            {
+                defined.insert(word(name), path);
+            }
+        }
+    }
+    assert!(defined.len() > 50, "methods of the supervisor: {defined:?}");
+    let calls = |path: &str, text: &str| -> BTreeSet<String> {
+        let joined: String = text.split_whitespace().collect();
+        let names = joined.split("self.").skip(1).filter_map(|after| {
+            let name = word(after);
+            let is_call = after[name.len()..].starts_with('(');
+            is_call.then(|| defined.get(&name)).flatten()
+        });
+        names
+            .filter(|other| **other != path)
+            .map(|other| (*other).to_owned())
+            .collect()
+    };
+    let mut left: BTreeMap<&str, BTreeSet<String>> = files
+        .iter()
+        .map(|(path, text)| (path.as_str(), calls(path, text)))
+        .collect();
+    // Those that call none of the others go, until nothing does any more: what is left calls in a circle.
+    loop {
+        let leaves: Vec<&str> = left
+            .iter()
+            .filter(|(_, called)| !called.iter().any(|other| left.contains_key(other.as_str())))
+            .map(|(path, _)| *path)
+            .collect();
+        if leaves.is_empty() {
+            break;
+        }
+        left.retain(|path, _| !leaves.contains(path));
+    }
+    let circle = left.iter().map(|(path, called)| {
+        let others: Vec<&String> = called
+            .iter()
+            .filter(|other| left.contains_key(other.as_str()))
+            .collect();
+        format!("{path} calls {others:?}")
+    });
+    report("files that call each other", circle.collect());
 }
 
 /// The paths of our own that a line of code names: `crate::…` with up to two parts, or `rotad_core`.
