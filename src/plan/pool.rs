@@ -89,6 +89,20 @@ pub enum Health {
     },
 }
 
+impl Health {
+    /// Whether workers that run with `old` can be watched by `new` from now on. They may not answer another check, and
+    /// were told their watchdog interval when they were spawned: that needs new workers.
+    pub fn fits_running(old: Option<&Self>, new: Option<&Self>) -> bool {
+        match (old, new) {
+            (Some(Self::Probe { check: old, .. }), Some(Self::Probe { check: new, .. })) => {
+                old == new
+            }
+            (Some(Self::Probe { .. }), None) => true,
+            _ => old == new,
+        }
+    }
+}
+
 /// A check of one worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {

@@ -4,7 +4,7 @@
 use super::listening::ListenerId;
 use crate::control::protocol::Selector;
 use crate::exit_code::ExitCode;
-use crate::plan::{Kind, ListenPlan, PoolPlan};
+use crate::plan::{Health, Kind, ListenPlan, PoolPlan};
 use rotad_core::{Generation, Policy, PoolId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -52,8 +52,7 @@ impl PoolSpec {
         own.watch.clone_from(&to.watch);
         own.roll_on = to.roll_on;
         own.log = to.log.clone();
-        // A different kind of health check needs a new generation.
-        if std::mem::discriminant(&own.health) == std::mem::discriminant(&to.health) {
+        if Health::fits_running(own.health.as_ref(), to.health.as_ref()) {
             own.health.clone_from(&to.health);
         }
     }

@@ -4,7 +4,7 @@
 use super::Lookup;
 use crate::config;
 use crate::control::protocol::{ReloadScope, Selector, Wait};
-use crate::plan::Plan;
+use crate::plan::{Health, Plan};
 use crate::process::{PinnedPaths, Resolved};
 use crate::supervisor::listening::Listening;
 use crate::supervisor::pool_registry::{PoolRegistry, PoolSpec};
@@ -14,6 +14,7 @@ use crate::supervisor::workers::process_table::ProcessTable;
 use crate::supervisor::workers::spawn_spec::SpawnSpecs;
 use rotad_core::{Command, Engine, Exit, Generation, Input, PoolId, Request, Signal, Span, Time};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One pool `web` of two workers, and what a supervisor would know of it.
 struct Fixture {
@@ -310,4 +311,28 @@ fn a_scale_beyond_the_limit_of_open_files_is_refused() {
     let many = fixture.lookup().has_room_to_scale(WEB, u32::MAX);
     let why = many.unwrap_err();
     assert!(why.contains("open files, but the limit is"), "{why}");
+}
+
+/// Workers of an older generation may still serve when the check of the newer one is adjusted.
+#[test]
+fn a_serving_generation_keeps_a_check_of_its_own_kind() {
+    let with = |health: &str| {
+        spec(
+            &plan(&format!(
+                "[pool.web]\ncommand = \"/bin/true\"\nready = \"notify\"\n[pool.web.health]\n{health}\n"
+            )),
+            "web",
+        )
+    };
+    let mut pools = PoolRegistry::default();
+    pools.add(with("watchdog = \"30s\""));
+    pools.begin_generation(WEB, Generation(1));
+    pools.set_next_spec(WEB, Arc::new(with("connect = \"127.0.0.1:80\"")));
+    pools.begin_generation(WEB, Generation(2));
+    let adjusted = with("connect = \"127.0.0.1:80\"\nevery = \"20s\"");
+    pools.adjust(WEB, adjusted.clone(), |_| true);
+    let health = |generation| pools.spec_of(WEB, generation).unwrap().plan.health.clone();
+    let watchdog = Some(Health::Watchdog(Duration::from_secs(30)));
+    assert_eq!(health(Generation(1)), watchdog);
+    assert_eq!(health(Generation(2)), adjusted.plan.health);
 }
