@@ -121,7 +121,7 @@ fn an_unchanged_pool_is_passed_over() {
         &run,
         &[
             "web: would be rolled",
-            "db: would be rolled if its program or folder has changed",
+            "db: would be rolled if its program or directory has changed",
         ],
         &[],
     );

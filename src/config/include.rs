@@ -135,7 +135,8 @@ fn valid<T>(
     match parsed {
         Ok(valid) => Some(valid),
         Err(message) => {
-            let hint = "*, ? and [ab] stand for a part of one name, ** for any number of folders";
+            let hint =
+                "*, ? and [ab] stand for a part of one name, ** for any number of directories";
             parser.error_with(
                 &pattern.span,
                 format!("`{}` is no pattern: {message}", shown(&pattern.value)),
@@ -150,7 +151,7 @@ fn valid<T>(
 fn one(parser: &mut Parser, at: &Located<PathBuf>, main: &Path, included: &mut Included) -> usize {
     let path = &at.value;
     if let Some(message) = paths::unnameable(path) {
-        parser.error_with(&at.span, message, "rename the file or the folder");
+        parser.error_with(&at.span, message, "rename the file or the directory");
         return 0;
     }
     let content = match read(path) {

@@ -267,7 +267,7 @@ fn unix(parser: &mut Parser, written: &Located<String>, path: &str) -> Option<Ad
         parser.error_with(
             &written.span,
             message,
-            "choose a shorter folder, such as one below /run",
+            "choose a shorter directory, such as one below /run",
         );
         return None;
     }

@@ -109,7 +109,7 @@ pub(super) fn large_enough(parser: &mut Parser, size: &Located<u64>) {
 pub(super) fn identity(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| {
         match (path.parent().map(Path::canonicalize), path.file_name()) {
-            (Some(Ok(folder)), Some(name)) => folder.join(name),
+            (Some(Ok(directory)), Some(name)) => directory.join(name),
             _ => path.to_owned(),
         }
     })
@@ -120,7 +120,7 @@ fn usable(parser: &mut Parser, file: &Located<PathBuf>) {
     match file.value.metadata() {
         Ok(meta) if meta.is_dir() => {
             let hint = "name a file in it: stdout = \"log/web.log\"";
-            parser.error_with(&file.span, format!("{path} is a folder"), hint);
+            parser.error_with(&file.span, format!("{path} is a directory"), hint);
         }
         Ok(meta) if !meta.is_file() => {
             let hint = "write \"null\" for nowhere, \"inherit\" for the master's own output";
@@ -143,13 +143,17 @@ fn can_be_made(parser: &mut Parser, file: &Path, span: &Range<usize>) {
     let Some(there) = file
         .ancestors()
         .skip(1)
-        .find(|folder| folder.symlink_metadata().is_ok())
+        .find(|directory| directory.symlink_metadata().is_ok())
     else {
         return;
     };
     let message = format!("{} cannot be made", file.display());
     if !there.is_dir() {
-        parser.error_with(span, message, format!("{} is no folder", there.display()));
+        parser.error_with(
+            span,
+            message,
+            format!("{} is no directory", there.display()),
+        );
     } else if may(there, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
         parser.error_with(
             span,

@@ -108,7 +108,7 @@ fn check(path: &Path, content: Vec<u8>) -> Result<Loaded, Report> {
         return Err(parser.report);
     }
     if let Some(message) = place.unnameable() {
-        parser.error_of_file(message, "rename the file or the folder");
+        parser.error_of_file(message, "rename the file or the directory");
     }
     let plan = read_all(&mut parser, place, content);
     parser.report.sort(path);

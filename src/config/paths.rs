@@ -100,17 +100,17 @@ fn real(given: &Path) -> PathBuf {
         return real;
     }
     match (given.parent().map(Path::canonicalize), given.file_name()) {
-        (Some(Ok(folder)), Some(file)) => folder.join(file),
+        (Some(Ok(directory)), Some(file)) => directory.join(file),
         _ => given.to_owned(),
     }
 }
 
 /// The file's directory or, if that is named `config`, its parent.
 fn base(file: &Path) -> PathBuf {
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    match (folder.file_name(), folder.parent()) {
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    match (directory.file_name(), directory.parent()) {
         (Some(name), Some(above)) if name == "config" => above.to_owned(),
-        _ => folder.to_owned(),
+        _ => directory.to_owned(),
     }
 }
 
@@ -118,13 +118,13 @@ fn base(file: &Path) -> PathBuf {
 /// name an application, so the directory above it is used.
 fn default_name(file: &Path, base: &Path) -> String {
     let stem = file.file_stem().unwrap_or(OsStr::new("rotad"));
-    let folder = match (base.file_name(), base.parent()) {
+    let directory = match (base.file_name(), base.parent()) {
         // Also while a deployment has removed the link, so that the name does not change for a moment.
-        (Some(name), Some(above)) if name == "current" && !is_plain_folder(base) => above,
+        (Some(name), Some(above)) if name == "current" && !is_plain_directory(base) => above,
         _ => base,
     };
     let name = if stem == "rotad" {
-        folder.file_name().unwrap_or(stem)
+        directory.file_name().unwrap_or(stem)
     } else {
         stem
     };
@@ -143,7 +143,7 @@ fn default_name(file: &Path, base: &Path) -> String {
     }
 }
 
-fn is_plain_folder(path: &Path) -> bool {
+fn is_plain_directory(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|about| about.is_dir())
 }
 
@@ -209,12 +209,12 @@ mod tests {
     }
 
     #[test]
-    fn a_link_called_current_gives_the_name_of_the_folder_above() {
-        let folder = tempfile::tempdir().unwrap();
-        let shop = folder.path().join("shop");
+    fn a_link_called_current_gives_the_name_of_the_directory_above() {
+        let directory = tempfile::tempdir().unwrap();
+        let shop = directory.path().join("shop");
         std::fs::create_dir_all(shop.join("releases/1/config")).unwrap();
-        std::fs::create_dir_all(folder.path().join("plain/current")).unwrap();
-        let name = |path: &str| name_of(folder.path().join(path).to_str().unwrap());
+        std::fs::create_dir_all(directory.path().join("plain/current")).unwrap();
+        let name = |path: &str| name_of(directory.path().join(path).to_str().unwrap());
         assert_eq!(
             name("shop/current/rotad.toml"),
             "shop",
@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn the_given_path_keeps_its_links() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().canonicalize().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
         std::fs::create_dir_all(root.join("releases/1")).unwrap();
         std::fs::write(root.join("releases/1/rotad.toml"), "").unwrap();
         std::os::unix::fs::symlink("releases/1", root.join("current")).unwrap();
@@ -249,7 +249,7 @@ mod tests {
             clean("releases/1/../../current/rotad.toml"),
             Path::new("current/rotad.toml")
         );
-        // What is above a link is above the folder that it leads to.
+        // What is above a link is above the directory that it leads to.
         assert_eq!(clean("current/../x.toml"), Path::new("current/../x.toml"));
         assert_eq!(clean("nowhere/../x.toml"), Path::new("nowhere/../x.toml"));
         assert_eq!(absolute(Path::new("/../a")), Path::new("/a"));
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_comes_from_the_stem_or_the_folder() {
+    fn a_name_comes_from_the_stem_or_the_directory() {
         assert_eq!(name_of("/etc/shop.toml"), "shop");
         assert_eq!(name_of("/srv/shop/rotad.toml"), "shop");
         assert_eq!(name_of("/srv/shop/config/rotad.toml"), "shop");

@@ -19,7 +19,7 @@ const OTHERS_WRITE: u32 = 0o002;
 struct Owner {
     mode: u32,
     gid: u32,
-    folder: bool,
+    directory: bool,
 }
 
 impl Owner {
@@ -28,7 +28,7 @@ impl Owner {
         Ok(Self {
             mode: meta.mode(),
             gid: meta.gid(),
-            folder: meta.is_dir(),
+            directory: meta.is_dir(),
         })
     }
 
@@ -39,7 +39,7 @@ impl Owner {
         } else {
             OTHERS_WRITE | GROUP_WRITES
         };
-        self.mode & bits != 0 && !(self.folder && self.mode & STICKY != 0)
+        self.mode & bits != 0 && !(self.directory && self.mode & STICKY != 0)
     }
 }
 
@@ -52,12 +52,12 @@ pub(super) fn writable_by_others(path: &Path) -> Option<PathBuf> {
     let real = path.canonicalize().ok()?;
     // The directory of each link on the way decides what the link points to.
     std::iter::once(real)
-        .chain(folders_on_the_way(path))
+        .chain(directories_on_the_way(path))
         .find(|path| Owner::of(path).is_ok_and(|owner| owner.others_write()) && !on_read_only(path))
 }
 
 /// Every directory that is passed on the way to a file, the last first: those of links and those that they point to.
-fn folders_on_the_way(path: &Path) -> Vec<PathBuf> {
+fn directories_on_the_way(path: &Path) -> Vec<PathBuf> {
     let owned = |path: &Path| {
         path.components()
             .map(|part| part.as_os_str().to_owned())
@@ -127,10 +127,10 @@ pub(super) fn owned_by_another_user(path: &Path, main: &Path) -> Option<PathBuf>
     let link = std::path::absolute(path)
         .ok()?
         .parent()
-        .and_then(|folder| folder.canonicalize().ok());
-    let folders = link.iter().flat_map(|folder| folder.ancestors());
+        .and_then(|directory| directory.canonicalize().ok());
+    let directories = link.iter().flat_map(|directory| directory.ancestors());
     real.ancestors()
-        .chain(folders)
+        .chain(directories)
         .find(|path| {
             owner(path).is_some_and(|uid| !known.contains(&Some(uid))) && !on_read_only(path)
         })
@@ -142,27 +142,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_folder_on_the_way_is_passed() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().canonicalize().unwrap();
+    fn every_directory_on_the_way_is_passed() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
         std::fs::create_dir_all(root.join("releases/1")).unwrap();
         std::fs::create_dir_all(root.join("links")).unwrap();
         std::fs::create_dir_all(root.join("shop")).unwrap();
         std::fs::write(root.join("releases/1/rotad.toml"), "").unwrap();
         std::os::unix::fs::symlink("../releases/1", root.join("links/now")).unwrap();
         std::os::unix::fs::symlink(root.join("links/now"), root.join("shop/current")).unwrap();
-        let passed = folders_on_the_way(&root.join("shop/current/rotad.toml"));
+        let passed = directories_on_the_way(&root.join("shop/current/rotad.toml"));
         for name in ["shop", "links", "releases", "releases/1"] {
             assert!(passed.contains(&root.join(name)), "{name}: {passed:?}");
         }
         assert!(passed.contains(&root) && passed.contains(&PathBuf::from("/")));
         std::os::unix::fs::symlink("loop", root.join("loop")).unwrap();
-        folders_on_the_way(&root.join("loop/x"));
+        directories_on_the_way(&root.join("loop/x"));
     }
 
     #[test]
-    fn sticky_folders_and_the_group_root_are_fine() {
-        let others_write = |mode, gid, folder| Owner { mode, gid, folder }.others_write();
+    fn sticky_directories_and_the_group_root_are_fine() {
+        let others_write = |mode, gid, directory| {
+            Owner {
+                mode,
+                gid,
+                directory,
+            }
+            .others_write()
+        };
         assert!(others_write(0o666, 0, false));
         assert!(others_write(0o1666, 0, false));
         assert!(others_write(0o777, 0, true));

@@ -8,21 +8,21 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Warns if the working directory or the program of `recipe` does not exist. `command` and `directory` are the spans
-/// to report.
+/// Warns if the working directory or the program of `recipe` does not exist. `command_span` and `directory_span`
+/// are where to report that.
 pub(super) fn check(
     parser: &mut Parser,
     recipe: &Recipe,
-    command: &Range<usize>,
-    directory: &Range<usize>,
+    command_span: &Range<usize>,
+    directory_span: &Range<usize>,
 ) {
-    let folder = &recipe.working_directory;
-    if !folder.is_dir() {
+    let directory = &recipe.working_directory;
+    if !directory.is_dir() {
         let message = format!(
             "the working directory {} does not exist now",
-            folder.display()
+            directory.display()
         );
-        parser.warning(directory, message, "workers cannot start without it");
+        parser.warning(directory_span, message, "workers cannot start without it");
         return;
     }
     // A placeholder in the program's name is known only at spawn.
@@ -30,14 +30,14 @@ pub(super) fn check(
         return;
     };
     if program.contains('/') {
-        let path = folder.join(program);
+        let path = directory.join(program);
         if !path.is_file() {
             let message = format!("the program {} does not exist now", path.display());
-            parser.warning(command, message, "workers cannot start without it");
+            parser.warning(command_span, message, "workers cannot start without it");
         } else if !executable(&path) {
             let message = format!("the program {} is not executable", path.display());
             parser.warning(
-                command,
+                command_span,
                 message,
                 "chmod +x it, or name its interpreter first",
             );
@@ -45,12 +45,12 @@ pub(super) fn check(
         return;
     }
     let found = |path: &OsString| {
-        std::env::split_paths(path).any(|dir| executable(&folder.join(dir).join(program)))
+        std::env::split_paths(path).any(|dir| executable(&directory.join(dir).join(program)))
     };
     if path(recipe).as_ref().is_some_and(|path| !found(path)) {
         let message = format!("the program `{}` is not found in PATH now", shown(program));
         parser.warning(
-            command,
+            command_span,
             message,
             "write its whole path, or set PATH in `env`",
         );

@@ -68,7 +68,7 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
         .as_ref()
         .filter(|at| place.base.is_symlink() && at.value.starts_with(&place.base))
     {
-        let message = "this folder is part of the release that a link leads to: it goes when that release is deleted";
+        let message = "this directory is part of the release that a link leads to: it goes when that release is deleted";
         parser.warning(&at.span, message, "write an absolute path, or leave it out");
     }
     let runtime_dir = master
@@ -86,7 +86,7 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
         if let Some(message) = paths::unnameable(path) {
             parser.error_of_file(
                 message,
-                "it comes from $XDG_STATE_HOME or $HOME: rename the folder",
+                "it comes from $XDG_STATE_HOME or $HOME: rename the directory",
             );
             break;
         }

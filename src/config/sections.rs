@@ -134,13 +134,13 @@ const LEVELS: Called<Choice<LogLevel>> = Called(
 section! {
     pub(super) struct Master = "[master]" {
         name: Written<String>, Own("name", values::name), default "see above",
-            "the master's name: in its log, its runtime folder, its log file";
+            "the master's name: in its log, its runtime directory, its log file";
         daemonize: Setting<bool> = true, Flag,
             "whether `start` goes to the background; `false`: as `run`";
         pid_file: Written<PathBuf>, Path, default "`RUNTIME_DIR/master.pid`",
             "locked, never written through a link, removed at exit";
         runtime_dir: Written<PathBuf>, Path, default "see above",
-            "the folder of the control socket and the pid file";
+            "the directory of the control socket and the pid file";
         working_directory: Setting<PathBuf> = PathBuf::from("/"), Path,
             "where the daemonized master stands";
         umask: Setting<u32> = 0o022, Octal,

@@ -34,7 +34,7 @@ pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
                 let message = format!("no file matches `{}` now", shown(&pattern.value));
                 let hint = match glob.find() {
                     Ok(found) if !found.is_empty() => format!(
-                        "a folder does; all files in it and below are `{}/**`",
+                        "a directory does; all files in it and below are `{}/**`",
                         shown(pattern.value.trim_end_matches('/'))
                     ),
                     _ => format!("it is looked for in {}", glob.root().display()),
@@ -46,7 +46,7 @@ pub(super) fn make(parser: &mut Parser, reload: &Reload) -> Option<Watch> {
                 parser.warning(
                     &pattern.span,
                     message,
-                    "name a smaller folder, or one that can be read",
+                    "name a smaller directory, or one that can be read",
                 );
             }
         }

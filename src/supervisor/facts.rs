@@ -39,7 +39,7 @@ impl Supervisor {
         let (pool, generation) = (process.pool, process.generation);
         if repinned {
             let text = format!(
-                "the folder or program that it was pinned to is gone; resolved again: {} in {}",
+                "the directory or program that it was pinned to is gone; resolved again: {} in {}",
                 resolved.program.display(),
                 resolved.directory.display()
             );
@@ -86,12 +86,12 @@ impl Supervisor {
             .spec_of(pool, base)
             .zip(self.pools.spec_of(pool, generation));
         let alike = specs.is_some_and(|(one, other)| one.is_alike(other));
-        let folders = self
+        let directories = self
             .workers
             .spawn_specs
             .resolved(pool, base)
-            .zip(self.workers.spawn_specs.folder(pool, generation));
-        if alike && folders.is_some_and(|(found, folder)| found.directory == folder) {
+            .zip(self.workers.spawn_specs.directory(pool, generation));
+        if alike && directories.is_some_and(|(found, directory)| found.directory == directory) {
             self.engine.push(Input::Pinned {
                 pool,
                 generation,

@@ -255,7 +255,7 @@ fn a_watched_directory_that_matches_no_file_is_a_warning() {
     let text = case.rendered();
     assert!(
         text.contains("warning: no file matches `s*c` now")
-            && text.contains("a folder does; all files in it and below are `s*c/**`"),
+            && text.contains("a directory does; all files in it and below are `s*c/**`"),
         "{text}"
     );
 }

@@ -5,7 +5,7 @@
 #   box.sh up DIR      proves the shield, boots, and lives as long as the box: TERM ends it and all that is in it.
 #                      DIR/pid holds the pid of its systemd from then on
 #
-# DIR is an empty folder. BOX_ROOT: another tree than / (debootstrap). BOX_BIND="FROM:TO …": shown inside, read-only.
+# DIR is an empty directory. BOX_ROOT: another tree than / (debootstrap). BOX_BIND="FROM:TO …": shown inside, read-only.
 # BOX_LOG=console: a systemd that does not come up says why in DIR/console, and nothing in its journal.
 # Needs root, cgroups of version 2, util-linux, systemd.
 #
@@ -222,7 +222,7 @@ end() {
 }
 
 case "${1:-}" in
-    guard | up) start "$1" "${2:?a folder}" ;;
+    guard | up) start "$1" "${2:?a directory}" ;;
     inside) inside "$2" ;;
     boot) boot "$2" ;;
     *) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 2 ;;

@@ -294,7 +294,7 @@ fn describe_standing(context: OutcomeContext<'_>, standing: &Standing, stuck: bo
             slots.join(", ")
         ));
         if *in_place {
-            text.push_str(", and cannot go back: it is the same folder and configuration");
+            text.push_str(", and cannot go back: it is the same directory and configuration");
         }
     }
     if *outdated > 0 {

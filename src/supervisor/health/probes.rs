@@ -404,7 +404,7 @@ impl Probes {
         };
         probe.excused = false;
         if let Some(worker) = hung {
-            let reason = "the folder of its socket hangs (a disk?)".to_owned();
+            let reason = "the directory of its socket hangs (a disk?)".to_owned();
             self.record(worker, Err(ProbeError::Failed(reason)), now, actions);
         }
     }

@@ -165,11 +165,11 @@ impl Probing {
     fn check_hung(&mut self, shown: &str) -> Result<(), ProbeError> {
         self.hung.retain(|(_, thread)| !thread.has_ended());
         if self.hung.iter().any(|(hung, _)| hung == shown) {
-            let reason = "the folder of its socket hangs (a disk?)".to_owned();
+            let reason = "the directory of its socket hangs (a disk?)".to_owned();
             return Err(ProbeError::Failed(reason));
         }
         if self.hung.len() >= MAX_HUNG {
-            let reason = "too many folders of sockets hang (a disk?)".to_owned();
+            let reason = "too many directories of sockets hang (a disk?)".to_owned();
             return Err(ProbeError::Indeterminate(reason));
         }
         Ok(())

@@ -50,7 +50,7 @@ impl Lookup<'_> {
             let what = match pool.roll_on {
                 _ if is_paused(&pool.name) => "is stopped, and stays so",
                 RollOn::Change if !request.which.pools.contains(&pool.name) => {
-                    "would be rolled if its program or folder has changed (reload.on = \"change\")"
+                    "would be rolled if its program or directory has changed (reload.on = \"change\")"
                 }
                 RollOn::Always | RollOn::Change => "would be rolled",
             };

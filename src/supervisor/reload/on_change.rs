@@ -124,7 +124,7 @@ impl OnChange {
 
 fn hangs() -> String {
     format!(
-        "its program or folder could not be looked at within {} s: a disk hangs?",
+        "its program or directory could not be looked at within {} s: a disk hangs?",
         COMPARISON_TIMEOUT.as_millis() / 1000
     )
 }

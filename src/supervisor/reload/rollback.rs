@@ -266,7 +266,7 @@ impl Lookup<'_> {
             return no(format!(
                 "generation {to} is made of exactly the same files as generation {}{}: the code was edited in place, and \
                  its files would only be started once more\nput the old code there and `rotad reload`; releases in \
-                 folders of their own, behind a link, can be rolled back{end}",
+                 directories of their own, behind a link, can be rolled back{end}",
                 others.join(" and "),
                 self.place(pool, to)
                     .map_or_else(String::new, |place| format!(" ({place})")),

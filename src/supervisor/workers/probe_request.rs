@@ -73,7 +73,7 @@ pub(crate) fn probe_request(
     spawn_request.listeners.clear();
     spawn_request.listen_names.clear();
     spawn_request.watchdog = None;
-    let folder = specs
+    let directory = specs
         .resolved(process.pool, process.generation)
         .map_or_else(
             || plan.recipe.working_directory.clone(),
@@ -86,7 +86,7 @@ pub(crate) fn probe_request(
         .map(|(_, value)| value.clone());
     spawn_request.pinned = Arc::new(PinnedPaths::new(
         spawn_request.argv.first().cloned().unwrap_or_default(),
-        folder,
+        directory,
         path,
     ));
     Ok(ProbeRequest::Command(Box::new(spawn_request)))

@@ -172,7 +172,7 @@ impl SpawnSpecs {
     }
 
     /// The directory of a generation whose program was not found in it.
-    pub(crate) fn folder(&self, pool: PoolId, generation: Generation) -> Option<PathBuf> {
+    pub(crate) fn directory(&self, pool: PoolId, generation: Generation) -> Option<PathBuf> {
         let pinned = self.pinned.get(&(pool, generation))?;
         if pinned.resolved().is_some() {
             None
