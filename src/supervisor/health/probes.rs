@@ -1,6 +1,6 @@
 //! Probes of workers for readiness and health: when each worker is probed, and what the results amount to.
 //!
-//! [`Probes`] is a state machine without a thread, a socket or a clock: `prober.rs` has the probes carried out, gives it
+//! [`Probes`] is a state machine without a thread, a socket or a clock: `probing.rs` has the probes carried out, gives it
 //! what comes of them by [`Probes::handle`], and executes the actions in their order. Stories as text test it
 //! (`probes/stories.txt`).
 //!

@@ -1,5 +1,5 @@
 //! The reload's state machine: which request is under way, in which stage, and what ends it. It reads no clock, file or
-//! plan; the configuration is a payload that it keeps for the supervisor. `reload.rs` gives it events by
+//! plan; the configuration is a payload that it keeps for the supervisor. `mod.rs` gives it events by
 //! [`Reloads::handle`] and executes the actions in their order. Stories as text test it (`stories/`).
 //!
 //! One reload runs at a time, in the order of the requests. Until `Commit` nothing has been touched, so every other end

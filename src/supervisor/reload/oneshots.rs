@@ -1,5 +1,5 @@
 //! The oneshots of a reload: they run to their end, in dependency order, before anything else of the new configuration
-//! takes effect. If one fails, nothing does. `reload.rs` calls these for the machine's actions.
+//! takes effect. If one fails, nothing does. `mod.rs` calls these for the machine's actions.
 
 use crate::control::protocol::ReloadScope;
 use crate::plan::{self, Kind, Plan, PoolChange};

@@ -1,6 +1,6 @@
 //! What a worker says and how it ends: its notify messages and its exit.
 //!
-//! A message that waits in the socket counts before the exit: whoever calls [`Workers::check_exit`] has taken the
+//! A message that waits in the socket counts before the exit: the caller of [`Workers::check_exit`] has taken the
 //! messages and the exec status before, and the engine knows them.
 
 use crate::notify_socket::Message;
