@@ -131,6 +131,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
             wait,
         } => roll::rollback(config.as_deref(), pools, to, dry_run, &wait),
         Verb::Cancel { pools } => roll::cancel(config.as_deref(), pools),
+        Verb::Status(args) if args.watch => watch::watch(config.as_deref(), &args),
         Verb::Status(args) => status::status(config.as_deref(), &args),
         Verb::Demo { once, port } => demo::demo(once, port),
         Verb::Scale { pool, count } => pools::scale(config.as_deref(), pool, count),

@@ -3,7 +3,7 @@
 use super::args::StatusArgs;
 use super::client::{Client, ClientError, WaitLimits};
 use super::table::{self, TableStyle};
-use super::{print, request, watch};
+use super::{print, request};
 use crate::config::MasterPaths;
 use crate::control::protocol::{Method, Response};
 use crate::event_loop::clock::Deadline;
@@ -24,9 +24,6 @@ pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> ExitCode {
         Err(_) if args.check => return ExitCode::NOT_FOUND,
         Err(code) => return code,
     };
-    if args.watch {
-        return watch::watch(&paths, args);
-    }
     let status = match requested_status(&paths, args) {
         Ok(status) => status,
         Err((code, message)) => {

@@ -5,7 +5,6 @@ use super::args::StatusArgs;
 use super::client::ClientError;
 use super::table::{Rates, TableStyle};
 use super::{print, request, status};
-use crate::config::MasterPaths;
 use crate::event_loop::clock::{Clock, Deadline};
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::exit_code::ExitCode;
@@ -14,6 +13,7 @@ use crate::sys::terminal;
 use nix::libc;
 use nix::sys::signal::{Signal, raise};
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,10 +24,14 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
 /// Shows the status until Ctrl-C or until stdout is closed. A master that cannot be reached at first is an error; one
 /// that goes away later is reported and looked for again.
-pub(super) fn watch(paths: &MasterPaths, args: &StatusArgs) -> ExitCode {
+pub(super) fn watch(file: Option<&Path>, args: &StatusArgs) -> ExitCode {
+    let paths = match request::master_paths(file) {
+        Ok(paths) => paths,
+        Err(code) => return code,
+    };
     let limits = request::until_interrupted();
     let clock = Clock::start();
-    let mut last = match status::requested_status(paths, args) {
+    let mut last = match status::requested_status(&paths, args) {
         Ok(status) => Some((status, clock.elapsed())),
         Err((code, message)) => {
             print::error(&message);
@@ -47,7 +51,7 @@ pub(super) fn watch(paths: &MasterPaths, args: &StatusArgs) -> ExitCode {
             Ok(()) => {}
             Err(_) => return ExitCode::DONE,
         }
-        page = match status::requested_status(paths, args) {
+        page = match status::requested_status(&paths, args) {
             Ok(now) => {
                 let before = last.replace((now, clock.elapsed()));
                 last.as_ref().map(|(now, at)| {

@@ -1,7 +1,7 @@
 //! Compares two plans of one master: what must change to get from one to the other. Pure: it reads nothing from the
 //! system. Used by reload and by `rotad check`.
 
-use super::diff_pool::{self, Keys};
+use super::diff_pool::{self, Keys, differing};
 use super::{ListenPlan, Plan};
 
 /// What has to happen for a running master to become what `new` says.
@@ -250,11 +250,4 @@ fn master(old: &Plan, new: &Plan) -> (Vec<String>, Vec<String>) {
         ("control.group", old.control.group != new.control.group),
     ]);
     (live, needs_new_master)
-}
-
-pub(super) fn differing(keys: &[(&str, bool)]) -> Vec<String> {
-    keys.iter()
-        .filter(|(_, differs)| *differs)
-        .map(|(key, _)| (*key).to_owned())
-        .collect()
 }

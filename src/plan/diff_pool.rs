@@ -1,6 +1,5 @@
 //! Compares one pool in two plans: which of its keys changed, and which of those require new workers.
 
-use super::diff::differing;
 use super::{
     Account, Address, Health, Kind, Limit, LogPlan, Plan, PoolPlan, Recipe, Sink, Template,
 };
@@ -315,4 +314,12 @@ fn policy(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
         ),
         ("restart.never_on", a.restart.never_on != b.restart.never_on),
     ]));
+}
+
+/// The keys that differ.
+pub(super) fn differing(keys: &[(&str, bool)]) -> Vec<String> {
+    keys.iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(key, _)| (*key).to_owned())
+        .collect()
 }
