@@ -3,7 +3,7 @@
 mod support;
 
 use std::time::Duration;
-use support::{Site, alone, proc, spaced, until};
+use support::{Site, alone, pool, proc, spaced, until};
 
 /// 0 context switches of all its threads within 20 s: workers and tasks, with and without sockets, some notifying.
 #[test]
@@ -38,4 +38,32 @@ address = "127.0.0.1:@PORT@"
     let result = still(20);
     assert!(result.is_ok(), "switches by thread: {result:?}");
     assert!(!proc::switches(master).is_empty());
+}
+
+/// The readiness probe of a worker ends with the worker, also if it never was ready.
+#[test]
+fn workers_that_never_were_ready_leave_nothing_due() {
+    let _alone = alone();
+    let mut site = Site::new(
+        r#"
+[pool.web]
+command = ["@WORKER@", "wait"]
+ready = "spawned"
+[pool.probed]
+command = ["sh", "-c", "sleep 1; exit 1"]
+count = 3
+ready = { command = ["false"] }
+restart = { policy = "never" }
+"#,
+    );
+    site.run();
+    site.await_status("all have ended", 20, |status| {
+        pool(status, "probed")["state"] == "failed"
+    });
+    let master = site.pid();
+    until("it comes to rest", 40, || {
+        let before = proc::switches(master);
+        spaced(Duration::from_secs(4));
+        (before == proc::switches(master)).then_some(())
+    });
 }

@@ -49,8 +49,8 @@ pub(super) enum Action {
     ReplaceHolders(ListenerId),
     /// The worker's program runs: its readiness and health are looked at from now on, and the engine learns of it.
     ProgramRuns(WorkerId),
-    /// The worker has ended: nothing looks for its readiness any more.
-    ForgetReadiness(WorkerId),
+    /// The worker has ended, ready or not: nothing looks for its readiness and health any more.
+    EndHealth(WorkerId),
     /// Nothing is left of the worker: its port is free for another one.
     ReleasePort(WorkerId),
     /// A process has lost its parent and belongs to no worker: it may be a program that goes into the background.
@@ -133,7 +133,9 @@ impl Supervisor {
                 self.engine.push(Input::Unreachable(holders));
             }
             Action::ProgramRuns(worker) => following.extend(self.program_runs(worker)),
-            Action::ForgetReadiness(worker) => self.health.readiness.forget(worker),
+            Action::EndHealth(worker) => {
+                following.extend(self.health.on_end(worker, self.clock.now()));
+            }
             Action::ReleasePort(worker) => following.extend(self.health.ports.release(worker)),
             Action::UnownedProcess { pid, name } => {
                 following.extend(self.suspect_daemon(pid, &name));

@@ -3,8 +3,9 @@
 //! workers want of the processors.
 //!
 //! [`Health`] sees neither the engine nor the process table: the supervisor tells it what it has to know, and performs
-//! the actions that it returns. A worker passes through [`Health::on_running`] (its program runs), [`Health::on_ready`]
-//! and [`Health::stop`] (it no longer serves), in this order. Each part has its own deadline in `timers.rs`.
+//! the actions that it returns. A worker passes through [`Health::on_running`] (its program runs), [`Health::on_ready`],
+//! [`Health::stop`] (it no longer serves) and [`Health::on_end`], in this order; one that is asked to stop while it is
+//! spawned is stopped first. Each part has its own deadline in `timers.rs`.
 //!
 //! Three parts decide by state machines, which stories as text test: `watchdogs.rs`, `probes.rs` (carried out by
 //! `probing.rs`) and `recycling.rs`.
@@ -137,6 +138,12 @@ impl Health {
         self.recycling
             .handle(now, recycling::Event::Forgotten(worker));
         self.probing.forget(worker, now)
+    }
+
+    /// The worker has ended, and may never have been ready: its probe, and a watchdog that was expected, end as well.
+    pub(crate) fn on_end(&mut self, worker: WorkerId, now: Time) -> Vec<Action> {
+        self.readiness.forget(worker);
+        self.stop(worker, now)
     }
 
     /// The health check of a worker's pool has changed.
@@ -297,3 +304,6 @@ fn limits(recycle: Recycle) -> Limits {
         max_rss: recycle.max_rss,
     }
 }
+
+#[cfg(test)]
+mod tests;

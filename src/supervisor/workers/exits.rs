@@ -145,7 +145,7 @@ impl Workers {
         // Before the engine learns of the exit: its notices quote the report.
         self.exit_reports.add(worker, exit_report);
         vec![
-            Action::ForgetReadiness(worker),
+            Action::EndHealth(worker),
             Action::Input(Input::Exited(worker, exit)),
         ]
     }

@@ -270,7 +270,7 @@ impl Workers {
             .add(worker, process.exit_report(exit, false));
         let mut actions = Vec::new();
         self.dispose(context, worker, process, &mut actions);
-        actions.push(Action::ForgetReadiness(worker));
+        actions.push(Action::EndHealth(worker));
         actions.push(Action::Input(Input::SpawnFailed(worker)));
         actions
     }
