@@ -396,8 +396,8 @@ fn a_hanging_start_delays_no_other_worker() {
     site.assert_empty();
 }
 
-/// A worker in poll(2) whose set lies in a page that is handed out (userfaultfd(2)) only once it gets USR1: whoever
-/// reads that memory before hangs, and the process itself does not.
+/// A worker in poll(2) whose set lies in a page that is handed out (userfaultfd(2)) only once it gets USR1: a
+/// process that reads that memory before hangs, and the process itself does not.
 const WITHHELD: &str = r#"
 import ctypes, fcntl, os, signal, struct, threading
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})

@@ -1,4 +1,4 @@
-//! The scout sees real processes begin to accept, each in its own way, and none that does not.
+//! The accept probe sees real processes begin to accept, each in its own way, and none that does not.
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -137,13 +137,13 @@ fn epoll_of(fd: std::os::fd::BorrowedFd<'_>, flags: EpollFlags) -> Epoll {
     epoll
 }
 
-/// A scout without rights looks at pid 1.
+/// An accept probe without rights looks at pid 1.
 fn see_nothing() {
     if nix::unistd::geteuid().is_root() {
         nix::unistd::setuid(65534.into()).unwrap();
     }
-    let mut scout = Scout::start(Waker::new().unwrap());
-    scout.watch(
+    let mut fixture = Fixture::start(Waker::new().unwrap());
+    fixture.watch(
         WorkerId(1),
         1,
         vec![Target {
@@ -151,7 +151,7 @@ fn see_nothing() {
             address: Address::Unix("/x".into()),
         }],
     );
-    match scout.reports.recv_timeout(PATIENCE) {
+    match fixture.reports.recv_timeout(PATIENCE) {
         Ok(AcceptReport::Unobservable(WorkerId(1), why)) => say(&format!("blind {why}")),
         other => say(&format!("{other:?}")),
     }
@@ -237,12 +237,12 @@ fn open(address: Address) -> Listener {
 }
 
 /// An accept probe and its reports.
-struct Scout {
+struct Fixture {
     probe: AcceptProbe,
     reports: Receiver<AcceptReport>,
 }
 
-impl Scout {
+impl Fixture {
     fn start(wake: Waker) -> Self {
         let (mailbox, reports) = mailbox::channel(wake);
         Self {
@@ -252,7 +252,7 @@ impl Scout {
     }
 }
 
-impl Deref for Scout {
+impl Deref for Fixture {
     type Target = AcceptProbe;
 
     fn deref(&self) -> &AcceptProbe {
@@ -260,18 +260,18 @@ impl Deref for Scout {
     }
 }
 
-impl DerefMut for Scout {
+impl DerefMut for Fixture {
     fn deref_mut(&mut self) -> &mut AcceptProbe {
         &mut self.probe
     }
 }
 
-fn accepting(scout: &Scout) -> AcceptReport {
-    scout.reports.recv_timeout(PATIENCE).unwrap()
+fn accepting(fixture: &Fixture) -> AcceptReport {
+    fixture.reports.recv_timeout(PATIENCE).unwrap()
 }
 
-fn silent(scout: &Scout) {
-    let heard = scout.reports.recv_timeout(Duration::from_millis(150));
+fn silent(fixture: &Fixture) {
+    let heard = fixture.reports.recv_timeout(Duration::from_millis(150));
     assert_eq!(heard, Err(RecvTimeoutError::Timeout));
 }
 
@@ -279,7 +279,7 @@ fn silent(scout: &Scout) {
 fn every_way_of_waiting_is_seen() {
     let listener = tcp();
     let wake = Waker::new().unwrap();
-    let mut scout = Scout::start(wake.clone());
+    let mut fixture = Fixture::start(wake.clone());
     let modes = [
         "accept",
         "poll",
@@ -293,21 +293,21 @@ fn every_way_of_waiting_is_seen() {
     for (id, mode) in modes.into_iter().enumerate() {
         let worker = Worker::start(mode, &listener);
         let id = WorkerId(id as u64);
-        scout.watch(id, worker.pid(), vec![listener.target()]);
-        assert_eq!(accepting(&scout), AcceptReport::Accepting(id), "{mode}");
+        fixture.watch(id, worker.pid(), vec![listener.target()]);
+        assert_eq!(accepting(&fixture), AcceptReport::Accepting(id), "{mode}");
     }
-    let mut bell = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+    let mut woken = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
     assert_eq!(
-        poll(&mut bell, PollTimeout::ZERO).unwrap(),
+        poll(&mut woken, PollTimeout::ZERO).unwrap(),
         1,
-        "the bell was rung"
+        "the main thread was woken"
     );
 }
 
 #[test]
 fn holding_a_listener_is_not_accepting() {
     let listener = tcp();
-    let mut scout = Scout::start(Waker::new().unwrap());
+    let mut fixture = Fixture::start(Waker::new().unwrap());
     let mut workers = Vec::new();
     for (id, mode) in ["later-accept", "later-poll", "later-epoll"]
         .into_iter()
@@ -315,43 +315,43 @@ fn holding_a_listener_is_not_accepting() {
     {
         let mut worker = Worker::start(mode, &listener);
         worker.until("holding");
-        scout.watch(WorkerId(id as u64), worker.pid(), vec![listener.target()]);
+        fixture.watch(WorkerId(id as u64), worker.pid(), vec![listener.target()]);
         workers.push(worker);
     }
     let waits_otherwise =
         ["poll-write", "epoll-nothing"].map(|mode| Worker::start(mode, &listener));
     for (id, worker) in waits_otherwise.iter().enumerate() {
-        scout.watch(
+        fixture.watch(
             WorkerId(100 + id as u64),
             worker.pid(),
             vec![listener.target()],
         );
     }
-    silent(&scout);
+    silent(&fixture);
     for (id, worker) in workers.iter_mut().enumerate() {
         worker.orders.write_all(b"x").unwrap();
         assert_eq!(
-            accepting(&scout),
+            accepting(&fixture),
             AcceptReport::Accepting(WorkerId(id as u64))
         );
     }
-    silent(&scout);
+    silent(&fixture);
 }
 
 #[test]
 fn another_listener_is_not_ours() {
     let (ours, other) = (tcp(), tcp());
-    let mut scout = Scout::start(Waker::new().unwrap());
+    let mut fixture = Fixture::start(Waker::new().unwrap());
     let worker = Worker::start("accept", &other);
-    scout.watch(WorkerId(1), worker.pid(), vec![ours.target()]);
-    silent(&scout);
-    scout.watch(
+    fixture.watch(WorkerId(1), worker.pid(), vec![ours.target()]);
+    silent(&fixture);
+    fixture.watch(
         WorkerId(1),
         worker.pid(),
         vec![ours.target(), other.target()],
     );
     assert_eq!(
-        accepting(&scout),
+        accepting(&fixture),
         AcceptReport::Accepting(WorkerId(1)),
         "any of them is enough"
     );
@@ -360,22 +360,22 @@ fn another_listener_is_not_ours() {
 #[test]
 fn a_busy_worker_is_known_by_its_connection() {
     let listener = tcp();
-    let mut scout = Scout::start(Waker::new().unwrap());
+    let mut fixture = Fixture::start(Waker::new().unwrap());
     let mut worker = Worker::start("busy", &listener);
     let _client = TcpStream::connect(("127.0.0.1", listener.port().unwrap())).unwrap();
     worker.until("held");
-    scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
-    assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(1)));
+    fixture.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
+    assert_eq!(accepting(&fixture), AcceptReport::Accepting(WorkerId(1)));
 }
 
 #[test]
 fn a_client_of_its_own_port_is_not_accepting() {
     let listener = tcp();
-    let mut scout = Scout::start(Waker::new().unwrap());
+    let mut fixture = Fixture::start(Waker::new().unwrap());
     let mut worker = Worker::start("client", &listener);
     worker.until("connected");
-    scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
-    silent(&scout);
+    fixture.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
+    silent(&fixture);
 }
 
 #[test]
@@ -383,39 +383,39 @@ fn accepting_on_unix_sockets_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.sock");
     let listener = open(Address::Unix(path.clone()));
-    let mut scout = Scout::start(Waker::new().unwrap());
+    let mut fixture = Fixture::start(Waker::new().unwrap());
     let worker = Worker::start("accept-unix", &listener);
-    scout.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
-    assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(1)));
+    fixture.watch(WorkerId(1), worker.pid(), vec![listener.target()]);
+    assert_eq!(accepting(&fixture), AcceptReport::Accepting(WorkerId(1)));
     drop(worker);
     let mut worker = Worker::start("busy-unix", &listener);
     let _client = UnixStream::connect(&path).unwrap();
     worker.until("held");
-    scout.watch(WorkerId(2), worker.pid(), vec![listener.target()]);
-    assert_eq!(accepting(&scout), AcceptReport::Accepting(WorkerId(2)));
+    fixture.watch(WorkerId(2), worker.pid(), vec![listener.target()]);
+    assert_eq!(accepting(&fixture), AcceptReport::Accepting(WorkerId(2)));
 }
 
 #[test]
 fn forgotten_and_exited_workers_are_not_reported() {
     let listener = tcp();
-    let mut scout = Scout::start(Waker::new().unwrap());
+    let mut fixture = Fixture::start(Waker::new().unwrap());
     let mut forgotten = Worker::start("later-accept", &listener);
     forgotten.until("holding");
-    scout.watch(WorkerId(1), forgotten.pid(), vec![listener.target()]);
-    scout.forget(WorkerId(1));
+    fixture.watch(WorkerId(1), forgotten.pid(), vec![listener.target()]);
+    fixture.forget(WorkerId(1));
     let other = Worker::start("accept", &listener);
-    scout.watch(WorkerId(9), other.pid(), vec![listener.target()]);
+    fixture.watch(WorkerId(9), other.pid(), vec![listener.target()]);
     assert_eq!(
-        accepting(&scout),
+        accepting(&fixture),
         AcceptReport::Accepting(WorkerId(9)),
-        "so the scout has heard both"
+        "so the fixture has heard both"
     );
     forgotten.orders.write_all(b"x").unwrap();
     let mut dead = Worker::start("later-accept", &listener);
     dead.until("holding");
-    scout.watch(WorkerId(2), dead.pid(), vec![listener.target()]);
+    fixture.watch(WorkerId(2), dead.pid(), vec![listener.target()]);
     drop(dead);
-    silent(&scout);
+    silent(&fixture);
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn spawning_child(path: &Path) -> Option<i32> {
 pub fn lock_owner(runtime_dir: &Path) -> Option<i32> {
     let path = runtime_dir.join(NAME);
     let stat = path.symlink_metadata().ok()?;
-    // Reading a FIFO that somebody put there would wait for a writer.
+    // Opening a FIFO that another user has put there would wait for a writer.
     if !stat.is_file() {
         return None;
     }

@@ -2,8 +2,8 @@
 //! observer looks from outside only: at the status 20 times a second, at every request, at every line of a log, at the
 //! processes and files that are left.
 //!
-//! `ROTAD_CHAOS_SECONDS` (60: half of it for each mode), `ROTAD_CHAOS_SEED` (1), `ROTAD_CHAOS_MODE` (`a`: nobody kills
-//! workers, and nothing may be lost; `b`: somebody does; both). The same seed injects the same things; what they meet is up
+//! `ROTAD_CHAOS_SECONDS` (60: half of it for each mode), `ROTAD_CHAOS_SEED` (1), `ROTAD_CHAOS_MODE` (`a`: no worker is
+//! killed, and nothing may be lost; `b`: workers are killed; both). The same seed injects the same things; what they meet is up
 //! to the machine. `just chaos SECONDS SEED`.
 #![allow(clippy::print_stdout, reason = "the table is what it is for")]
 

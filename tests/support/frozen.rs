@@ -51,8 +51,8 @@ impl Frozen {
     }
 
     pub fn freeze(&mut self) {
-        // A group of its own, deaf to signals, and with a patience of its own: whoever looks at all processes of the
-        // machine meanwhile hangs with those that are looked at.
+        // A group of its own, deaf to signals, and with a timeout of its own: what reads /proc of all processes
+        // meanwhile hangs at the frozen one.
         let mut guard = Command::new("bash");
         guard.args([
             "-c",

@@ -203,7 +203,7 @@ pub(crate) fn stuck(knobs: &Knobs) {
     forever()
 }
 
-/// A process of its own with the same memory: it hangs nowhere, and whoever looks into its memory waits with the others.
+/// A process of its own with the same memory: it hangs nowhere, but a process that reads its memory waits.
 fn twin() {
     extern "C" fn rest(_: *mut libc::c_void) -> libc::c_int {
         // SAFETY: system calls of numbers alone: this process has only borrowed its memory.

@@ -707,6 +707,22 @@ impl Oracle {
         Ok(())
     }
 
+    /// Another worker may be asked to finish: few enough do, and enough others serve.
+    fn may_retire_one_more(&self, pool: u32, id: u64, now: Time) -> Checked {
+        let leaving = self
+            .model
+            .of(pool)
+            .filter(|(_, w)| w.is_leaving() && w.lives());
+        let draining = leaving.count() as u32;
+        let reload = &self.model.pools[&pool].policy.reload;
+        hold!(
+            draining < reload.max_draining.max(1),
+            "draining",
+            "{draining} drain already"
+        );
+        self.model.enough_others(id, now.0)
+    }
+
     fn retired(&mut self, now: Time, id: u64, why: StopReason) -> Checked {
         let model = &self.model;
         let Some(worker) = model.workers.get(&id) else {
@@ -764,16 +780,7 @@ impl Oracle {
                     "replacements",
                     "{id} is recycled"
                 );
-                let draining = model
-                    .of(pool_id)
-                    .filter(|(_, w)| w.is_leaving() && w.lives())
-                    .count() as u32;
-                hold!(
-                    draining < reload.max_draining.max(1),
-                    "draining",
-                    "{draining} drain already"
-                );
-                model.enough_others(id, now.0)?;
+                self.may_retire_one_more(pool_id, id, now)?;
             }
             StopReason::ScaledDown => hold!(
                 worker.slot >= pool.policy.count,
@@ -831,16 +838,7 @@ impl Oracle {
                     "rolled back for nothing",
                     "{id} is made from the files that the roll goes back to"
                 );
-                let draining = model
-                    .of(pool_id)
-                    .filter(|(_, w)| w.is_leaving() && w.lives())
-                    .count() as u32;
-                hold!(
-                    draining < reload.max_draining.max(1),
-                    "draining",
-                    "{draining} drain already"
-                );
-                model.enough_others(id, now.0)?;
+                self.may_retire_one_more(pool_id, id, now)?;
             }
         }
         self.asked(now, id, why)
