@@ -7,6 +7,7 @@ pub mod descriptors;
 pub mod exec;
 pub mod fds;
 pub mod fork;
+pub mod kept_fd;
 pub mod message;
 pub mod poll;
 pub mod process;

@@ -1,0 +1,122 @@
+//! Descriptors that outlive a master: their numbers are saved, and the next master takes them out of the descriptor
+//! table that it shares with the guardian (clone(2), CLONE_FILES).
+//!
+//! The saving side calls [`KeptFd::of`]. A restored master makes one [`FdTable`] before it opens anything, takes each
+//! descriptor that the saved state names with [`FdTable::take`], and closes the others by dropping the table.
+
+use super::descriptors;
+use nix::sys::stat::fstat;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+/// A descriptor by its number, and the file that it refers to by device and inode (stat(2)): so a number that was closed
+/// and opened again is told from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct KeptFd {
+    number: RawFd,
+    device: u64,
+    inode: u64,
+}
+
+impl KeptFd {
+    /// What is saved of an open descriptor.
+    ///
+    /// # Errors
+    /// Those of fstat(2); none for an open descriptor.
+    pub fn of(fd: &impl AsFd) -> io::Result<Self> {
+        let fd = fd.as_fd();
+        let stat = fstat(fd)?;
+        Ok(Self {
+            number: fd.as_raw_fd(),
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        })
+    }
+}
+
+/// The open descriptors of a process whose code owns none of them yet.
+#[derive(Debug)]
+pub struct FdTable(BTreeMap<RawFd, OwnedFd>);
+
+impl FdTable {
+    /// The descriptors from `first` on, all close-on-exec from now on. To be made once in a process, while no code owns
+    /// one of them.
+    ///
+    /// # Errors
+    /// Those of reading /proc/self/fd.
+    pub fn of_process(first: RawFd) -> io::Result<Self> {
+        let numbers: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|number| *number >= first)
+            .collect();
+        // The listing has listed its own descriptor, which is closed by now.
+        let open = numbers
+            .into_iter()
+            .filter_map(|number| Some((number, descriptors::take_inherited(number).ok()?)));
+        Ok(Self(open.collect()))
+    }
+
+    /// Takes a descriptor out of the table.
+    ///
+    /// # Errors
+    /// EBADF: it is not open, or was taken before; ESTALE: the number refers to another file.
+    pub fn take(&mut self, kept: KeptFd) -> io::Result<OwnedFd> {
+        let fd = self.0.get(&kept.number).ok_or(nix::errno::Errno::EBADF)?;
+        if KeptFd::of(fd)? != kept {
+            return Err(nix::errno::Errno::ESTALE.into());
+        }
+        let taken = self.0.remove(&kept.number);
+        Ok(taken.ok_or(nix::errno::Errno::EBADF)?)
+    }
+
+    /// How many were not taken. Dropping the table closes them.
+    pub fn left(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::IntoRawFd;
+
+    /// A table with one descriptor that nothing else owns. (`of_process` would take those of the test runner.)
+    fn table_of(file: File) -> (FdTable, KeptFd) {
+        let kept = KeptFd::of(&file).unwrap();
+        let number = file.into_raw_fd();
+        let fd = descriptors::take_inherited(number).unwrap();
+        (FdTable(BTreeMap::from([(number, fd)])), kept)
+    }
+
+    #[test]
+    fn a_kept_descriptor_is_taken_once() {
+        let (mut table, kept) = table_of(File::open("/dev/null").unwrap());
+        assert_eq!(table.left(), 1);
+        assert_eq!(KeptFd::of(&table.take(kept).unwrap()).unwrap(), kept);
+        let again = table.take(kept).unwrap_err();
+        assert_eq!(again.raw_os_error(), Some(nix::libc::EBADF));
+        assert_eq!(table.left(), 0);
+    }
+
+    #[test]
+    fn a_number_that_refers_to_another_file_is_not_taken() {
+        let (mut table, kept) = table_of(File::open("/dev/null").unwrap());
+        let other = KeptFd {
+            inode: kept.inode + 1,
+            ..kept
+        };
+        let error = table.take(other).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::ESTALE));
+        assert_eq!(table.left(), 1);
+    }
+
+    #[test]
+    fn what_is_saved_can_be_read_again() {
+        let (_table, kept) = table_of(File::open("/dev/null").unwrap());
+        let text = serde_json::to_string(&kept).unwrap();
+        assert_eq!(serde_json::from_str::<KeptFd>(&text).unwrap(), kept);
+    }
+}
