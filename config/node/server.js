@@ -1,7 +1,7 @@
 const http = require('node:http');
 const net = require('node:net');
 
-const GRACE = 2000; // milliseconds for a request that the client is sending just now
+const GRACE = 2000; // milliseconds for a request that a client is sending at that moment
 let stopping = false;
 
 const server = http.createServer((request, answer) => {
