@@ -1,12 +1,12 @@
-"""Lets an ASGI server drain. At TERM it accepts no more, answers with `Connection: close` what comes on the connections
-that it has, and stops when GRACE is over and every answer is given. Needs a loop of asyncio (not uvloop)."""
+"""Lets an ASGI server drain. At TERM it accepts no more connections, answers requests on open ones with `Connection:
+close`, and stops when GRACE has passed and every request is answered. Needs asyncio's event loop (not uvloop)."""
 
 import asyncio
 import os
 import signal
 import socket
 
-GRACE = 2.0  # seconds for a request that the client is sending just now
+GRACE = 2.0  # seconds for a request that a client is sending at that moment
 
 
 class Draining:
@@ -16,7 +16,7 @@ class Draining:
         self.ending = None
 
     def install(self):
-        """Once the server has its own handlers; INT is left to it: a graceful stop, as TERM was."""
+        """Called once the server has its own handlers. It keeps that of INT, which stops it gracefully, as TERM did."""
         asyncio.get_event_loop().add_signal_handler(signal.SIGTERM, self.term)
 
     def term(self):

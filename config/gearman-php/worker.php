@@ -1,5 +1,5 @@
 <?php
-// A Gearman worker. On TERM it finishes the job in hand, takes no other, and leaves with 0.
+// A Gearman worker. On TERM it finishes its job, takes no other, and exits with 0.
 
 pcntl_async_signals(true);
 pcntl_signal(SIGTERM, function () use (&$leave) { $leave = true; });
@@ -22,7 +22,7 @@ $worker->addFunction('resize', $work);
 if (!@$worker->ping('are you there?')) {
     fail($worker);
 }
-$worker->setTimeout(500);                          // without it, TERM ends no work() that waits for a job
+$worker->setTimeout(500);                          // without it, TERM does not end a work() that waits for a job
 fwrite($manager, 'READY=1');
 
 while (!$leave) {
@@ -31,7 +31,7 @@ while (!$leave) {
     }
 }
 
-// To be started again: rotad waits longer each time.
+// rotad starts the worker again, with backoff.
 function fail(GearmanWorker $worker): never
 {
     fwrite(STDERR, "gearmand: {$worker->error()}\n");

@@ -1,4 +1,4 @@
-"""A Gearman worker. On TERM it finishes the job in hand, takes no other, and leaves with 0."""
+"""A Gearman worker. On TERM it finishes its job, takes no other, and exits with 0."""
 import json
 import os
 import signal
@@ -21,7 +21,7 @@ def tell(text):
 def wait_for_term():
     signal.sigwait([signal.SIGTERM])
     leave.set()
-    while True:                                   # again: it wakes those alone that wait at this moment
+    while True:                                   # repeated: it wakes only a getJob() that waits already
         worker.stopWaitingForJobs()
         time.sleep(0.1)
 

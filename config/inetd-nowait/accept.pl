@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 # accept.pl PROGRAM ARGUMENT…: starts it for each connection, which is its standard input and output, as inetd's "nowait"
-# does. On TERM no more connections are taken, and those that are being served are waited for.
+# does. On TERM it takes no more connections, and waits for those that are being served.
 use strict;
 use warnings;
 use POSIX 'WNOHANG';
@@ -17,7 +17,7 @@ until ($leaving) {
     select($ready, undef, undef, 1) > 0 or next;
     accept(my $client, STDIN) or next;
     my $pid;
-    select(undef, undef, undef, 0.1) until defined($pid = fork);    # no memory, no process: a little later perhaps
+    select(undef, undef, undef, 0.1) until defined($pid = fork);    # no memory or process left: try again
     if ($pid) { $running++; next }
     $SIG{$_} = 'DEFAULT' for qw(TERM CHLD);
     open STDIN,  '<&', $client or die $!;

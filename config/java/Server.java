@@ -9,19 +9,19 @@ public class Server {
     /** How long a kept connection without a request stays open after TERM: its client may be about to send one. */
     static final long LINGER_MS = 2000;
 
-    /** Those who have to end before the program may: the accepting thread, each connection, and the hook that waits. */
+    /** What has to end before the program exits: the accepting thread, each connection, and the hook that waits. */
     static final Phaser users = new Phaser(2);
     static volatile long leavingAt;   // when TERM came, in ms; 0: not yet
 
     public static void main(String[] arguments) throws IOException, InterruptedException {
         if (!(System.inheritedChannel() instanceof ServerSocketChannel listener))
             throw new IOException("standard input is no listening socket; rotad.toml: stdin = \"listen:http\"");
-        // One connection wakes several workers, and one of them gets it: the others must not hang in accept().
+        // One connection wakes several workers, and one of them gets it: the others must not block in accept().
         listener.configureBlocking(false);
         Selector selector = Selector.open();
         listener.register(selector, SelectionKey.OP_ACCEPT);
-        // On TERM the JVM runs this, and ends (with 143) when it returns. It does not close the listener: with an
-        // inherited one Java closes standard output and error as well, and nothing of the end would be in the log.
+        // On TERM the JVM runs this hook, and exits (with 143) when it returns. It does not close the listener: with an
+        // inherited one Java closes standard output and error as well, and the last lines would not be in the log.
         Runtime.getRuntime().addShutdownHook(new Thread(() -> {
             leavingAt = now();
             selector.wakeup();

@@ -14,7 +14,7 @@ server.listen({ fd: 3 });
 
 process.on('SIGTERM', () => {
   stopping = true;
-  // Accepts no more. Not server.close(): since Node 19 that cuts idle connections at once, and a request may be coming.
+  // Stops accepting. Not server.close(): since Node 19 that cuts idle connections, on which a request may be coming.
   net.Server.prototype.close.call(server, () => process.exit(0));
   setTimeout(() => server.closeIdleConnections(), GRACE);
 });

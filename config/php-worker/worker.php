@@ -1,5 +1,5 @@
 <?php
-// A worker of a list in Redis. It ends with 0 after so many jobs, and at TERM after the job in hand.
+// Fetches jobs from a list in Redis. It exits with 0 after JOBS jobs, and at TERM after its current job.
 
 pcntl_async_signals(true);
 pcntl_signal(SIGTERM, function () use (&$leave) { $leave = true; });
@@ -24,7 +24,7 @@ for ($jobs = 0; $jobs < getenv('JOBS') && !$leave;) {
     ++$jobs;
 }
 
-// Not one that waits at the server (BLPOP): what it hands out just when TERM comes has to be worked on, too.
+// Not a command that waits in Redis (BLPOP): a job that it hands out at the moment of TERM would have to be run too.
 function call($redis, string ...$words): ?string
 {
     fwrite($redis, implode(' ', $words) . "\r\n");

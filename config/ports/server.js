@@ -10,7 +10,7 @@ const server = http.createServer((request, answer) => {
 });
 server.listen(Number(process.env.PORT), '127.0.0.1');
 process.on('SIGTERM', () => {
-  // Once more around the event loop first: a connection that waits in the kernel is cut when the port closes. And not
-  // server.close(), which also cuts those whose request has not come yet.
+  // First accept connections that wait in the kernel: they are cut when the port closes. Not server.close(), which also
+  // cuts connections whose request has not arrived yet.
   setImmediate(() => setImmediate(() => net.Server.prototype.close.call(server, () => process.exit(0))));
 });

@@ -1,7 +1,7 @@
 require "socket"
 
-# rotad's first stop step. From here on every answer is the last of its connection, and there are no new ones: a
-# listener to which nobody connects takes the place of the shared one, in this process alone.
+# rotad's first stop step. From now on every answer closes its connection, and no new connection is accepted: in this
+# process only, a listener to which no client connects replaces the shared one.
 leaving = false
 trap("WINCH") do
   leaving = true

@@ -1,5 +1,5 @@
-//! A web server of std alone, a thread for each connection: it takes the listener that rotad made, and on TERM it takes
-//! no more connections, answers what has come, and leaves with 0.
+//! A web server written with std, with one thread per connection. It takes the listener that rotad made. On TERM it takes
+//! no more connections, answers the requests that have arrived, and exits with 0.
 
 use listenfd::ListenFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,7 +17,7 @@ fn main() -> io::Result<()> {
     let listener = ListenFd::from_env()
         .take_tcp_listener(0)?
         .ok_or(io::Error::other("no LISTEN_FDS"))?;
-    // One connection wakes several workers, and one of them gets it: the others must not hang in accept.
+    // One connection wakes several workers, and one of them gets it: the others must not block in accept.
     listener.set_nonblocking(true)?;
     let (term, writer) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, writer)?;
@@ -34,7 +34,7 @@ fn main() -> io::Result<()> {
             match listener.accept() {
                 Ok((stream, _)) => drop(scope.spawn(|| converse(stream, &leaving))),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // Too many open files, most likely: not a loop that asks a million times a second.
+                // Probably too many open files: do not loop without a pause.
                 Err(_) => std::thread::sleep(Duration::from_millis(10)),
             }
         }

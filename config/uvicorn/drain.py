@@ -1,10 +1,10 @@
 """uvicorn's own protocol, but TERM does not cut a connection on which a request may be on its way.
 
-uvicorn calls `shutdown` for every connection when it has stopped accepting, and would close at once what is idle."""
+When uvicorn has stopped accepting, it calls `shutdown` of every connection, which closes idle ones immediately."""
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-GRACE = 2.0  # seconds for a request that the client is sending just now
+GRACE = 2.0  # seconds for a request that a client is sending at that moment
 CLOSE = (b"connection", b"close")
 
 
@@ -12,9 +12,9 @@ class Protocol(AutoHTTPProtocol):
     def shutdown(self):
         server = self.server_state
         if CLOSE not in server.default_headers:
-            server.default_headers = [*server.default_headers, CLOSE]  # of every answer from now on ...
+            server.default_headers = [*server.default_headers, CLOSE]  # for every answer from now on ...
         if self.cycle:
-            self.cycle.default_headers = server.default_headers  # ... and of the one that is being made
+            self.cycle.default_headers = server.default_headers  # ... and for the one that is being made
         self.loop.call_later(GRACE, self.end)
 
     def end(self):
