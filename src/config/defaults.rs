@@ -2,27 +2,12 @@
 //! is written.
 
 use super::pool::Pool;
+use super::pool_tables::HealthText;
 use super::reader::{Parser, Value, in_order};
-use super::section::Keys;
+use super::section::{Documented, Merge};
+use super::tables;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-
-/// Kinds of health check: a pool that has one of its own takes no other.
-const WAYS: [&str; 4] = ["watchdog", "connect", "http", "command"];
-
-/// Keys that have no meaning for a oneshot: it has one process, which is never ready and never replaced.
-pub(super) const NOT_OF_ONESHOTS: [&str; 10] = [
-    "listen",
-    "stdin",
-    "ports",
-    "ready",
-    "essential",
-    "reload",
-    "recycle",
-    "health",
-    "count",
-    "max_starting",
-];
 
 /// The checked defaults, if there are any.
 pub(super) fn read<'i>(parser: &mut Parser, value: Option<&Value<'i>>) -> Option<DeTable<'i>> {
@@ -43,7 +28,7 @@ pub(super) fn read<'i>(parser: &mut Parser, value: Option<&Value<'i>>) -> Option
         parser.add_default(name.span);
     }
     // Reported even if no pool takes them.
-    parser.table(value, &mut Pool::default());
+    tables::read::<Pool>(parser, value);
     let mut table = table?.clone();
     if let Some((name, _)) = table.remove_entry("ports") {
         parser.error_with(
@@ -61,7 +46,7 @@ pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i>
     let oneshot = is_oneshot(own) || (!own.contains_key("kind") && is_oneshot(defaults));
     for (name, value) in defaults {
         let word = name.get_ref().as_ref();
-        if oneshot && NOT_OF_ONESHOTS.contains(&word) {
+        if oneshot && !is_for_oneshots(word) {
             continue;
         }
         match (full.get_mut(word).map(Spanned::get_mut), value.get_ref()) {
@@ -89,16 +74,26 @@ pub(super) fn fill<'i>(defaults: &DeTable<'i>, own: &DeTable<'i>) -> DeTable<'i>
 
 /// Whether the key of a pool is a table that is filled up key by key; any other value is taken as a whole.
 fn is_merged(name: &str) -> bool {
-    Pool::KEYS
-        .iter()
-        .any(|key| key.name == name && (key.is_table)())
+    Pool::entry(name).is_some_and(|key| (key.merge)() == Merge::Table)
 }
 
-/// Removes defaults of [health] that have no meaning beside a pool's own.
+/// Whether a key of a pool means something for a oneshot. An unknown key has a finding of its own.
+pub(super) fn is_for_oneshots(name: &str) -> bool {
+    Pool::entry(name).is_none_or(|key| key.for_oneshots)
+}
+
+/// The keys of [defaults.health] that have no meaning beside a pool's own way to tell whether a worker lives.
 fn not_with(own: &DeTable<'_>) -> Vec<&'static str> {
-    match WAYS.iter().find(|way| own.contains_key(**way)) {
-        Some(&"watchdog") => [&WAYS[..], &["every", "timeout", "failures"]].concat(),
-        Some(_) => WAYS.to_vec(),
+    let names = |of: fn(Merge) -> bool| {
+        let keys = HealthText::ENTRIES.iter();
+        keys.filter(move |key| of((key.merge)()))
+            .map(|key| key.name)
+    };
+    let ways = || names(|merge| merge == Merge::Alternative);
+    match ways().find(|way| own.contains_key(*way)) {
+        // The worker reports by itself: how it would be asked means nothing.
+        Some("watchdog") => names(|_| true).collect(),
+        Some(_) => ways().collect(),
         None => Vec::new(),
     }
 }

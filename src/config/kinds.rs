@@ -2,8 +2,8 @@
 //! ([`super::section`]) name one of these each.
 
 use super::reader::{Located, Parser, Value};
-use super::section::{Keys, Kind, Shown, Written};
-use super::values;
+use super::section::{Documented, Kind, Merge, Section, Shown, Written, sections};
+use super::tables;
 use rotad_core::Span;
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -247,6 +247,7 @@ pub(super) struct Way<T>(
 
 impl<T> Kind for Way<T> {
     type Read = Tried<T>;
+    const MERGE: Merge = Merge::Alternative;
 
     fn takes(&self) -> String {
         self.0.to_owned()
@@ -263,7 +264,7 @@ pub(super) struct Names<F>(pub(super) fn(&mut Parser, &Value<'_>) -> F);
 
 impl<F> Kind for Names<F> {
     type Read = F;
-    const IS_TABLE: bool = true;
+    const MERGE: Merge = Merge::Table;
 
     fn takes(&self) -> String {
         "table".to_owned()
@@ -283,18 +284,20 @@ impl<S> Table<S> {
     }
 }
 
-impl<S: Keys> Kind for Table<S> {
+impl<S: Documented> Kind for Table<S> {
     type Read = S;
-    const IS_TABLE: bool = true;
+    const MERGE: Merge = Merge::Table;
 
     fn takes(&self) -> String {
         "table".to_owned()
     }
 
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> S {
-        let mut section = S::default();
-        parser.table(value, &mut section);
-        section
+        tables::read(parser, value)
+    }
+
+    fn tables(&self) -> Vec<Section> {
+        sections::<S>()
     }
 }
 
@@ -307,20 +310,24 @@ impl<S> OptionalTable<S> {
     }
 }
 
-impl<S: Keys> Kind for OptionalTable<S> {
+impl<S: Documented> Kind for OptionalTable<S> {
     type Read = Written<S>;
-    const IS_TABLE: bool = true;
+    const MERGE: Merge = Merge::Table;
 
     fn takes(&self) -> String {
         "table".to_owned()
     }
 
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
-        Some(Located::new(Table::of().read(parser, value), value.span()))
+        Some(Located::new(tables::read(parser, value), value.span()))
+    }
+
+    fn tables(&self) -> Vec<Section> {
+        sections::<S>()
     }
 }
 
-/// Tables with names of their own, at most [`super::sections::MOST`].
+/// Tables with names of their own.
 pub(super) struct Tables<S>(PhantomData<S>);
 
 impl<S> Tables<S> {
@@ -329,7 +336,7 @@ impl<S> Tables<S> {
     }
 }
 
-impl<S: Keys> Kind for Tables<S> {
+impl<S: Documented> Kind for Tables<S> {
     type Read = Vec<(Located<String>, S)>;
 
     fn takes(&self) -> String {
@@ -337,14 +344,19 @@ impl<S: Keys> Kind for Tables<S> {
     }
 
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
-        let mut sections = Vec::new();
-        super::sections::named(parser, value, &mut sections);
-        sections
+        let mut named = Vec::new();
+        tables::read_named(parser, value, &mut named);
+        named
+    }
+
+    fn tables(&self) -> Vec<Section> {
+        sections::<S>()
     }
 }
 
-/// A key that is read at another time than the rest of its section: what documentation calls its values.
-pub(super) struct ReadElsewhere(pub(super) &'static str);
+/// A key that is read at another time than the rest of its section: what documentation calls its values, and the tables
+/// that they are.
+pub(super) struct ReadElsewhere(pub(super) &'static str, pub(super) fn() -> Vec<Section>);
 
 impl Kind for ReadElsewhere {
     type Read = ();
@@ -354,7 +366,8 @@ impl Kind for ReadElsewhere {
     }
 
     fn read(&self, _: &mut Parser, _: &Value<'_>) {}
-}
 
-/// The number of workers of a pool, 1 at least.
-pub(super) const WORKERS: Amount = Amount(1, values::MOST);
+    fn tables(&self) -> Vec<Section> {
+        (self.1)()
+    }
+}

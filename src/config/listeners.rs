@@ -4,13 +4,12 @@ use super::accounts;
 use super::paths;
 use super::reader::{Located, Parser};
 use super::report::{nearest, shown};
-use super::sections::Listen;
+use super::section::written;
+use super::sections::{BACKLOG, Listen};
 use crate::plan::{Address, ListenPlan, MAX_UNIX_PATH};
 use nix::unistd::Uid;
 use std::net::SocketAddr;
 use std::path::Path;
-
-pub(super) const BACKLOG: u32 = 4096;
 
 /// The listeners of a plan while its pools are resolved.
 #[derive(Default)]
@@ -47,8 +46,7 @@ impl Listeners {
         section: Listen,
     ) -> Option<usize> {
         let Some(written) = &section.address else {
-            super::pool::missing(
-                parser,
+            parser.missing(
                 "listener",
                 name,
                 "address",
@@ -171,17 +169,9 @@ fn same(a: &Address, b: &Address) -> bool {
 /// Mode and owner apply to unix sockets only.
 fn own(parser: &mut Parser, plan: &mut ListenPlan, section: &Listen) {
     if let Address::Tcp(_) = plan.address {
-        let spans = [
-            ("mode", section.mode.as_ref().map(|at| at.span.clone())),
-            ("user", section.user.as_ref().map(|at| at.span.clone())),
-            ("group", section.group.as_ref().map(|at| at.span.clone())),
-        ];
-        for (key, span) in spans
-            .into_iter()
-            .filter_map(|(key, span)| Some((key, span?)))
-        {
+        for (key, span) in written!(section, mode, user, group) {
             parser.error_with(
-                &span,
+                span,
                 format!("`{key}` means nothing for a TCP socket"),
                 "only unix sockets have an owner and a mode",
             );

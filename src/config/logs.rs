@@ -3,13 +3,11 @@
 use super::accounts;
 use super::pool_tables::Log;
 use super::reader::{Located, Parser};
+use super::section::written;
 use crate::plan::{FileAccess, LogPlan, Sink};
 use nix::unistd::{AccessFlags, Uid, access as may};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-pub(super) const MAX_SIZE: u64 = 50 << 20;
-pub(super) const KEEP: u32 = 10;
 
 /// With a smaller limit a log file would be rotated all the time. In bytes.
 const LEAST_SIZE: u64 = 4096;
@@ -22,17 +20,7 @@ pub(super) fn make(parser: &mut Parser, log: &Log) -> LogPlan {
     if let Some(at) = &log.max_size.written {
         large_enough(parser, at);
     }
-    let sizes = [
-        ("max_size", log.max_size.written.as_ref().map(|at| &at.span)),
-        ("keep", log.keep.written.as_ref().map(|at| &at.span)),
-        ("mode", log.mode.as_ref().map(|at| &at.span)),
-        ("user", log.user.as_ref().map(|at| &at.span)),
-        ("group", log.group.as_ref().map(|at| &at.span)),
-    ];
-    for (key, span) in sizes
-        .into_iter()
-        .filter_map(|(key, span)| Some((key, span?)))
-    {
+    for (key, span) in written!(log, max_size, keep, mode, user, group) {
         if files.is_empty() {
             let hint = "name a file: stdout = \"web.log\"; the master's own log has log_max_size and log_keep";
             parser.unused_key(

@@ -3,11 +3,12 @@
 //! instead. Called by the commands that start a master and by every reload.
 //!
 //! The order: `include` finds the files, `sources` gives them common spans, `defaults` fills up the tables of pools;
-//! `reader` walks the tree by the keys of each table, and stores the values; `resolve` fills in defaults, looks up names
+//! `tables` walks the tree by the keys of each table, and stores the values; `resolve` fills in defaults, looks up names
 //! and finds contradictions; `cross_checks` finds those between pools.
 //!
-//! The keys stand in `sections` (master, listeners), `pool` and `pool_tables`, declared by the macro of `section`.
-//! `kinds` and `values` parse their values, and `schema` shows them to the documentation.
+//! The keys stand in `sections` (master, listeners), `pool` and `pool_tables`, declared by the macro of `section`; those
+//! of tables within a value stand beside their parser (`probe`, `stop_steps`, `limits`). `kinds` and `values` parse the
+//! values with the `reader`, and `schema` shows the keys to the documentation.
 
 mod accounts;
 mod cross_checks;
@@ -17,6 +18,7 @@ mod envfile;
 mod find;
 mod include;
 mod kinds;
+mod limits;
 mod listeners;
 mod logs;
 mod paths;
@@ -31,10 +33,13 @@ mod reader;
 mod report;
 mod resolve;
 mod resolve_pool;
+mod resolve_probe;
 mod schema;
 mod section;
 mod sections;
 mod sources;
+mod stop_steps;
+mod tables;
 mod templates;
 mod toml_syntax;
 mod units;
@@ -44,7 +49,8 @@ mod watch;
 
 pub use find::{MasterPaths, NotFound, find, meant, peek, unnameable};
 pub use report::{Finding, Place, Report, Severity};
-pub use schema::{Row, Section, markdown, reference};
+pub use schema::{markdown, reference};
+pub use section::{Row, Section};
 pub use units::{duration, signal};
 pub(crate) use users::user_of;
 
@@ -101,7 +107,8 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
 
 fn check(path: &Path, content: Vec<u8>) -> Result<Loaded, Report> {
     let place = ConfigPaths::of(path);
-    let mut parser = Parser::new(path, &String::from_utf8_lossy(&content), place.base.clone());
+    let text = String::from_utf8_lossy(&content);
+    let mut parser = Parser::new(path, &text, place.base.clone(), schema::elsewhere);
     if let Err(fault) = std::str::from_utf8(&content) {
         let at = fault.valid_up_to();
         parser.error(&(at..at), "not valid UTF-8");
@@ -131,9 +138,8 @@ fn read_all(parser: &mut Parser, place: ConfigPaths, content: Vec<u8>) -> Option
         .iter()
         .map(|text| parse(parser, text))
         .collect();
-    let mut config = Config::default();
+    let mut config: Config = tables::read(parser, &root);
     let mut pools = Vec::new();
-    config.read_main(parser, &root);
     let defaults = root
         .get_ref()
         .as_table()

@@ -1,13 +1,11 @@
 //! [pool.NAME] as parsed, before names and defaults are resolved.
 
-use super::kinds::{
-    Duration, Flag, Kept, Names, Octal, OptionalTable, Own, Path, Table, Text, WORKERS,
-};
+use super::kinds::{Duration, Flag, Kept, Names, Octal, OptionalTable, Own, Path, Table, Text};
 use super::pool_tables::{HealthText, Log, Recycle, Reload, Restart};
 use super::probe::{self, ReadyText};
-use super::reader::{Located, Parser};
+use super::reader::Located;
 use super::section::{Setting, Written, section};
-use super::{ports, values};
+use super::{limits, ports, stop_steps, values};
 use crate::plan::{Kind, Limit, Ports};
 use rotad_core::{Essential, Span, StopStep};
 use std::path::PathBuf;
@@ -21,14 +19,14 @@ section! {
         command: Written<Vec<Located<String>>>, Kept("list, or one string", values::command),
             default "required",
             "the program and its arguments; a string is split as a shell would, without a shell";
-        count: Setting<u32> = 1, Own("number, or `\"cpus\"`", values::count), default "`1`",
+        count: Setting<u32> = 1, Own("number, or `\"cpus\"`", values::count), default "`1`", not for oneshots,
             "workers; `\"cpus\"`: as many as the master may use (affinity, cpu.max)";
         /// Empty: it has a finding.
-        listen: Written<Vec<Located<String>>>, Kept("list, or one string", values::listen),
+        listen: Written<Vec<Located<String>>>, Kept("list, or one string", values::listen), not for oneshots,
             "names of `[listen]`, or addresses: fd 3, 4, … of each worker";
         /// The listener that becomes descriptor 0; `None`: /dev/null.
         stdin: Written<String>, Own("`\"null\"`, `\"listen:NAME\"`", values::stdin),
-            default "`\"null\"`",
+            default "`\"null\"`", not for oneshots,
             "descriptor 0: nothing to read, or a listener, for programs that expect theirs there (inetd's `wait`, Java)";
         after: Vec<Located<String>>, Own("list, or one string", values::after),
             "pools that have to be ready, oneshots that have to end with 0, first";
@@ -51,30 +49,30 @@ section! {
         nice: Written<i32>, Own("-20 to 19", values::nice), default "the master's",
             "of the workers; below the master's own needs root";
         /// `None` inside: it has a finding.
-        ports: Written<Option<Ports>>, Kept("range such as `\"3000-3004\"`", ports::read),
+        ports: Written<Option<Ports>>, Kept("range such as `\"3000-3004\"`", ports::read), not for oneshots,
             "`{port}` is a free one of these for each worker";
-        ready: Written<ReadyText>, Own("see below", probe::ready), default "`\"auto\"`",
+        ready: Written<ReadyText>, Own("see below", probe::ready), default "`\"auto\"`", not for oneshots,
             "what makes a worker ready";
         ready_timeout: Written<Span>, Duration, default "`\"60s\"`, oneshots none",
             "not ready (a oneshot: not at its end) by then: killed, a death before ready";
-        stop: Option<Vec<StopStep>>, Own("duration, or steps", values::stop),
+        stop: Option<Vec<StopStep>>, Own("duration, or steps", stop_steps::read),
             default "`\"30s\"`, task pools `\"300s\"`",
             "SIGTERM and this patience, then SIGKILL; steps: `{ signal, wait, to }`";
-        max_starting: Written<u32>, WORKERS, default "adapts",
+        max_starting: Written<u32>, values::WORKERS, default "adapts", not for oneshots,
             "workers that may be starting at a time; by default as many as the machine can boot at a time (below)";
-        essential: Written<Essential>, Own("duration, `\"exit\"`", values::essential),
+        essential: Written<Essential>, Own("duration, `\"exit\"`", values::essential), not for oneshots,
             "no worker ready for that long: the master stops with 69; `\"exit\"`: when its workers have ended, with their code";
-        reload: Reload, Table::<Reload>::of(), default "",
+        reload: Reload, Table::<Reload>::of(), default "", not for oneshots,
             "rolling restart";
         restart: Restart, Table::<Restart>::of(), default "",
             "after a death that nobody asked for";
-        recycle: Recycle, Table::<Recycle>::of(), default "",
+        recycle: Recycle, Table::<Recycle>::of(), default "", not for oneshots,
             "workers that are replaced gracefully, one at a time";
-        health: Written<HealthText>, OptionalTable::<HealthText>::of(),
+        health: Written<HealthText>, OptionalTable::<HealthText>::of(), not for oneshots,
             "whether a ready worker lives";
         log: Log, Table::<Log>::of(), default "",
             "what workers print";
-        limits: Vec<Limit>, Names(values::limits),
+        limits: Vec<Limit>, Names(limits::read),
             "names of setrlimit(2) in lower case, such as `nofile`";
     }
 }
@@ -84,22 +82,4 @@ impl Pool {
     pub(super) fn listens(&self) -> bool {
         self.listen.is_some() || self.stdin.is_some()
     }
-}
-
-/// The name of a section, for messages about missing keys.
-pub(super) fn missing(
-    parser: &mut Parser,
-    kind: &str,
-    name: &Located<String>,
-    what: &str,
-    hint: &str,
-) {
-    parser.error_with(
-        &name.span,
-        format!(
-            "{kind} `{}` has no `{what}`",
-            super::report::shown(&name.value)
-        ),
-        hint,
-    );
 }

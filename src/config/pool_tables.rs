@@ -1,32 +1,12 @@
 //! The tables of a pool as parsed, before names and defaults are resolved.
 
-use super::kinds::{Amount, Choice, Duration, Octal, Own, Size, Text, Tried, WORKERS, Way};
+use super::kinds::{Amount, Choice, Duration, Octal, Own, Size, Text, Tried, Way};
 use super::probe::{self, CheckText};
 use super::reader::Located;
 use super::section::{Setting, Written, section};
-use super::{logs, values};
+use super::values::{self, Surge, WORKERS};
 use crate::plan::{RollOn, Sink};
 use rotad_core::{OnFailure, RestartPolicy, Span};
-
-/// Successors above `count`.
-#[derive(Clone, Copy)]
-pub(super) enum Surge {
-    Number(u32),
-    /// Percentage of `count`, rounded up.
-    Percent(u32),
-}
-
-impl Surge {
-    pub(super) fn of(self, count: u32) -> u32 {
-        match self {
-            Self::Number(number) => number,
-            Self::Percent(percent) => {
-                let surge = (u64::from(count) * u64::from(percent)).div_ceil(100);
-                u32::try_from(surge).unwrap_or(count)
-            }
-        }
-    }
-}
 
 const ON_FAILURE: Choice<OnFailure> = Choice(&[
     ("rollback", OnFailure::Rollback),
@@ -94,11 +74,11 @@ section! {
     pub(super) struct HealthText = "[pool.NAME.health]" {
         watchdog: Tried<Span>, Way("duration", values::watchdog),
             "`WATCHDOG=1` must come this often";
-        connect: Tried<CheckText>, Way("`HOST:PORT`", probe::connect),
+        connect: Tried<CheckText>, probe::CONNECT,
             "takes a connection";
-        http: Tried<CheckText>, Way("`HOST:PORT/PATH`", probe::http),
+        http: Tried<CheckText>, probe::HTTP,
             "answers with a status of 2xx or 3xx";
-        command: Tried<CheckText>, Way("list, or one string", probe::command),
+        command: Tried<CheckText>, probe::COMMAND,
             "ends with 0";
         every: Setting<Span> = Span::from_secs(10), Duration,
             "how often the worker is asked";
@@ -117,9 +97,9 @@ section! {
         stderr: Setting<Sink> = Sink::Stdout, Own("the same, or `\"stdout\"`", values::stderr),
             default "`\"stdout\"`",
             "`\"stdout\"`: wherever stdout goes";
-        max_size: Setting<u64> = logs::MAX_SIZE, Size,
+        max_size: Setting<u64> = values::LOG_MAX_SIZE, Size,
             "a file of this size is rotated";
-        keep: Setting<u32> = logs::KEEP, Amount(0, 10_000),
+        keep: Setting<u32> = values::LOG_KEEP, Amount(0, 10_000),
             "rotated files that are kept";
         mode: Written<u32>, Octal, default "`\"0640\"`",
             "permissions of its files; a rotated one's go over to the next";

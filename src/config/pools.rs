@@ -1,9 +1,9 @@
 //! [pool.NAME]: fills up each table from [defaults], then parses it.
 
-use super::defaults::{self, NOT_OF_ONESHOTS};
+use super::defaults;
 use super::pool::Pool;
 use super::reader::{Located, Parser, Value, in_order, integer};
-use super::sections;
+use super::tables;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -22,24 +22,23 @@ pub(super) fn read<'i>(
         return;
     };
     for (name, entry) in parser.entries(pools) {
-        if !sections::begin(parser, &name, entry, into) {
+        if !tables::begin(parser, &name, entry, into) {
             continue;
         }
-        let mut pool = Pool::default();
-        match entry.get_ref().as_table() {
+        let pool = match entry.get_ref().as_table() {
             Some(own) => {
                 let mut table =
                     defaults.map_or_else(|| own.clone(), |defaults| defaults::fill(defaults, own));
                 if defaults::is_oneshot(&table) {
                     oneshot(parser, &mut table);
                 }
-                parser.table(
-                    &Spanned::new(entry.span(), DeValue::Table(table)),
-                    &mut pool,
-                );
+                tables::read(parser, &Spanned::new(entry.span(), DeValue::Table(table)))
             }
-            None => parser.expected(entry, "a table"),
-        }
+            None => {
+                parser.expected(entry, "a table");
+                Pool::default()
+            }
+        };
         into.push((name, pool));
     }
 }
@@ -49,7 +48,7 @@ fn oneshot(parser: &mut Parser, table: &mut DeTable<'_>) {
     let mut refused = Vec::new();
     for (name, value) in in_order(table) {
         let one = name.value == "count" && integer(value.get_ref()) == Some(1);
-        if NOT_OF_ONESHOTS.contains(&&*name.value) && !one {
+        if !defaults::is_for_oneshots(&name.value) && !one {
             refused.push(name);
         }
     }

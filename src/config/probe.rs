@@ -1,13 +1,11 @@
-//! `ready` and [pool.NAME.health]: how the master checks that a worker is ready and alive.
+//! `ready` and the ways of [pool.NAME.health] as parsed: how the master checks that a worker is ready and alive.
 
-use super::pool_tables::HealthText;
+use super::kinds::{Duration, Tried, Way};
 use super::reader::{Located, Parser, Value, in_order};
-use super::report::shown;
-use super::templates::Templates;
-use super::values;
-use crate::plan::{Check, Health, Piece, Ready, Template};
+use super::section::{Keys, Written, section};
+use super::{tables, values};
+use crate::plan::Ready;
 use rotad_core::Span;
-use std::net::SocketAddr;
 use toml::de::DeValue;
 
 /// A check, as parsed.
@@ -32,10 +30,24 @@ const READY: &[(&str, Ready)] = &[
     ("spawned", Ready::Spawned),
 ];
 
-const WAYS: [&str; 4] = ["after", "http", "connect", "command"];
+/// Takes a connection.
+pub(super) const CONNECT: Way<CheckText> = Way("`HOST:PORT`", connect);
 
-/// The shortest interval: frequent enough for any use, and still no load.
-const SHORTEST: Span = Span::from_millis(100);
+/// Answers with a status of 2xx or 3xx.
+pub(super) const HTTP: Way<CheckText> = Way("`HOST:PORT/PATH`", http);
+
+/// Ends with 0.
+pub(super) const COMMAND: Way<CheckText> = Way("list, or one string", command);
+
+section! {
+    /// The ways exclude each other.
+    struct ReadyTable {
+        after: Written<Span>, Duration;
+        http: Tried<CheckText>, HTTP;
+        connect: Tried<CheckText>, CONNECT;
+        command: Tried<CheckText>, COMMAND;
+    }
+}
 
 pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<ReadyText>> {
     let DeValue::Table(table) = value.get_ref() else {
@@ -49,34 +61,33 @@ pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Re
         parser.expected(value, what);
         return None;
     };
-    let mut ready = None;
-    let mut span = value.span();
-    for (index, (name, value)) in in_order(table).into_iter().enumerate() {
-        if index > 0 && WAYS.contains(&&*name.value) {
-            parser.error_with(&name.span, "two ways to be ready", "choose one of them");
-            return None;
-        }
-        span = value.span();
-        ready = match name.value.as_str() {
-            "after" => parser
-                .duration(value)
-                .map(|span| ReadyText::Known(Ready::After(span.value.into()))),
-            "http" => http(parser, value).map(ReadyText::Probe),
-            "connect" => connect(parser, value).map(ReadyText::Probe),
-            "command" => command(parser, value).map(ReadyText::Probe),
-            other => {
-                parser.unknown(&name.span, "way to be ready", other, &WAYS);
-                None
-            }
-        };
-    }
     if table.is_empty() {
         parser.error_with(&value.span(), "says nothing", "write { after = \"2s\" }");
+        return None;
     }
-    ready.map(|ready| Located::new(ready, span))
+    let entries = in_order(table);
+    let another = |(name, _): &(Located<String>, _)| ReadyTable::key(&name.value).is_some();
+    let second = entries.iter().skip(1).position(another).map(|at| at + 1);
+    let (first, rest) = entries.split_at(second.unwrap_or(entries.len()));
+    let (ready, sound) = tables::read_inline::<ReadyTable>(parser, first, "way to be ready");
+    if let Some((name, _)) = rest.first() {
+        parser.error_with(&name.span, "two ways to be ready", "choose one of them");
+        return None;
+    }
+    if !sound {
+        return None;
+    }
+    let age = ready
+        .after
+        .map(|at| at.map(|age| ReadyText::Known(Ready::After(age.into()))));
+    let probe = [ready.http, ready.connect, ready.command]
+        .into_iter()
+        .flatten()
+        .find_map(|at| Some(Located::new(ReadyText::Probe(at.value?), at.span)));
+    age.or(probe)
 }
 
-pub(super) fn http(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
+fn http(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
     parser
         .text(
             value,
@@ -85,256 +96,13 @@ pub(super) fn http(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> 
         .map(CheckText::Http)
 }
 
-pub(super) fn connect(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
+fn connect(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
     parser
         .text(value, "an address such as \"127.0.0.1:{port}\"")
         .map(CheckText::Connect)
 }
 
-pub(super) fn command(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
+fn command(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
     let words = values::command(parser, value).value;
     (!words.is_empty()).then_some(CheckText::Command(words))
-}
-
-/// How many workers can share one address.
-#[derive(Clone, Copy)]
-pub(super) struct Crowd {
-    pub(super) count: u32,
-    pub(super) surge: u32,
-}
-
-/// Resolves a check; `None` if it has a finding.
-pub(super) fn check(
-    parser: &mut Parser,
-    texts: &mut Templates<'_>,
-    text: &CheckText,
-    crowd: Crowd,
-) -> Option<Check> {
-    let (written, http) = match text {
-        CheckText::Command(words) => {
-            return Some(Check::Command(
-                words.iter().map(|word| texts.text(parser, word)).collect(),
-            ));
-        }
-        CheckText::Connect(written) => (written, false),
-        CheckText::Http(written) => (written, true),
-    };
-    let mut template = texts.parse(parser, written)?;
-    let sample = texts.sample(&template);
-    if let Err(hint) = target(&sample, http) {
-        let shape = if http { "HOST:PORT/PATH" } else { "HOST:PORT" };
-        parser.error_with(
-            &written.span,
-            format!("`{}` is no {shape}", shown(&written.value)),
-            hint,
-        );
-        return None;
-    }
-    if http && !sample.contains('/') {
-        template.0.push(Piece::Text("/".to_owned()));
-    }
-    asks_one(parser, &template, written, crowd);
-    Some(if http {
-        Check::Http(template)
-    } else {
-        Check::Connect(template)
-    })
-}
-
-/// Reports an address that all workers share: any of them would answer.
-fn asks_one(parser: &mut Parser, template: &Template, written: &Located<String>, crowd: Crowd) {
-    if template
-        .0
-        .iter()
-        .any(|piece| matches!(piece, Piece::Port | Piece::Slot))
-    {
-        return;
-    }
-    let hint =
-        "give each worker an address of its own: ports = \"3000-3009\" and `{port}`, or `{slot}`";
-    if crowd.count > 1 {
-        parser.error_with(
-            &written.span,
-            "any worker of this pool would answer there, not the one that is asked",
-            hint,
-        );
-    } else if crowd.surge > 0 {
-        parser.warning(
-            &written.span,
-            "while it is replaced, the old worker may answer there for the new one",
-            hint,
-        );
-    }
-}
-
-/// Whether the address can be connected to without a name look-up; the error says what to write.
-fn target(text: &str, http: bool) -> Result<(), String> {
-    let example = if http {
-        "\"127.0.0.1:{port}/healthz\""
-    } else {
-        "\"127.0.0.1:{port}\""
-    };
-    if text.contains("://") {
-        return Err(format!(
-            "write {example}: no scheme; only plain HTTP is spoken"
-        ));
-    }
-    let (address, path) = match text.find('/') {
-        Some(at) if http => text.split_at(at),
-        _ => (text, ""),
-    };
-    if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
-        return Err(
-            "a path has no spaces and no letters beyond ASCII: write them as %20".to_owned(),
-        );
-    }
-    let port = match address.parse::<SocketAddr>() {
-        Ok(address) => address.port(),
-        Err(_) => match address.rsplit_once(':') {
-            Some(("localhost", port)) => port.parse().unwrap_or(0),
-            _ => {
-                return Err(format!(
-                    "write {example}, \"[::1]:8080\" or \"localhost:8080\": names are not looked up"
-                ));
-            }
-        },
-    };
-    if port == 0 {
-        Err("ports go from 1 to 65535".to_owned())
-    } else {
-        Ok(())
-    }
-}
-
-/// Resolves [pool.NAME.health]; `None` if it has a finding.
-pub(super) fn health(
-    parser: &mut Parser,
-    texts: &mut Templates<'_>,
-    health: &Located<HealthText>,
-    crowd: Crowd,
-) -> Option<Health> {
-    let HealthText {
-        watchdog,
-        connect,
-        http,
-        command,
-        every,
-        timeout,
-        failures,
-    } = &health.value;
-    let mut ways: Vec<_> = [connect, http, command].into_iter().flatten().collect();
-    ways.sort_by_key(|way| way.span.start);
-    let refused = ways.iter().any(|way| way.value.is_none())
-        || watchdog.as_ref().is_some_and(|way| way.value.is_none());
-    let checks: Vec<(&std::ops::Range<usize>, &CheckText)> = ways
-        .iter()
-        .filter_map(|way| Some((&way.span, way.value.as_ref()?)))
-        .collect();
-    let watchdog = watchdog
-        .as_ref()
-        .and_then(|way| Some(Located::new(way.value?, way.span.clone())));
-    let watchdog = watchdog.as_ref();
-    for at in [&every.written, &timeout.written]
-        .into_iter()
-        .flatten()
-        .chain(watchdog)
-        .filter(|at| at.value < SHORTEST)
-    {
-        parser.error_with(
-            &at.span,
-            "too short for a liveness check",
-            "\"100ms\" is the least",
-        );
-    }
-    let ways = usize::from(watchdog.is_some()) + checks.len();
-    if ways > 1 {
-        let second = checks.last().map_or(&health.span, |(name, _)| *name);
-        parser.error_with(
-            second,
-            "two liveness checks",
-            "choose one of watchdog, connect, http, command",
-        );
-        return None;
-    }
-    if let Some(watchdog) = watchdog {
-        let spans = [
-            ("every", every.written.as_ref().map(|at| &at.span)),
-            ("timeout", timeout.written.as_ref().map(|at| &at.span)),
-        ];
-        let spans = spans
-            .into_iter()
-            .chain([("failures", failures.written.as_ref().map(|at| &at.span))]);
-        for (key, span) in spans.filter_map(|(key, span)| Some((key, span?))) {
-            parser.unused_key(
-                span,
-                format!("`{key}` means nothing for a watchdog"),
-                "the worker reports by itself",
-            );
-        }
-        return Some(Health::Watchdog(watchdog.value.into()));
-    }
-    let Some((_, text)) = checks.first() else {
-        if !refused {
-            let hint = "add watchdog = \"30s\", or a connect, http or command";
-            parser.error_with(&health.span, "a liveness check without a question", hint);
-        }
-        return None;
-    };
-    let every_span = every.value();
-    let patience = match &timeout.written {
-        Some(at) => at.value,
-        None => timeout.value().min(every_span),
-    };
-    if let Some(at) = timeout.written.as_ref().filter(|_| patience > every_span) {
-        let place = every.written.as_ref().map_or(at.span.clone(), |every| {
-            parser.more_specific(&at.span, &every.span).clone()
-        });
-        let message = format!("`timeout` ({patience}) is longer than `every` ({every_span})");
-        parser.error_with(
-            &place,
-            message,
-            "the next check is due before the last one has failed",
-        );
-    }
-    Some(Health::Probe {
-        check: check(parser, texts, text, crowd)?,
-        every: every_span.into(),
-        timeout: patience.into(),
-        failures: failures.value(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::target;
-
-    #[test]
-    fn targets_are_addresses_that_need_no_look_up() {
-        for good in ["127.0.0.1:80", "[::1]:80", "localhost:65535"] {
-            assert_eq!(target(good, false), Ok(()), "{good}");
-            assert_eq!(target(&format!("{good}/a?b=%20"), true), Ok(()), "{good}");
-            assert_eq!(target(good, true), Ok(()), "{good}");
-        }
-        for bad in [
-            "",
-            ":80",
-            "127.0.0.1",
-            "127.0.0.1:0",
-            "localhost:x",
-            "db:80",
-            "unix:/x",
-            "127.0.0.1:99999",
-        ] {
-            assert!(target(bad, false).is_err(), "{bad}");
-            assert!(target(&format!("{bad}/"), true).is_err(), "{bad}");
-        }
-        for bad in [
-            "http://127.0.0.1:80/",
-            "127.0.0.1:80/a b",
-            "127.0.0.1:80/a\r\nb",
-            "127.0.0.1:80/ü",
-        ] {
-            assert!(target(bad, true).is_err(), "{bad}");
-        }
-    }
 }

@@ -1,8 +1,6 @@
-//! Walks the spanned tree of a TOML text by tables of keys, and collects every finding.
+//! Reads the values of a spanned TOML tree, and collects every finding.
 
 use super::report::{Finding, Report, Severity, nearest, shown};
-use super::schema;
-use super::section::Keys;
 use super::sources::{Sources, Text};
 use super::units;
 use rotad_core::Span;
@@ -43,17 +41,28 @@ pub(super) struct Parser {
     defaults: Vec<Range<usize>>,
     /// Spans of names and values of `env`: findings about them must not be logged.
     private: Vec<Range<usize>>,
+    /// What to write instead of a key that its table does not have: the key, and those that the table has. It knows all
+    /// tables, and the tables are made with this parser: so it is passed in.
+    elsewhere: fn(&str, &[&str]) -> Option<String>,
+    errors: usize,
     /// The base of relative paths.
     pub(super) base: PathBuf,
     pub(super) report: Report,
 }
 
 impl Parser {
-    pub(super) fn new(file: &Path, text: &str, base: PathBuf) -> Self {
+    pub(super) fn new(
+        file: &Path,
+        text: &str,
+        base: PathBuf,
+        elsewhere: fn(&str, &[&str]) -> Option<String>,
+    ) -> Self {
         Self {
             texts: Sources::new(file, text),
             defaults: Vec::new(),
             private: Vec::new(),
+            elsewhere,
+            errors: 0,
             base,
             report: Report::default(),
         }
@@ -106,6 +115,9 @@ impl Parser {
         message: String,
         hint: Option<String>,
     ) {
+        if severity == Severity::Error {
+            self.errors += 1;
+        }
         if self.report.is_full() {
             return self.report.count(severity);
         }
@@ -127,6 +139,11 @@ impl Parser {
             hint,
             for_log,
         });
+    }
+
+    /// How many errors there were, with those that are not reported again.
+    pub(super) fn errors(&self) -> usize {
+        self.errors
     }
 
     /// The text at this span may be a secret.
@@ -220,25 +237,20 @@ impl Parser {
         );
     }
 
-    /// Stores each entry of a table by its key; an entry that is none of them is an error.
-    pub(super) fn table<T: Keys>(&mut self, value: &Value<'_>, into: &mut T) {
-        for (name, entry) in self.entries(value) {
-            match T::KEYS.iter().find(|key| key.name == name.value) {
-                Some(key) => (key.store)(self, into, entry),
-                None => {
-                    let names = T::names();
-                    match schema::elsewhere(&name.value, &names) {
-                        Some(hint) => {
-                            self.error_with(
-                                &name.span,
-                                format!("unknown key `{}`", shown(&name.value)),
-                                hint,
-                            );
-                        }
-                        None => self.unknown(&name.span, "key", &name.value, &names),
-                    }
-                }
+    /// A section without a key that it must have.
+    pub(super) fn missing(&mut self, kind: &str, name: &Located<String>, key: &str, hint: &str) {
+        let message = format!("{kind} `{}` has no `{key}`", shown(&name.value));
+        self.error_with(&name.span, message, hint);
+    }
+
+    /// A key that its table, which has those in `known`, does not have.
+    pub(super) fn unknown_key(&mut self, name: &Located<String>, known: &[&str]) {
+        match (self.elsewhere)(&name.value, known) {
+            Some(hint) => {
+                let message = format!("unknown key `{}`", shown(&name.value));
+                self.error_with(&name.span, message, hint);
             }
+            None => self.unknown(&name.span, "key", &name.value, known),
         }
     }
 

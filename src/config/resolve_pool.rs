@@ -3,13 +3,15 @@
 use super::cross_checks::{Marked, PoolSpans};
 use super::envfile::EnvFiles;
 use super::listeners::Listeners;
-use super::pool::{self, Pool};
+use super::pool::Pool;
 use super::pool_tables;
-use super::probe::{self, Crowd, ReadyText};
+use super::probe::ReadyText;
 use super::reader::{Located, Parser};
 use super::report::shown;
+use super::resolve_probe::{self, Crowd};
+use super::section::written;
 use super::templates::Templates;
-use super::{accounts, logs, ports, preflight, values, watch};
+use super::{accounts, logs, ports, preflight, stop_steps, watch};
 use crate::plan::{Kind, ListenPlan, PoolPlan, Ready, Recipe, Recycle, Template};
 use rotad_core::{Essential, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, Span};
 
@@ -52,15 +54,14 @@ pub(super) fn pool(
         None => Ready::Auto,
         Some(at) => match &at.value {
             ReadyText::Known(ready) => ready.clone(),
-            ReadyText::Probe(text) => {
-                probe::check(parser, &mut texts, text, crowd).map_or(Ready::Auto, Ready::Probe)
-            }
+            ReadyText::Probe(text) => resolve_probe::check(parser, &mut texts, text, crowd)
+                .map_or(Ready::Auto, Ready::Probe),
         },
     };
     let health = pool
         .health
         .as_ref()
-        .and_then(|health| probe::health(parser, &mut texts, health, crowd));
+        .and_then(|health| resolve_probe::health(parser, &mut texts, health, crowd));
     let (watch, log) = (
         watch::make(parser, &pool.reload),
         logs::make(parser, &pool.log),
@@ -217,7 +218,7 @@ fn policy(parser: &mut Parser, kind: Kind, pool: &Pool) -> Policy {
         stop: pool
             .stop
             .clone()
-            .unwrap_or_else(|| values::term(default_stop)),
+            .unwrap_or_else(|| stop_steps::term(default_stop)),
         reload: reload(count, &pool.reload),
         restart: restart(parser, &pool.restart),
         kind: if kind == Kind::Oneshot {
@@ -401,44 +402,28 @@ fn restart(parser: &mut Parser, restart: &pool_tables::Restart) -> Restart {
         }
         _ => {}
     }
-    if policy == RestartPolicy::Never {
-        let keys = [
-            ("delay", &restart.delay.written),
-            ("max_delay", &restart.max_delay.written),
-            ("stable_after", &restart.stable_after.written),
-        ];
-        for (key, at) in keys
-            .into_iter()
-            .filter_map(|(key, at)| Some((key, at.as_ref()?)))
-        {
-            parser.unused_key(
-                &at.span,
-                format!("`{key}` means nothing with policy = \"never\""),
-                "leave it out",
-            );
-        }
-    }
     let success_exit_codes = restart.success_exit_codes.value();
     let never_on = restart
         .never_on
         .as_ref()
         .map_or_else(Vec::new, |at| at.value.clone());
-    if let Some(at) = &restart.never_on {
-        if let Some(code) = never_on
+    if let Some(at) = &restart.never_on
+        && let Some(code) = never_on
             .iter()
             .find(|code| success_exit_codes.contains(code))
-        {
-            let hint = "it is either an end that is none to be repaired, or one after which nothing is started";
-            parser.error_with(
-                &at.span,
-                format!("{code} is one of `success_exit_codes`"),
-                hint,
-            );
-        }
-        if policy == RestartPolicy::Never {
+    {
+        let hint = "it is either an end that is none to be repaired, or one after which nothing is started";
+        parser.error_with(
+            &at.span,
+            format!("{code} is one of `success_exit_codes`"),
+            hint,
+        );
+    }
+    if policy == RestartPolicy::Never {
+        for (key, span) in written!(restart, delay, max_delay, stable_after, never_on) {
             parser.unused_key(
-                &at.span,
-                "`never_on` means nothing with policy = \"never\"".to_owned(),
+                span,
+                format!("`{key}` means nothing with policy = \"never\""),
                 "leave it out",
             );
         }
@@ -519,8 +504,7 @@ fn recipe(
     texts: &mut Templates<'_>,
 ) -> Recipe {
     if pool.command.is_none() {
-        pool::missing(
-            parser,
+        parser.missing(
             "pool",
             name,
             "command",

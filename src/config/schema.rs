@@ -1,62 +1,13 @@
 //! All tables of the configuration and their keys, as documentation shows them: the list in docs/config.md is made from
-//! these, and where an unknown key belongs is told by them.
+//! these, and they tell where an unknown key belongs.
 
-use super::pool::Pool;
-use super::pool_tables::{HealthText, Log, Recycle, Reload, Restart};
-use super::section::{Key, Keys};
-use super::sections::{Config, Control, Listen, Master, Signals};
+use super::section::{Row, Section, sections};
+use super::sections::Config;
 use std::fmt::Write;
-
-/// One table of the configuration, as documentation shows it.
-#[derive(Clone, Debug)]
-pub struct Section {
-    /// `[master]`, `[pool.NAME]`; empty for the top of the file.
-    pub table: &'static str,
-    /// Its keys, in the order of the documentation.
-    pub rows: Vec<Row>,
-}
-
-/// One key, as documentation shows it.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// Its name.
-    pub name: &'static str,
-    /// What it takes: `duration`, `number`, the words of a choice.
-    pub takes: String,
-    /// Its default, or where that comes from; empty for a table.
-    pub default: String,
-    /// What it is for, in a line.
-    pub help: &'static str,
-}
-
-fn section<T: Keys>() -> Section {
-    let row = |key: &Key<T>| Row {
-        name: key.name,
-        takes: (key.takes)(),
-        default: (key.default)(),
-        help: key.help,
-    };
-    Section {
-        table: T::TABLE,
-        rows: T::KEYS.iter().map(row).collect(),
-    }
-}
 
 /// Every key that the parser knows, table by table.
 pub fn reference() -> Vec<Section> {
-    vec![
-        section::<Config>(),
-        section::<Master>(),
-        section::<Control>(),
-        section::<Signals>(),
-        section::<Listen>(),
-        section::<Pool>(),
-        section::<Reload>(),
-        section::<Restart>(),
-        section::<Recycle>(),
-        section::<HealthText>(),
-        section::<Log>(),
-    ]
+    sections::<Config>()
 }
 
 /// The list of keys as it stands in `docs/config.md`.

@@ -5,11 +5,10 @@ use super::kinds::{
     Amount, Called, Choice, Duration, Flag, Octal, Own, Path, ReadElsewhere, Size, Table, Tables,
     Text,
 };
-use super::listeners::BACKLOG;
+use super::pool::Pool;
 use super::reader::{Located, Parser, Value};
-use super::report::shown;
-use super::section::{Keys, Setting, Written, section};
-use super::{logs, values};
+use super::section::{Keys, Setting, Written, section, sections};
+use super::{tables, values};
 use crate::plan::{LogFormat, LogLevel, SignalAction};
 use rotad_core::Span;
 use std::path::PathBuf;
@@ -18,7 +17,7 @@ section! {
     /// Everything that the files say but their pools, each value with its span.
     pub(super) struct Config = "" {
         /// Read before all others, since it adds more of them.
-        include: (), ReadElsewhere("list of patterns"),
+        include: (), ReadElsewhere("list of patterns", Vec::new),
             "pools and listeners from more files";
         master: Master, Table::<Master>::of(), default "",
             "the master itself";
@@ -27,33 +26,25 @@ section! {
         signals: Signals, Table::<Signals>::of(), default "",
             "what signals to the master do";
         /// Read by `defaults`, before the pools that take them.
-        defaults: (), ReadElsewhere("table"), default "",
+        defaults: (), ReadElsewhere("table", Vec::new), default "",
             "keys of a pool, for every pool that does not have them";
         listen: Vec<(Located<String>, Listen)>, Tables::<Listen>::of(), default "",
             "one listening socket each, shared by its pools";
         /// Read by `pools`, once the defaults are known.
-        pool: (), ReadElsewhere("tables"), default "",
+        pool: (), ReadElsewhere("tables", sections::<Pool>), default "",
             "one pool of like workers each";
     }
 }
-
-/// Maximum number of pools, and of listeners.
-const MOST: usize = 1000;
 
 /// Keys that an included file may contain.
 const INCLUDED: [&str; 2] = ["listen", "pool"];
 
 impl Config {
-    /// All of the main file but its pools.
-    pub(super) fn read_main(&mut self, parser: &mut Parser, root: &Value<'_>) {
-        parser.table(root, self);
-    }
-
     /// All of an included file but its pools.
     pub(super) fn read_included(&mut self, parser: &mut Parser, root: &Value<'_>) {
         for (name, value) in parser.entries(root) {
             match name.value.as_str() {
-                "listen" => named(parser, value, &mut self.listen),
+                "listen" => tables::read_named(parser, value, &mut self.listen),
                 "pool" => {}
                 word if Self::names().contains(&word) => {
                     let main = parser.main_text().file.display().to_string();
@@ -68,54 +59,6 @@ impl Config {
             }
         }
     }
-}
-
-/// A table of named tables.
-pub(super) fn named<T: Keys>(
-    parser: &mut Parser,
-    value: &Value<'_>,
-    into: &mut Vec<(Located<String>, T)>,
-) {
-    for (name, entry) in parser.entries(value) {
-        if begin(parser, &name, entry, into) {
-            let mut section = T::default();
-            parser.table(entry, &mut section);
-            into.push((name, section));
-        }
-    }
-}
-
-/// Whether `entry` is a named table; reports a finding otherwise.
-pub(super) fn begin<T: Keys>(
-    parser: &mut Parser,
-    name: &Located<String>,
-    entry: &Value<'_>,
-    so_far: &[(Located<String>, T)],
-) -> bool {
-    if T::KEYS.iter().any(|key| key.name == name.value) && !entry.get_ref().is_table() {
-        let hint = "write it below [pool.NAME] or [listen.NAME]";
-        parser.error_with(
-            &name.span,
-            format!("`{}` stands outside of a named table", name.value),
-            hint,
-        );
-        return false;
-    }
-    parser.name(name);
-    if so_far.len() >= MOST {
-        parser.error(&name.span, format!("more than {MOST} of these"));
-        return false;
-    }
-    if let Some((other, _)) = so_far.iter().find(|(other, _)| other.value == name.value) {
-        let message = format!(
-            "`{}` is there already: {}",
-            shown(&name.value),
-            parser.spot(&other.span)
-        );
-        parser.error_with(&name.span, message, "give one of them another name");
-        return false;
-    }
-    true
 }
 
 const FORMATS: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
@@ -151,9 +94,9 @@ section! {
             "the shape of a line of the master's log";
         log_level: Setting<LogLevel> = LogLevel::Info, LEVELS,
             "`\"error\"`, `\"warn\"`, `\"info\"`, `\"debug\"` or `\"trace\"`";
-        log_max_size: Setting<u64> = logs::MAX_SIZE, Size,
+        log_max_size: Setting<u64> = values::LOG_MAX_SIZE, Size,
             "a log file of this size is rotated";
-        log_keep: Setting<u32> = logs::KEEP, Amount(0, 10_000),
+        log_keep: Setting<u32> = values::LOG_KEEP, Amount(0, 10_000),
             "rotated log files that are kept";
         stop_timeout: Written<Span>, Duration,
             "caps the stop of everything";
@@ -196,6 +139,9 @@ section! {
             "SIGWINCH, not when the master has a terminal";
     }
 }
+
+/// The backlog of a listener that does not say another.
+pub(super) const BACKLOG: u32 = 4096;
 
 section! {
     pub(super) struct Listen = "[listen.NAME]" {

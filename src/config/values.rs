@@ -1,40 +1,28 @@
 //! Values of a pool that can be written in more than one form.
 
 use super::dotenv::is_variable;
-use super::pool_tables::Surge;
-use super::reader::{Located, Parser, Value, in_order, integer};
+use super::kinds::Amount;
+use super::reader::{Located, Parser, Value, integer};
 use super::report::shown;
 use super::units;
-use crate::plan::{Kind, Limit, Sink};
-use nix::sys::resource::Resource;
-use rotad_core::{Essential, Signal, Span, StopStep, To};
+use crate::plan::{Kind, Sink};
+use rotad_core::{Essential, Span};
 use toml::de::DeValue;
 
 /// Maximum number of workers of one pool.
-pub(super) const MOST: u32 = 100_000;
+const MOST: u32 = 100_000;
+
+/// A number of workers, 1 at least.
+pub(super) const WORKERS: Amount = Amount(1, MOST);
+
+/// By default a log file is rotated at this size, in bytes.
+pub(super) const LOG_MAX_SIZE: u64 = 50 << 20;
+
+/// By default so many rotated files of a log are kept.
+pub(super) const LOG_KEEP: u32 = 10;
 
 /// Variables that the master sets itself: setting them would do nothing, or break the worker's interface.
 const OURS: [&str; 4] = ["LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "ROTAD_"];
-
-/// Resources of setrlimit(2): name, number.
-const RESOURCES: &[(&str, Resource)] = &[
-    ("as", Resource::RLIMIT_AS),
-    ("core", Resource::RLIMIT_CORE),
-    ("cpu", Resource::RLIMIT_CPU),
-    ("data", Resource::RLIMIT_DATA),
-    ("fsize", Resource::RLIMIT_FSIZE),
-    ("locks", Resource::RLIMIT_LOCKS),
-    ("memlock", Resource::RLIMIT_MEMLOCK),
-    ("msgqueue", Resource::RLIMIT_MSGQUEUE),
-    ("nice", Resource::RLIMIT_NICE),
-    ("nofile", Resource::RLIMIT_NOFILE),
-    ("nproc", Resource::RLIMIT_NPROC),
-    ("rss", Resource::RLIMIT_RSS),
-    ("rtprio", Resource::RLIMIT_RTPRIO),
-    ("rttime", Resource::RLIMIT_RTTIME),
-    ("sigpending", Resource::RLIMIT_SIGPENDING),
-    ("stack", Resource::RLIMIT_STACK),
-];
 
 /// What `kind = "oneshot"` was called before 0.1.0.
 pub(super) const FORMER_ONESHOT: &str = "step";
@@ -274,92 +262,24 @@ pub(super) fn pass_env(
     Some(names)
 }
 
-/// The stop steps for a stop that is given as one duration.
-pub(super) fn term(wait: Span) -> Vec<StopStep> {
-    vec![StopStep {
-        signal: Some(Signal::TERM),
-        wait,
-        to: To::Main,
-    }]
+/// Successors above `count`.
+#[derive(Clone, Copy)]
+pub(super) enum Surge {
+    Number(u32),
+    /// Percentage of `count`, rounded up.
+    Percent(u32),
 }
 
-pub(super) fn stop(parser: &mut Parser, value: &Value<'_>) -> Option<Vec<StopStep>> {
-    let DeValue::Array(steps) = value.get_ref() else {
-        return parser.duration(value).map(|span| term(span.value));
-    };
-    let steps: Vec<Option<StopStep>> = steps.iter().map(|value| step(parser, value)).collect();
-    let steps: Vec<StopStep> = steps.into_iter().collect::<Option<_>>()?;
-    if steps.is_empty() {
-        parser.error_with(
-            &value.span(),
-            "a stop without steps",
-            "write \"0s\" for SIGTERM and SIGKILL at once",
-        );
-        return None;
-    }
-    if steps.iter().all(|step| step.signal.is_none()) {
-        parser.warning(
-            &value.span(),
-            "no step of this stop has a signal: workers are killed unwarned",
-            "add { signal = \"TERM\", wait = \"30s\" }",
-        );
-    }
-    Some(steps)
-}
-
-fn step(parser: &mut Parser, value: &Value<'_>) -> Option<StopStep> {
-    let DeValue::Table(table) = value.get_ref() else {
-        parser.expected(
-            value,
-            "a step such as { signal = \"QUIT\", wait = \"20s\" }",
-        );
-        return None;
-    };
-    let (mut signal, mut wait, mut to, mut sound) = (None, None, None, true);
-    for (name, value) in in_order(table) {
-        match name.value.as_str() {
-            "signal" => {
-                let parse = |text: &str| {
-                    units::signal(text).ok_or(format!("unknown signal \"{}\"", shown(text)))
-                };
-                signal = parser.parsed(value, units::SIGNAL, parse);
-                sound &= signal.is_some();
-            }
-            "wait" => {
-                wait = parser.duration(value);
-                sound &= wait.is_some();
-            }
-            "to" => {
-                to = parser.choice(value, &[("main", To::Main), ("tree", To::Tree)]);
-                sound &= to.is_some();
-            }
-            other => {
-                parser.unknown(&name.span, "key", other, &["signal", "wait", "to"]);
-                sound = false;
+impl Surge {
+    pub(super) fn of(self, count: u32) -> u32 {
+        match self {
+            Self::Number(number) => number,
+            Self::Percent(percent) => {
+                let surge = (u64::from(count) * u64::from(percent)).div_ceil(100);
+                u32::try_from(surge).unwrap_or(count)
             }
         }
     }
-    if wait.is_none() && sound {
-        parser.error_with(
-            &value.span(),
-            "a step without `wait`",
-            "write how long: wait = \"5s\" (or \"0s\")",
-        );
-        return None;
-    }
-    if let (Some(to), None, true) = (&to, &signal, sound) {
-        parser.error_with(
-            &to.span,
-            "`to` without `signal` does nothing",
-            "add signal = \"TERM\", or leave `to` out",
-        );
-        return None;
-    }
-    Some(StopStep {
-        signal: signal.map(|at| at.value),
-        wait: wait?.value,
-        to: to.map_or(To::Main, |at| at.value),
-    })
 }
 
 pub(super) fn surge(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Surge>> {
@@ -426,90 +346,5 @@ fn sink(parser: &mut Parser, value: &Value<'_>, may_follow: bool) -> Option<Loca
             None
         }
         _ => parser.path(value).map(|at| at.map(Sink::File)),
-    }
-}
-
-pub(super) fn limits(parser: &mut Parser, value: &Value<'_>) -> Vec<Limit> {
-    let mut limits = Vec::new();
-    for (name, value) in parser.entries(value) {
-        let Some((known, resource)) = RESOURCES.iter().find(|(known, _)| *known == name.value)
-        else {
-            let names: Vec<&str> = RESOURCES.iter().map(|(name, _)| *name).collect();
-            let bare = name.value.to_lowercase();
-            match names
-                .iter()
-                .find(|known| bare.strip_prefix("rlimit_").unwrap_or(&bare) == **known)
-            {
-                Some(known) => {
-                    parser.error_with(
-                        &name.span,
-                        format!("unknown limit `{}`", shown(&name.value)),
-                        format!("did you mean `{known}`?"),
-                    );
-                }
-                None => parser.unknown(&name.span, "limit", &name.value, &names),
-            }
-            continue;
-        };
-        if let Some((soft, hard)) = limit(parser, value) {
-            limits.push(Limit {
-                name: (*known).to_owned(),
-                resource: *resource as u32,
-                soft,
-                hard,
-            });
-        }
-    }
-    limits
-}
-
-fn limit(parser: &mut Parser, value: &Value<'_>) -> Option<(u64, u64)> {
-    let DeValue::Table(table) = value.get_ref() else {
-        return bound(parser, value).map(|both| (both, both));
-    };
-    let (mut soft, mut hard) = (None, None);
-    for (name, value) in in_order(table) {
-        match name.value.as_str() {
-            "soft" => soft = bound(parser, value),
-            "hard" => hard = bound(parser, value),
-            other => parser.unknown(&name.span, "key", other, &["soft", "hard"]),
-        }
-    }
-    match (soft, hard) {
-        (Some(soft), Some(hard)) if soft <= hard => Some((soft, hard)),
-        (Some(_), Some(_)) => {
-            parser.error(&value.span(), "the soft limit is above the hard one");
-            None
-        }
-        _ => {
-            if !(table.contains_key("soft") && table.contains_key("hard")) {
-                parser.error_with(
-                    &value.span(),
-                    "needs both",
-                    "write { soft = 1024, hard = 4096 }, or one number",
-                );
-            }
-            None
-        }
-    }
-}
-
-/// A number, a size, or `"unlimited"`.
-fn bound(parser: &mut Parser, value: &Value<'_>) -> Option<u64> {
-    const WHAT: &str = "a number, a size such as \"64MiB\", or \"unlimited\"";
-    match value.get_ref() {
-        DeValue::String(text) if text == "unlimited" => Some(nix::sys::resource::RLIM_INFINITY),
-        DeValue::String(_) => parser
-            .parsed(value, WHAT, |text| {
-                units::size(text).map_err(|_| format!("expected {WHAT}"))
-            })
-            .map(|at| at.value),
-        other => {
-            let number = integer(other).and_then(|number| u64::try_from(number).ok());
-            if number.is_none() {
-                parser.expected(value, WHAT);
-            }
-            number
-        }
     }
 }
