@@ -334,30 +334,92 @@ fn the_supervisor_calls_one_way() {
             .map(|other| (*other).to_owned())
             .collect()
     };
-    let mut left: BTreeMap<&str, BTreeSet<String>> = files
+    let calls = files
         .iter()
-        .map(|(path, text)| (path.as_str(), calls(path, text)))
-        .collect();
-    // Those that call none of the others go, until nothing does any more: what is left calls in a circle.
+        .map(|(path, text)| (path.clone(), calls(path, text)));
+    report("files that call each other", circle(calls.collect()));
+}
+
+/// Of files and the others that each needs, those that need each other.
+fn circle(mut left: BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    // Those that need none of the others, or are needed by none, go, until nothing does any more: what is left stands
+    // in a circle, or between two of them.
     loop {
-        let leaves: Vec<&str> = left
+        let needed: BTreeSet<&String> = left.values().flatten().collect();
+        let ends: Vec<String> = left
             .iter()
-            .filter(|(_, called)| !called.iter().any(|other| left.contains_key(other.as_str())))
-            .map(|(path, _)| *path)
+            .filter(|(path, others)| {
+                !needed.contains(path) || !others.iter().any(|other| left.contains_key(other))
+            })
+            .map(|(path, _)| path.clone())
             .collect();
-        if leaves.is_empty() {
+        if ends.is_empty() {
             break;
         }
-        left.retain(|path, _| !leaves.contains(path));
+        left.retain(|path, _| !ends.contains(path));
     }
-    let circle = left.iter().map(|(path, called)| {
-        let others: Vec<&String> = called
-            .iter()
-            .filter(|other| left.contains_key(other.as_str()))
-            .collect();
-        format!("{path} calls {others:?}")
-    });
-    report("files that call each other", circle.collect());
+    let others = |others: &BTreeSet<String>| -> Vec<String> {
+        let others = others.iter().filter(|other| left.contains_key(*other));
+        others.cloned().collect()
+    };
+    left.iter()
+        .map(|(path, needed)| format!("{path} needs {:?}", others(needed)))
+        .collect()
+}
+
+/// The files of the configuration import each other by `super::`, one way. `mod.rs` is above all others.
+#[test]
+fn the_configuration_imports_one_way() {
+    let files: BTreeMap<String, String> = sources("src/config")
+        .into_iter()
+        .filter(|(path, _)| path != "src/config/mod.rs")
+        .collect();
+    let imports = |path: &str, text: &str| -> BTreeSet<String> {
+        let code: String = text.lines().map(|line| code(line) + "\n").collect();
+        siblings(&code)
+            .into_iter()
+            .map(|name| format!("src/config/{name}.rs"))
+            .filter(|other| other != path && files.contains_key(other))
+            .collect()
+    };
+    let imports: BTreeMap<String, BTreeSet<String>> = files
+        .iter()
+        .map(|(path, text)| (path.clone(), imports(path, text)))
+        .collect();
+    let found: usize = imports.values().map(BTreeSet::len).sum();
+    assert!(found > 50, "imports of the configuration: {imports:?}");
+    report("files that import each other", circle(imports));
+}
+
+/// The first parts of the paths that begin with `super::`, also of `super::{one, two::Three}`.
+fn siblings(code: &str) -> BTreeSet<String> {
+    let part = |letter: &char| letter.is_alphanumeric() || *letter == '_';
+    let mut found = BTreeSet::new();
+    for (at, start) in code.match_indices("super::") {
+        let mut depth = 0;
+        let mut is_first = true;
+        let mut rest = code[at + start.len()..].chars().peekable();
+        while let Some(letter) = rest.next() {
+            match letter {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => is_first = true,
+                _ if is_first && part(&letter) => {
+                    let mut name = String::from(letter);
+                    while let Some(letter) = rest.next_if(part) {
+                        name.push(letter);
+                    }
+                    found.insert(name);
+                    is_first = false;
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found
 }
 
 /// The paths of our own that a line of code names: `crate::…` with up to two parts, or `rotad_core`.
