@@ -243,7 +243,7 @@ impl Lookup<'_> {
                 };
                 let text = format!(
                     "{name}: not rolled: whether it has changed (reload.on = \"change\") cannot be seen: {why}\n{serves}; \
-                     `rotad roll {name}` tries to roll it all the same"
+                     `rotad roll {name}` tries to roll it without comparing"
                 );
                 Some((code, text))
             }
