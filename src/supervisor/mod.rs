@@ -19,7 +19,6 @@ mod facts;
 mod health;
 mod listening;
 mod log_hang;
-mod notice_text;
 mod notices;
 mod pool_registry;
 mod reload;

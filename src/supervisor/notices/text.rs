@@ -1,5 +1,4 @@
-//! Texts and words of notices: pure functions of what the engine says and what is known about a worker. `notices.rs`
-//! asks.
+//! Texts and words of notices: pure functions of what the engine says and what is known about a worker.
 
 use crate::observe::events::EventKind;
 use rotad_core::{Cause, Exit, KillReason, Outcome, Span, StopReason};

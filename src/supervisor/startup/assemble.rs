@@ -1,0 +1,244 @@
+//! Makes the supervisor from what was acquired at startup: its poller and threads, and the tables of pools and listeners.
+
+use super::{Acquired, logs};
+use crate::daemon::StartContext;
+use crate::event_loop::clock::LoopClock;
+use crate::event_loop::mailbox::{self, Mailbox};
+use crate::event_loop::poller::{Interest, Poller, Source};
+use crate::event_loop::waker::Waker;
+use crate::plan::Plan;
+use crate::probe::accept::AcceptProbe;
+use crate::process::orphan_scanner::OrphanScanner;
+use crate::process::tree;
+use crate::process::{Spawner, SpawnerConfig, shim};
+use crate::runtime_dir::{NOTIFY_DIR, RuntimeDirRepair};
+use crate::supervisor::clients::Clients;
+use crate::supervisor::clients::launch::StartWatch;
+use crate::supervisor::engine_queue::EngineQueue;
+use crate::supervisor::event_log::EventLog;
+use crate::supervisor::health::Health;
+use crate::supervisor::listening::Listening;
+use crate::supervisor::log_hang::LogHang;
+use crate::supervisor::pool_registry::{PoolRegistry, PoolSpec};
+use crate::supervisor::reload::ReloadState;
+use crate::supervisor::reload::blocking::{BlockingPool, Reader};
+use crate::supervisor::reload::file_watch::FileWatch;
+use crate::supervisor::reload::on_change::OnChange;
+use crate::supervisor::report::Report;
+use crate::supervisor::runtime_files::Runtime;
+use crate::supervisor::workers::{Journal, Orphans, WorkerParts, Workers};
+use crate::supervisor::{EventLoop, Failed, Log, Reload, Shutdown, Supervisor};
+use crossbeam_channel::Receiver;
+use rotad_core::Engine;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// The main loop's mailbox, and where its reports come out.
+type Reports = (Mailbox<Report>, Receiver<Report>);
+
+/// What the supervisor is made of; from here on nothing fails.
+pub(super) struct Parts {
+    acquired: Acquired,
+    poller: Poller,
+    waker: Waker,
+    mailbox: Mailbox<Report>,
+    reports: Receiver<Report>,
+    spawner: Spawner,
+    health: Health,
+    null: Arc<OwnedFd>,
+}
+
+impl Parts {
+    pub(super) fn on(plan: &Plan, acquired: Acquired) -> Result<Self, Failed> {
+        let build = || -> io::Result<(Poller, Waker, Spawner, Health, Reports, OwnedFd)> {
+            let poller = Poller::new()?;
+            let waker = Waker::new()?;
+            let (mailbox, reports) = mailbox::channel(waker.clone());
+            let settings = SpawnerConfig {
+                clock: acquired.clock.clone(),
+                original_nofile: acquired.nofile,
+                shim: shim::OURSELVES.into(),
+            };
+            let spawner = Spawner::start(settings.clone(), mailbox.of(Report::Spawn))?;
+            let accept_probe =
+                AcceptProbe::start(mailbox.of(Report::Accept), acquired.clock.clone())?;
+            let null = File::options().read(true).write(true).open("/dev/null")?;
+            poller.watch(acquired.signals.as_fd(), Source::Signals, Interest::Read)?;
+            poller.watch(waker.as_fd(), Source::Waker, Interest::Read)?;
+            for listener_fd in acquired.server.listeners() {
+                poller.watch(listener_fd, Source::Control, Interest::Read)?;
+            }
+            for (number, listener) in acquired.listeners.iter().enumerate() {
+                // `Listening` assigns the same numbers.
+                poller.watch(
+                    listener.fd().as_fd(),
+                    Source::Listener(number as u64),
+                    Interest::Hangup,
+                )?;
+                if let Some(file_watch) = listener.file_watch() {
+                    poller.watch(
+                        file_watch,
+                        Source::SocketFile(number as u64),
+                        Interest::Read,
+                    )?;
+                }
+            }
+            Ok((
+                poller,
+                waker,
+                spawner,
+                Health::new(settings, accept_probe, &mailbox),
+                (mailbox, reports),
+                null.into(),
+            ))
+        };
+        let (poller, waker, spawner, health, (mailbox, reports), null) =
+            build().map_err(|e| Failed::at("cannot begin", e))?;
+        for listener in &acquired.listeners {
+            tracing::info!(
+                listen = listener.name(),
+                "listening on {}",
+                listener.addr_text()
+            );
+            if let Some(most) = listener.effective_backlog() {
+                tracing::warn!(
+                    listen = listener.name(),
+                    "the system clips the backlog to {most} (net.core.somaxconn): {} was asked for",
+                    listener.plan().backlog
+                );
+            }
+        }
+        tracing::debug!("{} pools", plan.pools.len());
+        Ok(Self {
+            acquired,
+            poller,
+            waker,
+            mailbox,
+            reports,
+            spawner,
+            health,
+            null: Arc::new(null),
+        })
+    }
+
+    pub(super) fn supervisor(
+        self,
+        plan: Plan,
+        context: StartContext,
+        reader: Reader,
+    ) -> (Supervisor, Option<String>) {
+        let Self {
+            acquired,
+            poller,
+            waker,
+            mailbox,
+            reports,
+            spawner,
+            health,
+            null,
+        } = self;
+        let orphans = Orphans::new(
+            OrphanScanner::new(mailbox.of(Report::Orphans), acquired.clock.clone()),
+            tree::preexisting_children(),
+        );
+        let mut listening = Listening::default();
+        let ids: Vec<_> = acquired
+            .listeners
+            .into_iter()
+            .map(|listener| listening.add(listener))
+            .collect();
+        let mut pools = PoolRegistry::default();
+        for pool in &plan.pools {
+            let listeners = pool.recipe.listen.iter().map(|index| ids[*index]).collect();
+            let sockets = pool
+                .recipe
+                .listen
+                .iter()
+                .map(|index| plan.listeners[*index].clone())
+                .collect();
+            pools.add(PoolSpec {
+                plan: pool.clone(),
+                sockets,
+                listeners,
+            });
+        }
+        let log_file = logs::log_file(&plan, &context).cloned();
+        let used: BTreeSet<usize> = plan
+            .pools
+            .iter()
+            .flat_map(|pool| pool.recipe.listen.iter().copied())
+            .collect();
+        listening.set_lone(
+            (0..ids.len())
+                .filter(|index| !used.contains(index))
+                .map(|index| ids[index])
+                .collect(),
+        );
+        let watched: Vec<_> = pools
+            .iter()
+            .map(|(id, pool)| (id, pool.name.clone()))
+            .collect();
+        let start_watch = StartWatch::new(context, watched.into_iter());
+        let runtime_path = acquired.runtime_dir.path().to_owned();
+        let notify_dir = runtime_path.join(NOTIFY_DIR);
+        let journal_dir = acquired.runtime_dir.path().to_owned();
+        let runtime_dir = RuntimeDirRepair::new(acquired.runtime_dir);
+        if let Some(inotify) = runtime_dir.inotify()
+            && let Err(error) = poller.watch(inotify, Source::RuntimeDir, Interest::Read)
+        {
+            tracing::warn!(
+                "what is taken from the runtime directory goes unnoticed until the next HUP: {error}"
+            );
+        }
+        let supervisor = Supervisor {
+            engine: EngineQueue::new(Engine::with_processors(processors())),
+            clock: LoopClock::new(acquired.clock.clone()),
+            event_loop: EventLoop {
+                poller,
+                signals: acquired.signals,
+                waker,
+                reports,
+            },
+            pools,
+            listening,
+            workers: Workers::new(WorkerParts {
+                spawner,
+                cgroups: acquired.cgroups,
+                journal: Journal::new(acquired.journal, journal_dir),
+                orphans,
+                tag: acquired.tag,
+                notify_dir,
+                null,
+            }),
+            health,
+            reload: Reload {
+                state: ReloadState::default(),
+                blocking: BlockingPool::new(mailbox.of(Report::Job), reader),
+                on_change: OnChange::default(),
+                file_watch: FileWatch::new(mailbox.of(Report::Files), acquired.clock),
+            },
+            clients: Clients::new(acquired.server, start_watch),
+            event_log: EventLog::default(),
+            log: Log {
+                writer: acquired.log_writer,
+                hang: LogHang::default(),
+                file: log_file,
+            },
+            runtime: Runtime::new(runtime_dir, runtime_path),
+            service_manager: acquired.service_manager,
+            shutdown: Shutdown::default(),
+            plan,
+        };
+        (supervisor, acquired.took_over)
+    }
+}
+
+/// How many processors the master and its workers may use; affinity and the cgroup's cpu.max count.
+fn processors() -> u32 {
+    std::thread::available_parallelism().map_or(1, |processors| {
+        u32::try_from(processors.get()).unwrap_or(u32::MAX)
+    })
+}

@@ -1,0 +1,59 @@
+//! Opens the logs at the start of the master: its own, and each pool's once, to check it.
+
+use crate::daemon::StartContext;
+use crate::event_loop::clock::Clock;
+use crate::log::tracing_setup;
+use crate::log::{self, LogWriter, MasterLog, Rotation};
+use crate::plan::{Plan, Sink};
+use crate::supervisor::Failed;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Opens the master's log, and each pool's log once to check it, so that one that cannot be written is reported now.
+pub(super) fn open(plan: &Plan, context: &StartContext, clock: Clock) -> Result<LogWriter, Failed> {
+    let master_log = master_log(plan, context)?;
+    for pool in &plan.pools {
+        for sink in [&pool.log.stdout, &pool.log.stderr] {
+            if let Sink::File(path) = sink {
+                let what = format!(
+                    "pool {}: cannot write its log {}",
+                    pool.name,
+                    path.display()
+                );
+                log::check_file(path, pool.log.access).map_err(|e| Failed::at(&what, e))?;
+            }
+        }
+    }
+    let log_writer = LogWriter::start(master_log, clock)
+        .map_err(|e| Failed::at("cannot start the log's thread", e))?;
+    let sink = log_writer.clone();
+    tracing_setup::open(
+        Arc::new(move |line| sink.line(line)),
+        plan.master.log_format,
+        plan.master.log_level,
+    );
+    Ok(log_writer)
+}
+
+/// The master's log file. None: it logs to stderr.
+pub(super) fn log_file<'p>(plan: &'p Plan, context: &StartContext) -> Option<&'p PathBuf> {
+    let master = &plan.master;
+    master
+        .log_file
+        .as_ref()
+        .or_else(|| (!context.foreground).then_some(&master.default_log_file))
+}
+
+fn master_log(plan: &Plan, context: &StartContext) -> Result<MasterLog, Failed> {
+    let master = &plan.master;
+    let Some(file) = log_file(plan, context) else {
+        return Ok(MasterLog::stderr(master.log_format));
+    };
+    let rotation = Rotation {
+        max_size: master.log_max_size,
+        keep: master.log_keep,
+        ..Rotation::default()
+    };
+    MasterLog::file(file.clone(), master.log_format, rotation)
+        .map_err(|e| Failed::at(&format!("cannot open the log {}", file.display()), e))
+}
