@@ -95,6 +95,31 @@ fn each_worker_has_its_own_and_nothing_is_left() {
     given.assert_bare();
 }
 
+/// The kernel refuses more cgroups (cgroup.max.descendants): workers start without, and that is an event, once.
+#[test]
+fn a_cgroup_that_cannot_be_made_is_reported() {
+    let Some(given) = Delegated::make() else {
+        return;
+    };
+    given.mark("delegate", "1");
+    // The master's own, in which those of the workers would be.
+    fs::write(given.dir().join("cgroup.max.descendants"), "1").expect("a limit");
+    let mut site = up(&given, POOL);
+    assert_eq!(given.all_below().len(), 1);
+    let events = site.events();
+    let reports: Vec<_> = events
+        .iter()
+        .filter(|event| event["event"] == "cgroup")
+        .collect();
+    assert_eq!(reports.len(), 1, "{events:?}");
+    assert_eq!(
+        (&reports[0]["pool"], &reports[0]["cause"]),
+        (&"jobs".into(), &"not-made".into())
+    );
+    stop(&mut site);
+    given.assert_bare();
+}
+
 /// Without a cgroup it would live until the master stops.
 #[test]
 fn hidden_processes_are_killed_with_their_worker() {

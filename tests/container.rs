@@ -296,6 +296,18 @@ fn root_without_ptrace_rights_is_told() {
         "{}",
         container.log()
     );
+    let events = container.rotad(&["events", "--json"]).out;
+    let unobservable: Vec<&str> = events
+        .lines()
+        .filter(|line| line.contains(r#""cause":"unobservable""#))
+        .collect();
+    let [event] = unobservable[..] else {
+        panic!("said once: {events}");
+    };
+    assert!(
+        event.contains(r#""event":"probe-failed","pool":"blind""#),
+        "{event}"
+    );
     container.signal(Signal::SIGTERM);
     assert_eq!(container.await_exit(10).code(), Some(0));
 }

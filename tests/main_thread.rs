@@ -122,6 +122,13 @@ delay = "0s"
     });
     replaced_quickly(&site);
     site.await_log(&format!("as long as pid {tracer} traces it"), 10);
+    let events = site.events();
+    let zombie = events.iter().find(|event| event["event"] == "zombie");
+    let zombie = zombie.unwrap_or_else(|| panic!("{events:?}"));
+    assert_eq!(
+        (&zombie["pool"], &zombie["pid"], &zombie["cause"]),
+        (&"traced".into(), &worker.into(), &"traced".into())
+    );
     kill_hard(tracer);
     until("the zombie is reaped", 5, || {
         proc::stat(worker).is_none().then_some(())

@@ -111,6 +111,23 @@ fn a_spawn_waits_for_a_port() {
         "{after}"
     );
     site.await_log_times("waits for a free port", 1);
+    let events = site.events();
+    let waits: Vec<usize> = (0..events.len())
+        .filter(|at| events[*at]["event"] == "ports-exhausted")
+        .collect();
+    let [at] = waits[..] else {
+        panic!("one wait: {events:?}");
+    };
+    let wait = &events[at];
+    assert_eq!(
+        (&wait["pool"], &wait["generation"]),
+        (&"api".into(), &2.into())
+    );
+    let ends = |event: &Value| event["event"] == "spawn" && event["worker"] == wait["worker"];
+    assert!(
+        events[at..].iter().any(ends),
+        "its start ends it: {events:?}"
+    );
     assert!(
         !site.log().contains("was not ready in time"),
         "{}",

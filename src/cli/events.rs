@@ -122,7 +122,7 @@ fn colour(event: &Event) -> Option<u8> {
     const GREY: u8 = 90;
     match event.event {
         Exit | SpawnFailed | NotReady | Unhealthy | Unkillable | CrashLoop | ConfigRefused
-        | EssentialLost | EssentialEnded => Some(RED),
+        | EssentialLost | EssentialEnded | Unwatched => Some(RED),
         Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | OneshotDone
         | WorkerReplaced => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
@@ -131,7 +131,9 @@ fn colour(event: &Event) -> Option<u8> {
         RollEnded | Journal | PassedOver => Some(RED),
         Background | CrashLoopEases | RollingBack | Kill | DescendantsKilled | Orphan
         | LogHangs | PathsResolvedAgain | Listener | MasterPaused | RollSuperseded
-        | ConfigPutBack | Restored | ProbeFailed | TookOver => Some(YELLOW),
+        | ConfigPutBack | Restored | ProbeFailed | TookOver | PortsExhausted | Zombie | Cgroup => {
+            Some(YELLOW)
+        }
         Signal | Spawn | CanaryPassed | Stopped | RollStep | RollWaits | Waiting => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
         MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired

@@ -68,6 +68,8 @@ words! {
     Watch = "watch",
     /// A pool waits for those that it comes after.
     Waiting = "waiting",
+    /// A worker waits for a free port of its pool's `ports`.
+    PortsExhausted = "ports-exhausted",
     /// A worker's process was spawned.
     Spawn = "spawn",
     /// A worker could not be spawned: its program, directory or user cannot be used.
@@ -80,7 +82,7 @@ words! {
     NotReady = "not-ready",
     /// A worker exited without having been asked to.
     Exit = "exit",
-    /// A health check failed, but not often enough to count.
+    /// A health check failed, but not often enough to count; or a worker cannot be probed.
     ProbeFailed = "probe-failed",
     /// A worker is replaced because of its age or its memory.
     Recycled = "recycled",
@@ -92,13 +94,15 @@ words! {
     Signal = "signal",
     /// SIGKILL was sent to a worker and its group.
     Kill = "kill",
+    /// A worker has ended, and cannot be reaped yet.
+    Zombie = "zombie",
     /// A worker exited after it was asked to stop.
     Stopped = "stopped",
     /// Processes that a worker left behind were killed.
     DescendantsKilled = "descendants-killed",
     /// A process that some worker left behind; which one is unknown.
     Orphan = "orphan",
-    /// SIGKILL does not end a worker.
+    /// SIGKILL does not end a worker, or something that workers left behind.
     Unkillable = "unkillable",
     /// All workers of a pool are ready.
     PoolReady = "pool-ready",
@@ -140,7 +144,11 @@ words! {
     PathsResolvedAgain = "paths-resolved-again",
     /// The log has not been written for a while because its disk hangs, or is written again.
     LogHangs = "log-hangs",
-    /// A worker shut down a listening socket.
+    /// Workers have no cgroup of their own.
+    Cgroup = "cgroup",
+    /// The master cannot wait for a worker's exit, or for what it sends.
+    Unwatched = "unwatched",
+    /// A worker shut down a listening socket, or a change of one failed.
     Listener = "listener",
 }
 

@@ -13,7 +13,7 @@ use super::listening::ListenerId;
 use super::workers::background::Suspect;
 use super::workers::probe_request::probe_request;
 use crate::listener::{FileCheck, FileOwnership, ReplacementSocket};
-use rotad_core::{Input, PoolId, Request, WorkerId};
+use rotad_core::{Input, Request, WorkerId};
 
 /// Something to be done outside of the part that returns it.
 #[derive(Debug)]
@@ -55,10 +55,6 @@ pub(super) enum Action {
     ReleasePort(WorkerId),
     /// A process has lost its parent and belongs to no worker: it may be a program that goes into the background.
     UnownedProcess { pid: i32, name: String },
-    /// Write a warning about a pool to the log.
-    Warn { pool: PoolId, text: String },
-    /// Write an error about a pool to the log.
-    Error { pool: PoolId, text: String },
 }
 
 impl Supervisor {
@@ -139,12 +135,6 @@ impl Supervisor {
             Action::ReleasePort(worker) => following.extend(self.health.ports.release(worker)),
             Action::UnownedProcess { pid, name } => {
                 following.extend(self.suspect_daemon(pid, &name));
-            }
-            Action::Warn { pool, text } => {
-                tracing::warn!(pool = self.pools.name(pool), "{text}");
-            }
-            Action::Error { pool, text } => {
-                tracing::error!(pool = self.pools.name(pool), "{text}");
             }
         }
     }

@@ -102,8 +102,8 @@ impl Supervisor {
 
     pub(super) fn on_exec_status(&mut self, worker: WorkerId) {
         let context = self.event_loop.context(&self.log, &self.clock);
-        let action = self.workers.on_exec_status(&context, worker);
-        self.perform(action);
+        let actions = self.workers.on_exec_status(&context, worker);
+        self.perform(actions);
     }
 
     /// A worker's messages. Whether it is ready counts before what it says of its watchdog.

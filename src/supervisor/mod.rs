@@ -128,7 +128,7 @@ struct Failed {
 /// called on a thread.
 pub fn serve(plan: Plan, context: StartContext, reader: Reader) -> ExitCode {
     match Supervisor::start(plan, context, reader) {
-        Ok((supervisor, took_over)) => supervisor.run(took_over),
+        Ok((supervisor, take_over)) => supervisor.run(take_over),
         Err((context, failed)) => {
             context.report.finish(failed.code, &failed.message);
             failed.code
@@ -137,20 +137,20 @@ pub fn serve(plan: Plan, context: StartContext, reader: Reader) -> ExitCode {
 }
 
 impl Supervisor {
-    /// `took_over`: a summary of the workers of a killed master that were stopped, if there were any.
-    fn run(mut self, took_over: Option<String>) -> ExitCode {
+    /// `take_over`: what has happened to the workers of a killed master, if there were any.
+    fn run(mut self, take_over: Vec<EventBuilder>) -> ExitCode {
         self.refresh_plan();
-        // Before any worker reads the files: a change from then on is noticed.
-        self.watch_files();
         let text = format!(
             "rotad {} begins: {}",
             env!("CARGO_PKG_VERSION"),
             self.plan.master.name
         );
         self.emit(EventBuilder::new(EventKind::MasterStarted, text).silent());
-        if let Some(text) = took_over {
-            self.emit(EventBuilder::new(EventKind::TookOver, text).silent());
+        for event in take_over {
+            self.emit(event);
         }
+        // Before any worker reads the files: a change from then on is noticed.
+        self.watch_files();
         // In dependency order, wherever they stand in the file: the engine holds a pool back only for pools that it
         // knows.
         let ids: Vec<PoolId> = self.pools.iter().map(|(id, _)| id).collect();

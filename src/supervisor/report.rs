@@ -8,6 +8,7 @@
 
 use super::Supervisor;
 use super::health::readiness::Unobservable;
+use super::listening;
 use super::reload::blocking::JobResult;
 use crate::plan::Ready;
 use crate::probe::ProbeResult;
@@ -53,7 +54,6 @@ impl Supervisor {
                     let unobservable = |worker| {
                         let process = processes.get(worker)?;
                         Some(Unobservable {
-                            pool: process.pool,
                             notified: process.ready,
                             auto: process.spec.plan.ready == Ready::Auto,
                         })
@@ -83,7 +83,7 @@ impl Supervisor {
 
     fn on_job_result(&mut self, result: JobResult) {
         match result {
-            JobResult::Failed(text) => tracing::warn!("{text}"),
+            JobResult::ListenerFailed(name, text) => self.emit(listening::failed(&name, &text)),
             JobResult::ConfigRead(number, read) => self.on_config_read(number, *read),
             JobResult::Bound(number, bound) => self.on_addresses_bound(number, bound),
             JobResult::FileOwnershipSet(name) => {

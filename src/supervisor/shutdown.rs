@@ -173,7 +173,8 @@ impl Supervisor {
         let left = left.unwrap_or(1);
         if left > 0 {
             let text = self.workers.leftovers_text();
-            tracing::error!("{text}");
+            let event = EventBuilder::new(EventKind::Unkillable, text.clone());
+            self.emit(event.error());
             self.shutdown.unkillable.insert(Leftover::Orphans, text);
         }
         Some(if self.shutdown.unkillable.is_empty() {

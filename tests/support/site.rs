@@ -272,6 +272,14 @@ impl Site {
 
     /// Waits until a text is in the master's log this many times: the log is written by another thread. It must not be
     /// there more often.
+    /// The events that the master keeps, the oldest first.
+    pub fn events(&self) -> Vec<Value> {
+        let run = self.rotad(&["events", "--json"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        let event = |line| serde_json::from_str(line).expect("an event");
+        run.out.lines().map(event).collect()
+    }
+
     pub fn await_log_times(&self, text: &str, times: usize) {
         let found = || self.log().matches(text).count();
         until(&format!("{text:?} {times} times in the log"), 10, || {

@@ -4,8 +4,10 @@
 //! The supervisor calls [`PortAllocator::assign`] before a spawn, [`PortAllocator::cancel`] when a worker is asked to
 //! stop, and [`PortAllocator::release`] when its tree is gone.
 
+use crate::observe::events::EventKind;
 use crate::plan::Ports;
 use crate::supervisor::action::Action;
+use crate::supervisor::event_log::EventBuilder;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
@@ -45,8 +47,8 @@ pub(crate) struct PortAllocator {
     /// Spawns that wait for a port, in the order of their commands.
     waiting: VecDeque<PortRequest>,
     retry_at: Option<Time>,
-    /// Pools whose wait has been logged.
-    logged: BTreeSet<PoolId>,
+    /// Pools whose wait has been reported.
+    reported: BTreeSet<PoolId>,
     /// Whether no program listens on a port.
     is_free: fn(u16) -> bool,
 }
@@ -65,7 +67,7 @@ impl PortAllocator {
             next: BTreeMap::new(),
             waiting: VecDeque::new(),
             retry_at: None,
-            logged: BTreeSet::new(),
+            reported: BTreeSet::new(),
             is_free,
         }
     }
@@ -109,24 +111,40 @@ impl PortAllocator {
         actions
     }
 
-    /// Tries the ports again, and extends the time of those that still wait.
+    /// Tries the ports again, and extends the time of those that still wait. The wait of a pool is reported once, with
+    /// the worker whose turn is next.
     pub(crate) fn run_due(&mut self, now: Time) -> Vec<Action> {
         self.retry_at = Some(now + RETRY_INTERVAL);
         let mut actions = self.serve_waiting();
         for request in &self.waiting {
             actions.push(request.extend_timeout());
-            if self.logged.insert(request.pool) {
-                let Ports { first, last } = request.ports;
-                let (all, own) = (request.ports.count(), self.held.range(first..=last).count());
-                let text = format!(
-                    "a worker waits for a free port: of {all} ({first}-{last}), {own} are held by workers, old ones \
-                     that still finish included; the others are used by other programs"
-                );
-                let pool = request.pool;
-                actions.push(Action::Warn { pool, text });
+            if self.reported.insert(request.pool) {
+                actions.push(Action::Emit(self.exhausted(request)));
             }
         }
         actions
+    }
+
+    /// The event that no port is free for this worker.
+    fn exhausted(&self, request: &PortRequest) -> EventBuilder {
+        let Ports { first, last } = request.ports;
+        let all = request.ports.count() as usize;
+        let own = self.held.range(first..=last).count();
+        let mut text = format!(
+            "waits for a free port: of {all} ({first}-{last}), {own} are held by workers, old ones that still finish \
+             included"
+        );
+        if own < all {
+            let others = all - own;
+            text.push_str(&format!(", and {others} are used by other programs"));
+        }
+        let of_pool = self.waiting.iter().filter(|of| of.pool == request.pool);
+        let more = of_pool.count() - 1;
+        if more > 0 {
+            text.push_str(&format!("; {more} more wait as well"));
+        }
+        let event = EventBuilder::new(EventKind::PortsExhausted, text);
+        event.worker(request.worker).warn()
     }
 
     /// Gives ports to the spawns that wait, in order, as far as there are any.
@@ -152,7 +170,7 @@ impl PortAllocator {
         if self.waiting.is_empty() {
             self.retry_at = None;
         }
-        self.logged.retain(|pool| exhausted.contains(pool));
+        self.reported.retain(|pool| exhausted.contains(pool));
         actions
     }
 
@@ -243,7 +261,10 @@ mod tests {
                 port: Some(port),
             } => Some(format!("{worker} gets {port}")),
             Action::FailSpawn { worker, .. } => Some(format!("{worker} fails")),
-            Action::Warn { text, .. } => Some(text),
+            Action::Emit(event) => {
+                let event = event.event();
+                Some(format!("{}: {}", event.event.word(), event.text))
+            }
             _ => None,
         };
         actions.into_iter().filter_map(line).collect()
@@ -279,11 +300,34 @@ mod tests {
         let actions = ports.run_due(Time(1000));
         let extended = Input::TimeoutExtended(WorkerId(6), Span::from_secs(10));
         assert!(matches!(&actions[0], Action::Input(input) if *input == extended));
-        let text = "a worker waits for a free port: of 3 (8000-8002), 3 are held by workers, old ones that still \
-                    finish included; the others are used by other programs";
+        let text = "ports-exhausted: waits for a free port: of 3 (8000-8002), 3 are held by workers, old ones that \
+                    still finish included";
         assert_eq!(show(actions), [text]);
         assert_eq!(show(ports.run_due(Time(2000))), [""; 0], "said once");
         assert_eq!(show(ports.release(WorkerId(1))), ["6 gets 8000"]);
         assert_eq!(ports.deadline(), None, "nobody waits");
+    }
+
+    #[test]
+    fn each_wait_of_a_pool_is_reported_once() {
+        let mut ports = PortAllocator::new(|port| port == 8000);
+        for worker in 1..=3 {
+            ports.assign(request(worker, 1), Time(0));
+        }
+        let waits = |more: &str| {
+            format!(
+                "ports-exhausted: waits for a free port: of 3 (8000-8002), 1 are held by workers, old ones that still \
+                 finish included, and 2 are used by other programs{more}"
+            )
+        };
+        assert_eq!(
+            show(ports.run_due(Time(1000))),
+            [waits("; 1 more wait as well")]
+        );
+        assert_eq!(show(ports.release(WorkerId(1))), ["2 gets 8000"]);
+        assert_eq!(show(ports.run_due(Time(2000))), [""; 0], "3 still waits");
+        assert_eq!(show(ports.release(WorkerId(2))), ["3 gets 8000"]);
+        assert_eq!(ports.assign(request(4, 1), Time(3000)), None);
+        assert_eq!(show(ports.run_due(Time(4000))), [waits("")], "another wait");
     }
 }

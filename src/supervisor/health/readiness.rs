@@ -9,7 +9,7 @@ use crate::plan::{PoolPlan, Ready};
 use crate::probe::accept::{AcceptProbe, AcceptReport, Target};
 use crate::supervisor::action::Action;
 use crate::supervisor::event_log::EventBuilder;
-use rotad_core::{Input, PoolId, Span, Time, WorkerId};
+use rotad_core::{Input, Span, Time, WorkerId};
 use std::collections::BTreeSet;
 
 /// After this time, a worker that cannot be observed and has not sent READY=1 counts as alive.
@@ -18,7 +18,6 @@ const ALIVE_AFTER: Span = Span::from_secs(1);
 /// What has to be known of a worker that cannot be observed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unobservable {
-    pub pool: PoolId,
     /// It has sent READY=1.
     pub notified: bool,
     /// It may be ready by that: `ready = "auto"`.
@@ -127,10 +126,13 @@ impl Readiness {
         reason: &str,
         now: Time,
     ) -> Vec<Action> {
-        let pool = known.pool;
+        let event = |text| {
+            let event = EventBuilder::new(EventKind::ProbeFailed, text).worker(worker);
+            event.cause("unobservable")
+        };
         if !known.auto {
             let text = format!("ready = \"accepting\" cannot be seen here: {reason}");
-            return vec![Action::Error { pool, text }];
+            return vec![Action::Emit(event(text).error())];
         }
         let mut actions = Vec::new();
         if !std::mem::replace(&mut self.reported, true) {
@@ -138,7 +140,7 @@ impl Readiness {
                 "cannot see whether workers accept ({reason}): READY=1 makes them ready; without it they are called \
                  alive after 1 s, and nothing says more"
             );
-            actions.push(Action::Warn { pool, text });
+            actions.push(Action::Emit(event(text).warn()));
         }
         self.unobservable.insert(worker);
         if known.notified {

@@ -4,8 +4,10 @@
 mod repair;
 
 use super::action::Action;
+use super::event_log::EventBuilder;
 use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::listener::{FileCheckResult, Listener, ReplacementSocket};
+use crate::observe::events::EventKind;
 use crate::plan::{Address, ListenPlan};
 use repair::{Finding, ListenerRepair, Note};
 use rotad_core::Time;
@@ -94,21 +96,18 @@ impl Listening {
         &self.lone
     }
 
-    /// Watches a socket for a shutdown, and the file of a unix socket for changes.
-    pub(super) fn watch(&self, id: ListenerId, poller: &Poller) {
-        let Some(listener) = self.get(id) else {
-            return;
-        };
+    /// Watches a socket for a shutdown, and the file of a unix socket for changes. The action reports a failure.
+    pub(super) fn watch(&self, id: ListenerId, poller: &Poller) -> Option<Action> {
+        let listener = self.get(id)?;
         let mut watched = poller.watch(listener.fd(), Source::Listener(id), Interest::Hangup);
         if let (Ok(()), Some(file_watch)) = (&watched, listener.file_watch()) {
             watched = poller.watch(file_watch, Source::SocketFile(id), Interest::Read);
         }
-        if let Err(error) = watched {
-            tracing::error!(
-                listen = listener.name(),
-                "cannot watch the listening socket: {error}"
-            );
-        }
+        let error = watched.err()?;
+        let text = format!(
+            "cannot watch the socket: {error}; its shutdown is noticed only at a reload, or once a worker is ready"
+        );
+        Some(Action::Emit(failed(listener.name(), &text)))
     }
 
     fn unwatch(&self, id: ListenerId, poller: &Poller) {
@@ -186,10 +185,8 @@ impl Listening {
             if listener.is_shut() {
                 actions.extend(self.on_hangup(*id, now, poller));
             } else if let Err(error) = listener.restore() {
-                tracing::warn!(
-                    listen = listener.name(),
-                    "cannot restore the backlog of the socket: {error}"
-                );
+                let text = format!("cannot restore the backlog of the socket: {error}");
+                actions.push(Action::Emit(failed(listener.name(), &text)));
             }
         }
         actions
@@ -278,17 +275,62 @@ impl Listening {
         id: ListenerId,
         socket: ReplacementSocket,
         poller: &Poller,
-    ) -> Option<Action> {
+    ) -> Vec<Action> {
         self.unwatch(id, poller);
-        let listener = self.open.get_mut(&id)?;
+        let Some(listener) = self.open.get_mut(&id) else {
+            return Vec::new();
+        };
         let changed = listener.replace(socket);
         let ownership = listener.ownership().filter(|_| changed);
         let name = listener.name().to_owned();
-        self.watch(id, poller);
-        ownership.map(|ownership| Action::SetFileOwnership(name, ownership))
+        let failure = self.watch(id, poller);
+        let ownership = ownership.map(|ownership| Action::SetFileOwnership(name, ownership));
+        failure.into_iter().chain(ownership).collect()
     }
 
     fn emit(&self, id: ListenerId, note: Option<Note>) -> Option<Action> {
         Some(Action::Emit(note?.event(self.name(id))))
+    }
+}
+
+/// The event that a listener could not be changed as it should be.
+pub(super) fn failed(name: &str, text: &str) -> EventBuilder {
+    let event = EventBuilder::new(EventKind::Listener, format!("{name}: {text}"));
+    event.cause("failed").warn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::open_all;
+
+    #[test]
+    fn a_socket_that_cannot_be_watched_is_reported() {
+        let plan = ListenPlan {
+            name: "http".to_owned(),
+            address: Address::Tcp(([127, 0, 0, 1], 0).into()),
+            backlog: 1,
+            nonblocking: false,
+            mode: None,
+            uid: None,
+            gid: None,
+        };
+        let mut listening = Listening::default();
+        let mut opened = open_all(&[plan], Vec::new()).unwrap();
+        let id = listening.add(opened.remove(0));
+        let poller = Poller::new().unwrap();
+        assert!(listening.watch(id, &poller).is_none());
+        // epoll(7) refuses a descriptor that it watches already.
+        let Some(Action::Emit(event)) = listening.watch(id, &poller) else {
+            panic!("not reported");
+        };
+        let event = event.event();
+        assert_eq!(event.event, EventKind::Listener);
+        assert_eq!(event.cause.as_deref(), Some("failed"));
+        assert!(
+            event.text.starts_with("http: cannot watch the socket: "),
+            "{}",
+            event.text
+        );
     }
 }

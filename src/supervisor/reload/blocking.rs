@@ -49,8 +49,8 @@ pub(crate) enum JobResult {
         pool: PoolId,
         changed: Result<bool, String>,
     },
-    /// The owner or mode of a socket file could not be set, or the file not be removed.
-    Failed(String),
+    /// The owner or mode of the file of the listener of this name could not be set, or the file not be removed: why.
+    ListenerFailed(String, String),
     /// The owner and mode of a socket file were set.
     FileOwnershipSet(String),
     /// The result of checking a listener.
@@ -221,18 +221,20 @@ impl BlockingPool {
 
     /// Sets the owner and mode of a socket file.
     pub(crate) fn set_file_ownership(&self, name: String, ownership: FileOwnership) {
-        let file_lock = self.file_lock.clone();
+        let (file_lock, listener) = (self.file_lock.clone(), name.clone());
         let job = move || {
             let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
             Some(match ownership.apply() {
                 Ok(()) => JobResult::FileOwnershipSet(name),
-                Err(error) => JobResult::Failed(format!(
-                    "listener {name}: its file cannot get its owner or mode: {error}"
-                )),
+                Err(error) => {
+                    let text = format!("its file cannot get its owner or mode: {error}");
+                    JobResult::ListenerFailed(name, text)
+                }
             })
         };
         if let Err(error) = self.spawn_job(job) {
-            tracing::warn!("the owner and mode of a socket's file are as they were: {error}");
+            let text = format!("the owner and mode of its file are as they were: {error}");
+            self.results.send(JobResult::ListenerFailed(listener, text));
         }
     }
 
@@ -268,17 +270,16 @@ impl BlockingPool {
 
     /// Closes a socket and removes its file.
     pub(crate) fn close(&self, mut listener: Listener) {
-        let file_lock = self.file_lock.clone();
+        let (file_lock, name) = (self.file_lock.clone(), listener.name().to_owned());
         let job = move || {
             let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
             let error = listener.remove_file().err()?;
-            Some(JobResult::Failed(format!(
-                "listener {}: its file cannot be removed: {error}",
-                listener.name()
-            )))
+            let text = format!("its file cannot be removed: {error}");
+            Some(JobResult::ListenerFailed(listener.name().to_owned(), text))
         };
         if let Err(error) = self.spawn_job(job) {
-            tracing::warn!("the file of a closed socket stays: {error}");
+            let text = format!("it is closed, and its file stays: {error}");
+            self.results.send(JobResult::ListenerFailed(name, text));
         }
     }
 }

@@ -8,10 +8,11 @@ use crate::log::tracing_setup;
 use crate::observe::events::EventKind;
 use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan, RollOn};
 use crate::supervisor::Supervisor;
+use crate::supervisor::action::Action;
 use crate::supervisor::bug::bug;
 use crate::supervisor::clients::tickets::WaitId;
 use crate::supervisor::event_log::EventBuilder;
-use crate::supervisor::listening::ListenerId;
+use crate::supervisor::listening::{self, ListenerId};
 use crate::supervisor::pool_registry::PoolSpec;
 use crate::supervisor::pool_registry::is_meant;
 use crate::supervisor::reload::lookup::Lookup;
@@ -290,6 +291,7 @@ impl Supervisor {
             .flat_map(|pool| pool.recipe.listen.iter().copied())
             .collect();
         let mut lone: BTreeSet<ListenerId> = BTreeSet::new();
+        let mut failures = Vec::new();
         for (index, (plan, id)) in pending
             .plan
             .listeners
@@ -315,11 +317,13 @@ impl Supervisor {
                     .blocking
                     .set_file_ownership(plan.name.clone(), ownership),
                 Err(error) => {
-                    tracing::warn!(listen = plan.name, "the socket cannot be changed: {error}")
+                    let text = format!("the socket cannot be changed: {error}");
+                    failures.push(Action::Emit(listening::failed(&plan.name, &text)));
                 }
             }
         }
         self.listening.set_lone(lone);
+        self.perform(failures);
     }
 
     /// Takes over what a running master can of [master], [control] and [signals]. `plan::diff` names the rest.

@@ -43,8 +43,14 @@ impl FileWatch {
         }
     }
 
-    /// Watches what the plan in force says. `own`: patterns that exclude what the master itself writes.
-    pub(crate) fn follow(&mut self, plan: &Plan, pools: &PoolRegistry, own: &[String]) {
+    /// Watches what the plan in force says. `own`: patterns that exclude what the master itself writes. Returns the event
+    /// that nothing can be watched.
+    pub(crate) fn follow(
+        &mut self,
+        plan: &Plan,
+        pools: &PoolRegistry,
+        own: &[String],
+    ) -> Option<EventBuilder> {
         let pools = pools.iter().filter_map(|(id, pool)| {
             let watch = pool.watch.clone()?;
             let (key, base) = (WatchKey::Pool(id), watch.base);
@@ -57,25 +63,31 @@ impl FileWatch {
             })
         });
         let config = plan.master.watch_config.then(|| config(plan));
-        self.set(pools.chain(config).collect());
+        self.set(pools.chain(config).collect())
     }
 
     /// Watches exactly these files.
-    fn set(&mut self, plans: Vec<WatchPlan>) {
+    fn set(&mut self, plans: Vec<WatchPlan>) -> Option<EventBuilder> {
         if plans.is_empty() {
             self.watcher = None;
-            return;
+            return None;
         }
-        if self.watcher.is_none() {
-            match Watcher::start(self.reports.clone(), self.clock.clone()) {
-                Ok(watcher) => self.watcher = Some(watcher),
-                Err(error) => tracing::warn!(
-                    "files cannot be watched: {error}; all pools serve, and `rotad reload` rolls them after a change"
-                ),
+        let watcher = match self.watcher.take() {
+            Some(watcher) => Ok(watcher),
+            None => Watcher::start(self.reports.clone(), self.clock.clone()),
+        };
+        match watcher {
+            Ok(watcher) => {
+                self.watcher.insert(watcher).watch(plans);
+                None
             }
-        }
-        if let Some(watcher) = &self.watcher {
-            watcher.watch(plans);
+            Err(error) => {
+                let text = format!(
+                    "files cannot be watched: {error}; all pools serve, and `rotad reload` rolls them after a change"
+                );
+                let event = EventBuilder::new(EventKind::Watch, text);
+                Some(event.cause("trouble").warn())
+            }
         }
     }
 }

@@ -414,7 +414,8 @@ impl Supervisor {
                 listener.addr_text()
             );
             let id = self.listening.add(listener);
-            self.listening.watch(id, &self.event_loop.poller);
+            let failure = self.listening.watch(id, &self.event_loop.poller);
+            self.perform(failure);
             ids.push(id);
         }
         if let Some(pending) = self.reload.state.pending() {

@@ -56,6 +56,9 @@ impl Supervisor {
             self.log.file.as_deref(),
             self.runtime.path(),
         );
-        self.reload.file_watch.follow(&self.plan, &self.pools, &own);
+        let event = self.reload.file_watch.follow(&self.plan, &self.pools, &own);
+        if let Some(event) = event {
+            self.emit(event);
+        }
     }
 }

@@ -140,7 +140,7 @@ impl Supervisor {
         if repaired.journal {
             actions.extend(self.workers.journal.move_to(self.runtime.path()));
         }
-        let again = self.workers.rebind_notify_sockets(poller);
+        let again = self.workers.rebind_notify_sockets(poller, &mut actions);
         if again > 0 || !repaired.what.is_empty() {
             let mut what = repaired.what;
             what.extend((again > 0).then(|| format!("{again} notify sockets of workers")));

@@ -15,7 +15,7 @@ use crate::runtime_dir::{NOTIFY_DIR, RuntimeDirRepair};
 use crate::supervisor::clients::Clients;
 use crate::supervisor::clients::launch::StartWatch;
 use crate::supervisor::engine_queue::EngineQueue;
-use crate::supervisor::event_log::EventLog;
+use crate::supervisor::event_log::{EventBuilder, EventLog};
 use crate::supervisor::health::Health;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::log_hang::LogHang;
@@ -129,7 +129,7 @@ impl Parts {
         plan: Plan,
         context: StartContext,
         reader: Reader,
-    ) -> (Supervisor, Option<String>) {
+    ) -> (Supervisor, Vec<EventBuilder>) {
         let Self {
             acquired,
             poller,
@@ -232,7 +232,7 @@ impl Parts {
             shutdown: Shutdown::default(),
             plan,
         };
-        (supervisor, acquired.took_over)
+        (supervisor, acquired.take_over)
     }
 }
 

@@ -7,6 +7,7 @@ mod logs;
 mod take_over;
 
 use super::clients;
+use super::event_log::EventBuilder;
 use super::reload::blocking::Reader;
 use super::reload::fd_budget::raise_nofile;
 use super::service_manager::ServiceManager;
@@ -46,18 +47,18 @@ struct Acquired {
     server: Server,
     journal: WorkerJournal,
     tag: String,
-    took_over: Option<String>,
+    take_over: Vec<EventBuilder>,
     cgroups: WorkerCgroups,
     service_manager: ServiceManager,
 }
 
 impl Supervisor {
-    /// The supervisor, and a summary of the workers of a killed master that were stopped, if there were any.
+    /// The supervisor, and what has happened to the workers of a killed master, if there were any.
     pub(super) fn start(
         plan: Plan,
         mut context: StartContext,
         reader: Reader,
-    ) -> Result<(Self, Option<String>), (StartContext, Failed)> {
+    ) -> Result<(Self, Vec<EventBuilder>), (StartContext, Failed)> {
         let passed = std::mem::take(&mut context.activation_sockets);
         match acquire(&plan, &mut context, passed).and_then(|acquired| Parts::on(&plan, acquired)) {
             Ok(parts) => Ok(parts.supervisor(plan, context, reader)),
@@ -87,7 +88,7 @@ fn acquire(
     let mut signals = Signals::install(plan.signals, context.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
     let mut service_manager = ServiceManager::begin(context.activation_pid, clock.clone());
-    let took_over = TakeOver {
+    let take_over = TakeOver {
         plan,
         log_writer: &log_writer,
         context,
@@ -148,7 +149,7 @@ fn acquire(
         server,
         journal,
         tag,
-        took_over,
+        take_over,
         cgroups,
         service_manager,
     })

@@ -5,10 +5,12 @@ use crate::event_loop::clock::Deadline;
 use crate::event_loop::signals::{Meaning, Signals};
 use crate::exit_code::ExitCode;
 use crate::log::LogWriter;
+use crate::observe::events::EventKind;
 use crate::plan::{Plan, PoolPlan};
 use crate::runtime_dir::RuntimeDir;
 use crate::runtime_dir::stale_workers::{StaleWorker, StaleWorkers, StopPlan, TakeOverStep};
 use crate::supervisor::Failed;
+use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::service_manager::ServiceManager;
 use rotad_core::Span;
 use std::collections::BTreeMap;
@@ -54,17 +56,19 @@ pub(super) struct TakeOver<'a> {
 }
 
 impl TakeOver<'_> {
-    /// Stops them and returns a summary. None: there was nothing to stop.
-    pub(super) fn begin(self, left: StaleWorkers) -> Result<Option<String>, Failed> {
+    /// Stops them. Returns the events about that, which are in the log already: there is no event log yet.
+    pub(super) fn begin(self, left: StaleWorkers) -> Result<Vec<EventBuilder>, Failed> {
+        let mut events = Vec::new();
         for pid in &left.unattributed {
-            tracing::warn!(
-                pid,
-                "started after a master that was killed, and cannot be looked into (its memory is locked, a disk may \
-                 hang): if it is a worker of that master, it runs on"
+            let text = format!(
+                "pid {pid} started after a master that was killed, and cannot be looked into (its memory is locked, a \
+                 disk may hang): if it is a worker of that master, it runs on"
             );
+            tracing::warn!("{text}");
+            events.push(EventBuilder::new(EventKind::Orphan, text).silent());
         }
         if left.found.is_empty() {
-            return Ok(None);
+            return Ok(events);
         }
         let dead = left.master().unwrap_or(0);
         let stop_plans: BTreeMap<String, StopPlan> = self
@@ -165,7 +169,8 @@ impl TakeOver<'_> {
             });
         }
         context.report.progress(&text);
-        Ok(Some(text))
+        events.push(EventBuilder::new(EventKind::TookOver, text).silent());
+        Ok(events)
     }
 }
 

@@ -1,6 +1,9 @@
-//! One cgroup for each worker, where the master may create them. A failure is logged once, and prevents no spawn.
+//! One cgroup for each worker, where the master may create them. A failure is reported once, and prevents no spawn.
 
+use crate::observe::events::EventKind;
 use crate::process::cgroup::{Cgroup, Cgroups};
+use crate::supervisor::action::Action;
+use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::workers::process_table::WorkerProcess;
 use rotad_core::WorkerId;
 use std::path::Path;
@@ -10,7 +13,8 @@ pub(crate) struct WorkerCgroups {
     cgroups: Option<Cgroups>,
     /// Whether workers can join their cgroup has been checked.
     proven: bool,
-    told: bool,
+    /// That one cannot be created was reported.
+    reported: bool,
 }
 
 impl WorkerCgroups {
@@ -26,7 +30,7 @@ impl WorkerCgroups {
         Self {
             cgroups,
             proven: false,
-            told: false,
+            reported: false,
         }
     }
 
@@ -36,31 +40,45 @@ impl WorkerCgroups {
     }
 
     /// Creates the worker's cgroup. None: the worker is held together by its process group, session and environment
-    /// alone.
-    pub(crate) fn make(&mut self, worker: WorkerId) -> Option<Cgroup> {
-        match self.cgroups.as_ref()?.make(worker) {
-            Ok(cgroup) => Some(cgroup),
+    /// alone. The action reports a failure.
+    pub(crate) fn make(&mut self, worker: WorkerId) -> (Option<Cgroup>, Option<Action>) {
+        let Some(cgroups) = &self.cgroups else {
+            return (None, None);
+        };
+        match cgroups.make(worker) {
+            Ok(cgroup) => (Some(cgroup), None),
+            Err(_) if self.reported => (None, None),
             Err(error) => {
-                if !std::mem::replace(&mut self.told, true) {
-                    tracing::warn!("a worker has no cgroup of its own: it cannot be made: {error}");
-                }
-                None
+                self.reported = true;
+                let text = format!(
+                    "it has no cgroup of its own, which cannot be made: {error}; its processes are found by their \
+                     group, session and environment, as those of later workers to which that happens"
+                );
+                (None, Some(failed(worker, "not-made", text)))
             }
         }
     }
 
     /// Checks once that workers can join their cgroup: a child that is refused cannot report it before exec. If the
-    /// first one could not, cgroups are switched off.
-    pub(crate) fn prove(&mut self, process: &WorkerProcess) {
+    /// first one could not, cgroups are switched off, which the action reports.
+    pub(crate) fn prove(&mut self, worker: WorkerId, process: &WorkerProcess) -> Option<Action> {
         let cgroup = process.tree.as_ref().and_then(|tree| tree.cgroup.as_ref());
         let (false, Some(cgroup), Some(pid)) = (self.proven, cgroup, process.pid()) else {
-            return;
+            return None;
         };
         self.proven = true;
         // Also works if it has exited: until it is reaped, /proc/PID/cgroup still says where it was.
-        if !cgroup.contains(pid) {
-            tracing::warn!("workers get no cgroup of their own: the kernel does not let them in");
-            self.cgroups = None;
+        if cgroup.contains(pid) {
+            return None;
         }
+        self.cgroups = None;
+        let text = "workers get no cgroup of their own: the kernel did not let this one in; their processes are found \
+                    by their group, session and environment";
+        Some(failed(worker, "not-joined", text.to_owned()))
     }
+}
+
+fn failed(worker: WorkerId, cause: &'static str, text: String) -> Action {
+    let event = EventBuilder::new(EventKind::Cgroup, text).worker(worker);
+    Action::Emit(event.cause(cause).warn())
 }

@@ -4,9 +4,11 @@
 //! messages and the exec status before, and the engine knows them.
 
 use crate::notify_socket::Message;
+use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
 use crate::process::procfs;
 use crate::supervisor::action::Action;
+use crate::supervisor::event_log::EventBuilder;
 use crate::supervisor::workers::exit_report::last_exit;
 use crate::supervisor::workers::trees::Event;
 use crate::supervisor::workers::{LoopContext, Workers};
@@ -99,20 +101,24 @@ impl Workers {
         let Some(child) = process.child() else {
             return Vec::new();
         };
-        let mut unexplained = None;
+        let (mut actions, mut unexplained) = (Vec::new(), None);
         let exit = match child.peek_exit() {
             Ok(Some(exit)) => exit,
             Ok(None) if !certain => return Vec::new(),
             // A process under ptrace(2) belongs to its tracer to reap, until the tracer lets go.
-            Ok(None) => exit_of_traced(child.pid()).unwrap_or_else(|why| {
-                unexplained = Some(why);
-                Exit::Unknown
-            }),
+            Ok(None) => {
+                let tracer = procfs::tracer(child.pid());
+                actions.push(Action::Emit(zombie(tracer).worker(worker)));
+                procfs::exit_of_zombie(child.pid()).unwrap_or_else(|| {
+                    unexplained = Some(match tracer {
+                        Some(tracer) => format!("unknown (it is traced by pid {tracer})"),
+                        None => "unknown (it cannot be reaped)".to_owned(),
+                    });
+                    Exit::Unknown
+                })
+            }
             Err(error) => {
-                tracing::error!(
-                    pid = child.pid(),
-                    "cannot learn how the worker ended: {error}"
-                );
+                unexplained = Some(format!("unknown (waitid(2): {error})"));
                 Exit::Unknown
             }
         };
@@ -120,7 +126,8 @@ impl Workers {
             context.poller.unwatch(pidfd);
         }
         if process.error.is_some() {
-            return self.spawn_failed(context, worker);
+            actions.extend(self.spawn_failed(context, worker));
+            return actions;
         }
         process.exit = Some(exit);
         let log = process.last_lines(context.log);
@@ -144,29 +151,25 @@ impl Workers {
         }
         // Before the engine learns of the exit: its notices quote the report.
         self.exit_reports.add(worker, exit_report);
-        vec![
-            Action::EndHealth(worker),
-            Action::Input(Input::Exited(worker, exit)),
-        ]
+        actions.push(Action::EndHealth(worker));
+        actions.push(Action::Input(Input::Exited(worker, exit)));
+        actions
     }
 }
 
-/// How a child exited that waitid(2) hides from us because another process traces it. /proc/PID/stat has the exit
-/// status, for those who may trace the process. The error is the reason, for people.
-fn exit_of_traced(pid: i32) -> Result<Exit, String> {
-    let tracer = procfs::tracer(pid);
+/// waitid(2) hides the exit of a worker from us, mostly because another process traces it. /proc/PID/stat has the exit
+/// status, for those who may trace the process.
+fn zombie(tracer: Option<i32>) -> EventBuilder {
     match tracer {
-        Some(tracer) => tracing::warn!(
-            pid,
-            "has ended, and stays a zombie for as long as pid {tracer} traces it"
-        ),
-        None => tracing::warn!(
-            pid,
-            "has ended, and the kernel does not let it be reaped yet"
-        ),
+        Some(tracer) => {
+            let text =
+                format!("has ended, and stays a zombie for as long as pid {tracer} traces it");
+            EventBuilder::new(EventKind::Zombie, text).cause("traced")
+        }
+        None => {
+            let text = "has ended, and the kernel does not let it be reaped yet";
+            EventBuilder::new(EventKind::Zombie, text)
+        }
     }
-    procfs::exit_of_zombie(pid).ok_or_else(|| match tracer {
-        Some(tracer) => format!("unknown (it is traced by pid {tracer})"),
-        None => "unknown (it cannot be reaped)".to_owned(),
-    })
+    .warn()
 }

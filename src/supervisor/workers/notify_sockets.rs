@@ -1,14 +1,21 @@
 //! The notify sockets of workers, made again after their files were removed.
 
 use crate::event_loop::poller::{Interest, Poller, Source};
+use crate::supervisor::action::Action;
 use crate::supervisor::workers::Workers;
 use crate::supervisor::workers::process_table::ProcessStage;
+use crate::supervisor::workers::spawning::{Unwatched, unwatched};
 use rotad_core::WorkerId;
 use std::os::fd::AsFd;
 
 impl Workers {
-    /// Recreates notify sockets whose files are gone. Workers that are connected already were never cut off.
-    pub(crate) fn rebind_notify_sockets(&mut self, poller: &Poller) -> usize {
+    /// Recreates notify sockets whose files are gone, and adds reports of those that cannot be watched. Returns how many.
+    /// Workers that are connected already were never cut off.
+    pub(crate) fn rebind_notify_sockets(
+        &mut self,
+        poller: &Poller,
+        actions: &mut Vec<Action>,
+    ) -> usize {
         let workers: Vec<WorkerId> = self.processes.iter().map(|(id, _)| id).collect();
         let mut again = 0;
         for worker in workers {
@@ -29,7 +36,7 @@ impl Workers {
                         && let Err(error) =
                             poller.watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
                     {
-                        tracing::error!("cannot listen to a worker: {error}");
+                        actions.push(unwatched(worker, Unwatched::Messages, &error));
                     }
                     again += 1;
                 }

@@ -69,19 +69,20 @@ impl Workers {
             process.port = port;
         }
         match self.prepare(context, listening, worker) {
-            Ok(()) => Vec::new(),
+            Ok(report) => report.into_iter().collect(),
             Err(error) => self.fail_spawn(context, worker, format!("cannot prepare it: {error}")),
         }
     }
 
+    /// Returns what has to be reported.
     fn prepare(
         &mut self,
         context: &LoopContext<'_>,
         listening: &Listening,
         worker: WorkerId,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Action>> {
         let Some(process) = self.processes.get_mut(worker) else {
-            return Ok(());
+            return Ok(None);
         };
         let (slot, spec) = (process.slot, process.spec.clone());
         let plan = &spec.plan;
@@ -94,7 +95,8 @@ impl Workers {
         let pid = output.pid();
         process.notify = Some(notify);
         process.output = Some(output);
-        process.cgroup = self.cgroups.make(worker);
+        let (cgroup, report) = self.cgroups.make(worker);
+        process.cgroup = cgroup;
         let params = SpawnParams {
             worker,
             pool: process.pool,
@@ -111,7 +113,7 @@ impl Workers {
         let listeners = listening.of(&spec.listeners);
         let request = self.spawn_specs.request(&spec, &listeners, &params);
         self.spawner.request(request);
-        Ok(())
+        Ok(report)
     }
 
     /// Takes the result of a spawn.
@@ -161,6 +163,7 @@ impl Workers {
             ..
         } = child;
         let pid = child.pid();
+        let mut failures = Vec::new();
         match child.pidfd().map(|fd| {
             context
                 .poller
@@ -168,7 +171,7 @@ impl Workers {
         }) {
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                tracing::error!(pid, "cannot watch the worker: {error}");
+                failures.push(unwatched(worker, Unwatched::Exit, &error));
                 self.processes.without_pidfds = true;
             }
             None => self.processes.without_pidfds = true,
@@ -183,7 +186,7 @@ impl Workers {
                     .poller
                     .watch(notify.as_fd(), Source::Notify(worker), Interest::Read)
         {
-            tracing::error!(pid, "cannot watch its notify socket: {error}");
+            failures.push(unwatched(worker, Unwatched::Messages, &error));
         }
         process.tree = Some(ProcessTree {
             leader: pid,
@@ -192,6 +195,7 @@ impl Workers {
         let before = std::mem::replace(&mut process.stage, ProcessStage::Alive(child));
         let event = EventBuilder::new(EventKind::Spawn, format!("started as pid {pid}"));
         let mut actions = vec![Action::Emit(event.worker(worker).debug())];
+        actions.extend(failures);
         actions.extend(self.journal.add(process, start_time));
         self.processes.add_pid(pid);
         if let ProcessStage::Spawning(deferred) = before {
@@ -206,9 +210,14 @@ impl Workers {
     }
 
     /// Exec has succeeded.
-    fn program_runs(&mut self, worker: WorkerId) -> Option<Action> {
-        self.cgroups.prove(self.processes.get(worker)?);
-        Some(Action::ProgramRuns(worker))
+    fn program_runs(&mut self, worker: WorkerId) -> Vec<Action> {
+        let Some(process) = self.processes.get(worker) else {
+            return Vec::new();
+        };
+        let report = self.cgroups.prove(worker, process);
+        let mut actions: Vec<Action> = report.into_iter().collect();
+        actions.push(Action::ProgramRuns(worker));
+        actions
     }
 
     /// The shim has reported whether exec succeeded, or has ended.
@@ -216,10 +225,15 @@ impl Workers {
         &mut self,
         context: &LoopContext<'_>,
         worker: WorkerId,
-    ) -> Option<Action> {
-        let process = self.processes.get_mut(worker)?;
-        let result = match process::exec_status(process.exec_status.as_ref()?) {
-            Ok(None) => return None,
+    ) -> Vec<Action> {
+        let Some(process) = self.processes.get_mut(worker) else {
+            return Vec::new();
+        };
+        let Some(exec_status) = &process.exec_status else {
+            return Vec::new();
+        };
+        let result = match process::exec_status(exec_status) {
+            Ok(None) => return Vec::new(),
             Ok(Some(result)) => result.map_err(|error| error.to_string()),
             Err(error) => Err(format!(
                 "cannot read the exec status from the shim: {error}"
@@ -233,7 +247,7 @@ impl Workers {
             Err(error) => {
                 // The child exits next, and with that the spawn has failed.
                 process.error = Some(error);
-                None
+                Vec::new()
             }
         }
     }
@@ -303,4 +317,30 @@ impl Workers {
             actions.push(Action::ReleasePort(worker));
         }
     }
+}
+
+/// What of a worker the main loop waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unwatched {
+    Exit,
+    Messages,
+}
+
+/// Reports that epoll refuses a descriptor of a worker: a lack of memory, or fs.epoll.max_user_watches (epoll_ctl(2)).
+pub(super) fn unwatched(worker: WorkerId, what: Unwatched, error: &io::Error) -> Action {
+    let (cause, text) = match what {
+        Unwatched::Exit => (
+            "exit",
+            format!("cannot wait for its exit ({error}): it is looked for at each SIGCHLD instead"),
+        ),
+        Unwatched::Messages => (
+            "messages",
+            format!(
+                "cannot hear what it sends ({error}): READY=1, STATUS= and WATCHDOG=1 do not arrive until it is \
+                 replaced"
+            ),
+        ),
+    };
+    let event = EventBuilder::new(EventKind::Unwatched, text).worker(worker);
+    Action::Emit(event.cause(cause).error())
 }
