@@ -109,9 +109,9 @@ pub struct WorkerStatus {
     pub ready_by: Option<ReadyBy>,
     /// How often this slot was filled again after an exit that was not requested.
     pub restarts: u32,
-    /// Resident memory of its process tree, in bytes.
+    /// Resident memory of its own process, without its children, in bytes.
     pub rss_bytes: Option<u64>,
-    /// Processor time of its process tree, in seconds.
+    /// Processor time of its own process, without its children, in seconds.
     pub cpu_s: Option<f64>,
     /// How the slot's previous worker ended.
     pub last_exit: Option<LastExit>,
