@@ -239,7 +239,7 @@ fn start(
     Ok(match pidfd {
         Some(pidfd) => Process::of_child(pid, Some(pidfd)),
         // Free of races: the child is not reaped before it is reported.
-        None => Process::open_pid(pid).unwrap_or_else(|_| Process::of_child(pid, None)),
+        None => Process::open_child(pid),
     })
 }
 

@@ -77,6 +77,38 @@ impl FdTable {
     }
 }
 
+/// Kills the owner of what was saved, as SIGKILL would: its destructors do not run. Returns what a next master reads,
+/// which has been text in between, and the descriptors that it finds: those that are named in there.
+#[cfg(test)]
+pub(crate) fn killed<S: Serialize + serde::de::DeserializeOwned>(
+    owner: impl Sized,
+    saved: &S,
+) -> (S, FdTable) {
+    fn collect(value: &serde_json::Value, found: &mut Vec<KeptFd>) {
+        match value {
+            serde_json::Value::Array(all) => all.iter().for_each(|one| collect(one, found)),
+            serde_json::Value::Object(all) => match serde_json::from_value(value.clone()) {
+                Ok(kept) => found.push(kept),
+                Err(_) => all.values().for_each(|one| collect(one, found)),
+            },
+            _ => {}
+        }
+    }
+    #[expect(clippy::mem_forget, reason = "a killed process drops nothing")]
+    std::mem::forget(owner);
+    let text = serde_json::to_string(saved).unwrap();
+    let mut found = Vec::new();
+    collect(&serde_json::from_str(&text).unwrap(), &mut found);
+    let open = found.iter().map(|kept| {
+        (
+            kept.number,
+            descriptors::take_inherited(kept.number).unwrap(),
+        )
+    });
+    let table = FdTable(open.collect());
+    (serde_json::from_str(&text).unwrap(), table)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
