@@ -367,57 +367,161 @@ fn circle(mut left: BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
         .collect()
 }
 
-/// The files of the configuration import each other by `super::`, one way. `mod.rs` is above all others.
+/// What a type is made of stands in files below its own: between the files of the engine, of the configuration and
+/// of the supervisor, imports go one way. A file with an `impl` block of a type from another file extends that type, so that
+/// import does not count; `the_supervisor_calls_one_way` looks at what such blocks call.
 #[test]
-fn the_configuration_imports_one_way() {
-    let files: BTreeMap<String, String> = sources("src/config")
-        .into_iter()
-        .filter(|(path, _)| path != "src/config/mod.rs")
-        .collect();
-    let imports = |path: &str, text: &str| -> BTreeSet<String> {
-        let code: String = text.lines().map(|line| code(line) + "\n").collect();
-        siblings(&code)
-            .into_iter()
-            .map(|name| format!("src/config/{name}.rs"))
-            .filter(|other| other != path && files.contains_key(other))
-            .collect()
-    };
-    let imports: BTreeMap<String, BTreeSet<String>> = files
-        .iter()
-        .map(|(path, text)| (path.clone(), imports(path, text)))
-        .collect();
-    let found: usize = imports.values().map(BTreeSet::len).sum();
-    assert!(found > 50, "imports of the configuration: {imports:?}");
-    report("files that import each other", circle(imports));
+fn files_import_one_way() {
+    for (root, dir) in [
+        ("src/core/", "src/core"),
+        ("src/", "src/config"),
+        ("src/", "src/supervisor"),
+    ] {
+        let modules: BTreeMap<String, Module> = sources(dir)
+            .iter()
+            .filter(|(path, _)| {
+                let tests = ["/tests/", "/tests.rs", "/stories.rs"];
+                !tests.iter().any(|part| path.contains(part))
+            })
+            .map(|(path, text)| (module_path(path, root), Module::of(text)))
+            .collect();
+        assert!(modules.len() > 20, "files below {dir}");
+        let imports = |name: &String, module: &Module| {
+            let paths = module.paths.iter().filter(|path| {
+                let last = path.rsplit("::").next().unwrap_or_default();
+                !module.extends.contains(last)
+            });
+            let files = paths.filter_map(|path| file_of(&modules, name, path));
+            files.filter(|file| file != name).collect()
+        };
+        let graph: BTreeMap<String, BTreeSet<String>> = modules
+            .iter()
+            .map(|(name, module)| (name.clone(), imports(name, module)))
+            .collect();
+        let found: usize = graph.values().map(BTreeSet::len).sum();
+        assert!(found > 50, "imports below {dir}: {graph:?}");
+        report("files that import each other", circle(graph));
+    }
 }
 
-/// The first parts of the paths that begin with `super::`, also of `super::{one, two::Three}`.
-fn siblings(code: &str) -> BTreeSet<String> {
-    let part = |letter: &char| letter.is_alphanumeric() || *letter == '_';
-    let mut found = BTreeSet::new();
-    for (at, start) in code.match_indices("super::") {
-        let mut depth = 0;
-        let mut is_first = true;
-        let mut rest = code[at + start.len()..].chars().peekable();
-        while let Some(letter) = rest.next() {
-            match letter {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                ',' if depth == 1 => is_first = true,
-                _ if is_first && part(&letter) => {
-                    let mut name = String::from(letter);
-                    while let Some(letter) = rest.next_if(part) {
-                        name.push(letter);
-                    }
-                    found.insert(name);
-                    is_first = false;
+/// `supervisor::health::ports`; empty for the root of the crate.
+fn module_path(path: &str, root: &str) -> String {
+    let path = path.trim_start_matches(root).trim_end_matches(".rs");
+    let path = path.trim_end_matches("/mod");
+    if path == "lib" {
+        return String::new();
+    }
+    path.replace('/', "::")
+}
+
+#[derive(Debug, Default)]
+struct Module {
+    /// The paths in its code, `use` declarations taken apart.
+    paths: BTreeSet<String>,
+    /// The names that it re-exports, each with the path.
+    exports: BTreeMap<String, String>,
+    /// The types that it has `impl` blocks of.
+    extends: BTreeSet<String>,
+}
+
+impl Module {
+    fn of(text: &str) -> Self {
+        let mut module = Self::default();
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            // What only tests and documentation need.
+            if ["#[cfg(test)]", "#[cfg(doc)]"].contains(&line.trim()) {
+                match lines.next() {
+                    Some("mod tests {") => break,
+                    _ => continue,
                 }
-                _ => {}
             }
-            if depth == 0 {
-                break;
+            let mut code = code(line);
+            let declared = code.trim_start();
+            let is_export = declared.starts_with("pub") && declared.contains(" use ");
+            if declared.starts_with("use ") || is_export {
+                while !code.contains(';') {
+                    let Some(next) = lines.next() else { break };
+                    code.push_str(&self::code(next));
+                }
+                let path = code.split_once("use ").expect("a use").1;
+                let mut paths = Vec::new();
+                take_apart(path.trim_end().trim_end_matches(';'), &mut paths);
+                if is_export {
+                    let name = |path: &String| path.rsplit("::").next().map(str::to_owned);
+                    let named = paths
+                        .iter()
+                        .filter_map(|path| Some((name(path)?, path.clone())));
+                    module.exports.extend(named);
+                }
+                module.paths.extend(paths);
+                continue;
             }
+            let part = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == ':';
+            if let Some(of) = code.strip_prefix("impl ")
+                && !code.contains(" for ")
+            {
+                module
+                    .extends
+                    .extend(of.split(|letter| !part(letter)).next().map(str::to_owned));
+            }
+            let paths = code
+                .split(|letter| !part(letter))
+                .filter(|word| word.contains("::"));
+            module
+                .paths
+                .extend(paths.map(|path| path.trim_end_matches(':').to_owned()));
         }
+        module
+    }
+}
+
+/// `a::{b, c::{d, e}}` as `a::b`, `a::c::d` and `a::c::e`.
+fn take_apart(path: &str, into: &mut Vec<String>) {
+    let Some((before, inner)) = path.split_once('{') else {
+        let path = path.split(" as ").next().unwrap_or_default();
+        return into.push(path.trim().trim_end_matches("::self").to_owned());
+    };
+    let mut depth = 0;
+    let inner = inner.trim_end().trim_end_matches('}');
+    let parts = inner.split(|letter| {
+        depth += i32::from(letter == '{') - i32::from(letter == '}');
+        letter == ',' && depth == 0
+    });
+    for part in parts.map(str::trim).filter(|part| !part.is_empty()) {
+        take_apart(&format!("{}{part}", before.trim()), into);
+    }
+}
+
+/// The file of ours in which stands what a path in the module `from` names.
+fn file_of(modules: &BTreeMap<String, Module>, from: &str, path: &str) -> Option<String> {
+    let mut at: Vec<&str> = from.split("::").filter(|part| !part.is_empty()).collect();
+    let mut parts = path.split("::").peekable();
+    match *parts.peek()? {
+        "crate" => at.clear(),
+        "super" | "self" => {}
+        child => {
+            modules.get(&[&at[..], &[child]].concat().join("::"))?;
+        }
+    }
+    while let Some(above) = parts.next_if(|part| ["crate", "super", "self"].contains(part)) {
+        if above == "super" {
+            at.pop();
+        }
+    }
+    let mut found = modules.contains_key(&at.join("::")).then(|| at.join("::"));
+    for part in parts {
+        at.push(part);
+        let name = at.join("::");
+        if modules.contains_key(&name) {
+            found = Some(name);
+            continue;
+        }
+        let file = found?;
+        return match modules[&file].exports.get(part) {
+            Some(path) => file_of(modules, &file, path),
+            None => Some(file),
+        };
     }
     found
 }

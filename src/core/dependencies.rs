@@ -1,7 +1,8 @@
 //! Order between pools (`after`): a pool starts after those that it names, stops before them when everything stops,
 //! and rolls after them.
 
-use crate::pool::{Activity, Ended, Pool};
+use crate::activity::Activity;
+use crate::pool::{Ended, Pool};
 use crate::roll::{Phase, Roll};
 use crate::{Cause, Engine, Failure, Generation, Notice, PoolId, PoolKind};
 use alloc::collections::BTreeSet;

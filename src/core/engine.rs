@@ -1,6 +1,7 @@
 //! The engine's entry point: apply one input, then reconcile every slot and pool that it made dirty.
 
-use crate::pool::{Activity, Pool};
+use crate::activity::Activity;
+use crate::pool::Pool;
 use crate::starting::StartLimiter;
 use crate::timers::{Deadlines, Key};
 use crate::waiters::Waiters;

@@ -1,7 +1,8 @@
 //! Essential pools: reports one that has had no ready worker for too long, or whose workers have all ended.
 //! `reconcile.rs` calls it for every dirty pool; the supervisor ends the master on [`Command::GiveUp`].
 
-use crate::pool::{Activity, Pool};
+use crate::activity::Activity;
+use crate::pool::Pool;
 use crate::timers::Key;
 use crate::{
     Command, Engine, Essential, EssentialLoss, Notice, Policy, PoolId, PoolKind, Span, Time,

@@ -25,6 +25,7 @@
 
 extern crate alloc;
 
+mod activity;
 mod dependencies;
 mod engine;
 mod essential;

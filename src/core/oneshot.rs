@@ -1,7 +1,8 @@
 //! A oneshot pool: one worker that is never ready and whose exit code is the result. There are never two runs at the
 //! same time. `reconcile.rs` starts the run, `restart.rs` reports its end.
 
-use crate::pool::{Activity, Ended, Pool};
+use crate::activity::Activity;
+use crate::pool::{Ended, Pool};
 use crate::worker::Role;
 use crate::{
     Cause, Command, Engine, Exit, Failure, Notice, Outcome, PoolId, PoolKind, Slot, Standing,

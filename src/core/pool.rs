@@ -14,6 +14,7 @@
 //! AwaitingDependents becomes Stopping once no pool that names this one in `after` is running, and Stopping becomes
 //! Stopped once nothing is left that the kernel can end. A removed pool is then forgotten.
 
+use crate::activity::Activity;
 use crate::essential::UnreadySince;
 use crate::generations::History;
 use crate::replace::Replacements;
@@ -24,17 +25,6 @@ use crate::worker::EARLY_DEATH;
 use crate::{Exit, Generation, Policy, Slot, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
-
-/// Whether the pool's workers should run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activity {
-    Running,
-    /// Everything stops, and this pool serves until the pools that depend on it have stopped. No new worker is
-    /// started.
-    AwaitingDependents,
-    Stopping,
-    Stopped,
-}
 
 /// How a slot ended that stays empty until an operator acts (policy `never`, `on-failure` after a success, or
 /// `never_on`).

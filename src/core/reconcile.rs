@@ -2,8 +2,8 @@
 //! how it came about, so crash, rolling restart, rollback, scale and stop all end here. `engine.rs` calls
 //! `reconcile_slot` and `reconcile_pool` for everything dirty after each input.
 
+use crate::activity::Activity;
 use crate::output::StopReason;
-use crate::pool::Activity;
 use crate::roll::Phase;
 use crate::timers::Key;
 use crate::worker::{Role, State};

@@ -1,6 +1,7 @@
 //! Requests that bring a policy: a changed configuration, and a rollback to an older generation.
 
-use crate::pool::{Activity, Pool};
+use crate::activity::Activity;
+use crate::pool::Pool;
 use crate::{
     Engine, Generation, NothingDone, Notice, Outcome, Policy, PoolId, PoolKind, Span, SupersededBy,
     Ticket,

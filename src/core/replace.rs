@@ -1,8 +1,8 @@
 //! Replaces one worker by a new one of the same generation (recycling, or by request): the successor is ready before
 //! the old worker is asked to stop. One replacement runs at a time in each pool; others queue.
 
+use crate::activity::Activity;
 use crate::output::StopReason;
-use crate::pool::{Activity, Pool};
 use crate::worker::Role;
 use crate::{
     Engine, Failure, NothingDone, Notice, Outcome, PoolId, PoolKind, Slot, Span, SupersededBy,
@@ -145,14 +145,8 @@ impl Engine {
     /// A worker was spawned for a slot: if a replacement emptied the slot or asked for a successor, this is its new
     /// worker.
     pub(crate) fn replacement_spawned(&mut self, id: PoolId, slot: Slot, worker: WorkerId) {
-        if let Some(Pool {
-            replacements:
-                Replacements {
-                    running: Some(replacement),
-                    ..
-                },
-            ..
-        }) = self.pools.get_mut(&id)
+        if let Some(pool) = self.pools.get_mut(&id)
+            && let Some(replacement) = &mut pool.replacements.running
             && replacement.slot == slot
             && replacement.began.is_some()
         {

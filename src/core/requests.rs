@@ -1,7 +1,8 @@
 //! Requests: what an operator, a signal or a changed configuration asks for. Called by `engine.rs`. The tables in
 //! `pool.rs` and `roll.rs` say what each one does in each state.
 
-use crate::pool::{Activity, Pool};
+use crate::activity::Activity;
+use crate::pool::Pool;
 use crate::roll::Phase;
 use crate::{
     Cause, Engine, Failure, NothingDone, Outcome, Policy, PoolId, PoolKind, Slot, SupersededBy,

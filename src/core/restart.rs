@@ -2,7 +2,8 @@
 //! (backoff), and whether the pool is in a crash loop (the breaker). `lifecycle.rs` calls `died`; deadlines and
 //! readiness come from `engine.rs` and `lifecycle.rs`.
 
-use crate::pool::{Activity, Breaker, EarlyDeath, Ended, Pool};
+use crate::activity::Activity;
+use crate::pool::{Breaker, EarlyDeath, Ended, Pool};
 use crate::roll::Phase;
 use crate::timers::Key;
 use crate::worker::{EARLY_DEATH, Role, State, Worker, jitter};

@@ -2,8 +2,9 @@
 //! `requests.rs` and `reconfigure.rs` start it, `reconcile.rs` advances it whenever its pool is dirty, `restart.rs`
 //! fails it. The state table is in `roll.rs`.
 
+use crate::activity::Activity;
 use crate::output::StopReason;
-use crate::pool::{Activity, Pool};
+use crate::pool::Pool;
 use crate::roll::{LastRoll, Phase, Roll, RollState};
 use crate::timers::Key;
 use crate::worker::{Role, State};

@@ -8,7 +8,8 @@
 //! the estimate until the pool is not limited at all, busy ones reset it. So a thousand workers that are ready at
 //! once start together, and a hundred that compute start a few at a time, each within its `ready_timeout`.
 
-use crate::pool::{Activity, Pool};
+use crate::activity::Activity;
+use crate::pool::Pool;
 use crate::worker::{State, Worker};
 use crate::{Engine, PoolId, Slot, Span, WorkerId};
 use alloc::collections::BTreeSet;

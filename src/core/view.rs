@@ -1,6 +1,7 @@
 //! Read-only views of the engine's state, for status, waiting clients and tests.
 
-use crate::pool::{Activity, Ended, Pool, SlotState};
+use crate::activity::Activity;
+use crate::pool::{Ended, Pool, SlotState};
 use crate::roll::{Phase, RollState};
 use crate::worker::{State, Worker};
 use crate::{Engine, Failure, Generation, PoolId, Slot, Span, Time, WorkerId};

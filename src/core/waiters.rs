@@ -2,7 +2,8 @@
 //! exactly one reply. `engine.rs` calls [`Engine::settle_waiters`] after every input, when all is reconciled;
 //! `restart.rs` and `oneshot.rs` report failures of starts.
 
-use crate::pool::{Activity, Ended, Pool};
+use crate::activity::Activity;
+use crate::pool::{Ended, Pool};
 use crate::timers::Key;
 use crate::view::{PoolState, WorkerState, pool_state, worker_state};
 use crate::worker::Worker;

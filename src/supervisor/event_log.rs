@@ -1,12 +1,11 @@
-//! The event log: the ring of recent events, and how an event is made.
+//! The event log: the ring of recent events.
 //!
 //! [`Supervisor::emit`] is the one way to report what happens. It writes a log line, keeps the event in the ring, and
 //! hands it to the clients that follow `rotad events`.
 
 use super::Supervisor;
-use super::workers::label::WorkerLabel;
+use super::event_builder::EventBuilder;
 use crate::observe::events::{Event, EventKind, Ring};
-use rotad_core::{Generation, PoolId, WorkerId};
 use tracing::Level;
 
 /// How many past events a follower receives first.
@@ -35,124 +34,6 @@ impl EventLog {
     /// Those that a client receives which begins to follow.
     pub(super) fn latest(&self) -> Vec<Event> {
         self.ring.latest(INITIAL_EVENTS).cloned().collect()
-    }
-}
-
-/// An event to be emitted.
-#[derive(Debug)]
-pub(super) struct EventBuilder {
-    kind: EventKind,
-    /// None: not written to the log.
-    level: Option<Level>,
-    pool: Option<PoolId>,
-    worker: Option<WorkerId>,
-    generation: Option<Generation>,
-    cause: Option<&'static str>,
-    text: String,
-}
-
-impl EventBuilder {
-    pub(super) fn new(kind: EventKind, text: impl Into<String>) -> Self {
-        let level = Some(Level::INFO);
-        Self {
-            kind,
-            level,
-            pool: None,
-            worker: None,
-            generation: None,
-            cause: None,
-            text: text.into(),
-        }
-    }
-
-    pub(super) fn pool(self, pool: PoolId) -> Self {
-        Self {
-            pool: Some(pool),
-            ..self
-        }
-    }
-
-    /// Sets the worker, and with it pool, slot, generation and pid.
-    pub(super) fn worker(self, worker: WorkerId) -> Self {
-        Self {
-            worker: Some(worker),
-            ..self
-        }
-    }
-
-    pub(super) fn generation(self, generation: Generation) -> Self {
-        Self {
-            generation: Some(generation),
-            ..self
-        }
-    }
-
-    pub(super) fn cause(self, cause: &'static str) -> Self {
-        Self {
-            cause: Some(cause),
-            ..self
-        }
-    }
-
-    pub(super) fn error(self) -> Self {
-        Self {
-            level: Some(Level::ERROR),
-            ..self
-        }
-    }
-
-    pub(super) fn warn(self) -> Self {
-        Self {
-            level: Some(Level::WARN),
-            ..self
-        }
-    }
-
-    /// Logged at debug level.
-    pub(super) fn debug(self) -> Self {
-        Self {
-            level: Some(Level::DEBUG),
-            ..self
-        }
-    }
-
-    /// Not written to the log, which has it already or does not need it.
-    pub(super) fn silent(self) -> Self {
-        Self {
-            level: None,
-            ..self
-        }
-    }
-
-    /// The event, without a worker and a pool.
-    #[cfg(test)]
-    pub(super) fn event(self) -> Event {
-        self.build(None, WorkerLabel::default(), None).1
-    }
-
-    /// The event, and the level of its log line. `pool` is its name, `tag` the worker's value of `ROTAD_WORKER`.
-    fn build(
-        self,
-        pool: Option<String>,
-        label: WorkerLabel,
-        tag: Option<String>,
-    ) -> (Option<Level>, Event) {
-        let event = Event {
-            seq: 0,
-            time: String::new(),
-            event: self.kind,
-            pool,
-            slot: label.slot.map(|slot| slot.0),
-            worker: tag,
-            generation: self
-                .generation
-                .or(label.generation)
-                .map(|generation| generation.0),
-            pid: label.pid,
-            cause: self.cause.map(str::to_owned),
-            text: self.text,
-        };
-        (self.level, event)
     }
 }
 

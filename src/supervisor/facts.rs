@@ -2,7 +2,7 @@
 //! inputs. `mod.rs` calls it for each event of the poller.
 
 use super::Supervisor;
-use super::event_log::EventBuilder;
+use super::event_builder::EventBuilder;
 use super::health::watchdogs::WatchdogMessage;
 use super::workers::Life;
 use crate::observe::events::EventKind;

@@ -1,7 +1,7 @@
 //! Notices a log writer that hangs on a disk, and its recovery. The main loop asks once in each turn: a hang wakes nobody
 //! by itself, so it is noticed the next time that an event or a request turns the loop.
 
-use super::event_log::EventBuilder;
+use super::event_builder::EventBuilder;
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use rotad_core::{Span, Time};

@@ -3,7 +3,7 @@
 //! [`Supervisor::finish`].
 
 use super::Supervisor;
-use super::event_log::EventBuilder;
+use super::event_builder::EventBuilder;
 use super::workers::exit_report::exit_text;
 use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;

@@ -2,7 +2,7 @@
 //! actions.
 
 use super::Supervisor;
-use super::event_log::EventBuilder;
+use super::event_builder::EventBuilder;
 use super::reload::ReloadRequest;
 use super::reload::on_change::Continuation;
 use crate::control::protocol::{ReloadScope, Selector, Wait};

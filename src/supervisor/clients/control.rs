@@ -5,7 +5,7 @@ use crate::control::protocol::{Method, Request, Response};
 use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::reload::ReloadRequest;
 use std::path::Path;
 

@@ -8,7 +8,7 @@ use crate::plan::{Kind, PoolPlan};
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::NONE_WANTED;
 use crate::supervisor::clients::tickets::WaitId;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::reload::on_change::Continuation;
 use rotad_core::{Policy, PoolId, Request, Slot, WorkerId, WorkerState};
 

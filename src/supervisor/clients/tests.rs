@@ -3,7 +3,7 @@
 use super::*;
 use crate::daemon::{Report, StartContext};
 use crate::observe::events::{EventKind, Ring};
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use std::io::{BufRead, BufReader};
 
 /// Clients, and the address to connect to.

@@ -17,10 +17,11 @@ pub(crate) mod probing;
 pub(crate) mod readiness;
 pub(crate) mod recycling;
 mod spread;
+mod unhealthy;
 pub(crate) mod watchdogs;
 
 use super::action::Action;
-use super::event_log::EventBuilder;
+use super::event_builder::EventBuilder;
 use super::report::Report;
 use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
@@ -35,6 +36,7 @@ use readiness::Readiness;
 use recycling::{Limits, Reason, Recycling};
 use rotad_core::{Input, Outcome, Span, Time, WorkerId};
 use std::collections::BTreeSet;
+use unhealthy::Unhealthy;
 use watchdogs::{WatchdogMessage, Watchdogs};
 
 pub(crate) struct Health {
@@ -49,13 +51,6 @@ pub(crate) struct Health {
     rss_samples: Mailbox<Vec<(WorkerId, TreeMemory)>>,
     /// Workers that are ready (or soaking) and have not been asked to stop.
     serving: BTreeSet<WorkerId>,
-}
-
-/// A worker that has failed its health check: the engine stops it and fills its slot.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unhealthy {
-    pub worker: WorkerId,
-    pub reason: String,
 }
 
 impl Unhealthy {

@@ -18,8 +18,8 @@
 //! `Begin` and `Forgotten` end whatever is under way for the worker. Each `Start` ends once: by `Ended`, by `Hung`, or by
 //! the machine itself with `Cancel`.
 
-use super::Unhealthy;
 use super::spread::spread;
+use super::unhealthy::Unhealthy;
 use crate::probe::ProbeError;
 use rotad_core::{Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

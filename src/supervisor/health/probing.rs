@@ -11,7 +11,7 @@ use crate::plan::{Check, Health, Ready};
 use crate::probe::{AbandonedThread, ProbeError, ProbeRequest, ProbeResult, Prober};
 use crate::process::SpawnerConfig;
 use crate::supervisor::action::Action;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use rotad_core::{Input, Span, Time, WorkerId};
 
 /// If this many probes hang, no probe that has to open a socket file is started.

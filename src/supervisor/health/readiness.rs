@@ -8,7 +8,7 @@ use crate::observe::events::EventKind;
 use crate::plan::{PoolPlan, Ready};
 use crate::probe::accept::{AcceptProbe, AcceptReport, Target};
 use crate::supervisor::action::Action;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use rotad_core::{Input, Span, Time, WorkerId};
 use std::collections::BTreeSet;
 

@@ -13,7 +13,7 @@
 //!
 //! `Forgotten` leads to none from everywhere.
 
-use super::Unhealthy;
+use super::unhealthy::Unhealthy;
 use rotad_core::{Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 

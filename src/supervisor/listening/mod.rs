@@ -1,10 +1,13 @@
 //! The listening sockets that the master holds, each under an id that is never reused, and what is done about one that
 //! no longer serves. `repair.rs` decides when; what touches a path runs as a blocking job.
 
+mod id;
 mod repair;
 
+pub(super) use id::ListenerId;
+
 use super::action::Action;
-use super::event_log::EventBuilder;
+use super::event_builder::EventBuilder;
 use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::listener::{FileCheckResult, Listener, ReplacementSocket};
 use crate::observe::events::EventKind;
@@ -13,8 +16,6 @@ use repair::{Finding, ListenerRepair, Note};
 use rotad_core::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-
-pub(super) type ListenerId = u64;
 
 #[derive(Debug, Default)]
 pub(super) struct Listening {

@@ -6,9 +6,9 @@
 //! all workers of its pools are replaced. It touches no socket and reads no clock; stories as text test it
 //! (`stories.txt`).
 
-use super::ListenerId;
+use super::id::ListenerId;
 use crate::observe::events::EventKind;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use rotad_core::{Span, Time};
 use std::collections::{BTreeMap, VecDeque};
 

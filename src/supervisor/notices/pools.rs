@@ -2,7 +2,7 @@
 
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::shutdown::ended_text;
 use rotad_core::{Exit, Generation, PoolId, Span};
 

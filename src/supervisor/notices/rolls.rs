@@ -6,7 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::{reason, superseded};
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use rotad_core::{Failure, Generation, Outcome, PoolId, Span, SupersededBy, WorkerId};
 
 impl Supervisor {

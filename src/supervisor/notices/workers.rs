@@ -8,7 +8,7 @@ use crate::control::protocol::Response;
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::describer::is_up;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::exit_report::{describe, exit_text, last_exit, last_known};
 use crate::supervisor::workers::orphans::list_members;
 use crate::sys::process::Process;

@@ -11,7 +11,7 @@ use crate::supervisor::Supervisor;
 use crate::supervisor::action::Action;
 use crate::supervisor::bug::bug;
 use crate::supervisor::clients::tickets::WaitId;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::listening::{self, ListenerId};
 use crate::supervisor::pool_registry::PoolSpec;
 use crate::supervisor::pool_registry::is_meant;

@@ -8,7 +8,7 @@ use crate::observe::events::EventKind;
 use crate::observe::print::sanitize;
 use crate::plan::{Plan, Sink};
 use crate::supervisor::Supervisor;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::pool_registry::PoolRegistry;
 use crate::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
 use glob::Pattern;

@@ -13,17 +13,18 @@ mod machine;
 pub(crate) mod on_change;
 pub(crate) mod oneshots;
 pub(crate) mod plan_in_force;
+mod request;
 pub(crate) mod revert;
 pub(crate) mod roll;
 pub(crate) mod rollback;
 
-use crate::control::protocol::{ReloadScope, Response, Selector, Wait};
+use crate::control::protocol::{ReloadScope, Response, Wait};
 use crate::exit_code::ExitCode;
 use crate::listener::{Listener, SocketError};
 use crate::observe::events::EventKind;
 use crate::plan::{self, FileAccess, ListenPlan, Plan, PoolPlan, Sink};
 use crate::supervisor::Supervisor;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::listening::ListenerId;
 use crate::supervisor::pool_registry::PoolSpec;
 use crate::supervisor::reload::blocking::BindError;
@@ -31,7 +32,7 @@ use crate::supervisor::reload::on_change::{Continuation, PassedOver};
 use blocking::BlockingPool;
 use file_watch::FileWatch;
 use lookup::Lookup;
-use machine::{Action, Event, Joins, Reloads};
+use machine::{Action, Event, Reloads};
 use on_change::OnChange;
 use rotad_core::{PoolId, Time};
 use std::collections::{BTreeMap, VecDeque};
@@ -39,18 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(crate) use machine::Oneshot;
-
-/// Who asked for the configuration to be applied, and how far.
-#[derive(Debug)]
-pub(crate) struct ReloadRequest {
-    /// None: a signal, or a client that no longer waits.
-    pub client: Option<u64>,
-    /// Who asked, for the log.
-    pub who: String,
-    pub extent: ReloadScope,
-    pub which: Selector,
-    pub wait: Wait,
-}
+pub(crate) use request::ReloadRequest;
 
 /// A configuration that has been read, with its sockets.
 #[derive(Debug)]
@@ -124,17 +114,6 @@ impl ReloadState {
     /// Whether the current reload waits for this blocking job; if so, it does not any more.
     fn take_job(&mut self, number: u64) -> bool {
         self.job.take_if(|job| *job == number).is_some()
-    }
-}
-
-impl Joins for ReloadRequest {
-    fn joins(&self, other: &Self) -> bool {
-        let everything = Selector::default();
-        self.client.is_none()
-            && other.client.is_none()
-            && self.extent == other.extent
-            && self.which == everything
-            && other.which == everything
     }
 }
 

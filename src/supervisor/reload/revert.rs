@@ -3,7 +3,7 @@
 
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::listening::ListenerId;
 use crate::supervisor::reload::lookup::Lookup;
 use rotad_core::{Generation, PoolId, Request, RollState};

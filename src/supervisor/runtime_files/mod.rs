@@ -7,7 +7,7 @@ mod repair;
 
 use super::Supervisor;
 use super::action::Action;
-use super::event_log::EventBuilder;
+use super::event_builder::EventBuilder;
 use crate::observe::events::EventKind;
 use crate::runtime_dir::{self, NOTIFY_DIR, Repaired, RuntimeDirError, RuntimeDirRepair};
 use nix::sys::inotify::AddWatchFlags;

@@ -1,6 +1,7 @@
 //! Makes the supervisor from what was acquired at startup: its poller and threads, and the tables of pools and listeners.
 
-use super::{Acquired, logs};
+use super::acquired::Acquired;
+use super::logs;
 use crate::daemon::StartContext;
 use crate::event_loop::clock::LoopClock;
 use crate::event_loop::mailbox::{self, Mailbox};
@@ -15,7 +16,8 @@ use crate::runtime_dir::{NOTIFY_DIR, RuntimeDirRepair};
 use crate::supervisor::clients::Clients;
 use crate::supervisor::clients::launch::StartWatch;
 use crate::supervisor::engine_queue::EngineQueue;
-use crate::supervisor::event_log::{EventBuilder, EventLog};
+use crate::supervisor::event_builder::EventBuilder;
+use crate::supervisor::event_log::EventLog;
 use crate::supervisor::health::Health;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::log_hang::LogHang;

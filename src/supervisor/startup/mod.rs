@@ -2,12 +2,13 @@
 //! handlers, the workers of a killed master, sockets, the control socket, the journal, and only then the pid file. All of
 //! that is acquired here; `assemble` then makes the supervisor from it.
 
+mod acquired;
 mod assemble;
 mod logs;
 mod take_over;
 
 use super::clients;
-use super::event_log::EventBuilder;
+use super::event_builder::EventBuilder;
 use super::reload::blocking::Reader;
 use super::reload::fd_budget::raise_nofile;
 use super::service_manager::ServiceManager;
@@ -18,12 +19,12 @@ use crate::daemon::StartContext;
 use crate::event_loop::clock::Clock;
 use crate::event_loop::signals::Signals;
 use crate::exit_code::ExitCode;
-use crate::listener::{self, ActivationSocket, Listener};
-use crate::log::LogWriter;
+use crate::listener::{self, ActivationSocket};
 use crate::plan::Plan;
 use crate::runtime_dir::stale_workers::WorkerJournal;
 use crate::runtime_dir::{NOTIFY_DIR, RuntimeDir, make_notify_dir};
 use crate::sys;
+use acquired::Acquired;
 use assemble::Parts;
 use take_over::TakeOver;
 
@@ -34,22 +35,6 @@ impl Failed {
             message: format!("{what}: {error}"),
         }
     }
-}
-
-/// What is acquired before the supervisor exists.
-struct Acquired {
-    runtime_dir: RuntimeDir,
-    nofile: (u64, u64),
-    signals: Signals,
-    listeners: Vec<Listener>,
-    clock: Clock,
-    log_writer: LogWriter,
-    server: Server,
-    journal: WorkerJournal,
-    tag: String,
-    take_over: Vec<EventBuilder>,
-    cgroups: WorkerCgroups,
-    service_manager: ServiceManager,
 }
 
 impl Supervisor {

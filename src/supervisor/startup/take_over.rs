@@ -10,7 +10,7 @@ use crate::plan::{Plan, PoolPlan};
 use crate::runtime_dir::RuntimeDir;
 use crate::runtime_dir::stale_workers::{StaleWorker, StaleWorkers, StopPlan, TakeOverStep};
 use crate::supervisor::Failed;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::service_manager::ServiceManager;
 use rotad_core::Span;
 use std::collections::BTreeMap;

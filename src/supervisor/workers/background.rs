@@ -3,7 +3,7 @@
 
 use crate::observe::events::EventKind;
 use crate::supervisor::action::Action;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::Workers;
 use rotad_core::{Generation, Input, PoolId, Slot, WorkerId};
 

@@ -3,7 +3,7 @@
 use crate::observe::events::EventKind;
 use crate::process::cgroup::{Cgroup, Cgroups};
 use crate::supervisor::action::Action;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::process_table::WorkerProcess;
 use rotad_core::WorkerId;
 use std::path::Path;

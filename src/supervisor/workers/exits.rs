@@ -8,7 +8,7 @@ use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
 use crate::process::procfs;
 use crate::supervisor::action::Action;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::exit_report::last_exit;
 use crate::supervisor::workers::trees::Event;
 use crate::supervisor::workers::{LoopContext, Workers};

@@ -5,7 +5,7 @@ use crate::log::WorkerOutput;
 use crate::observe::events::EventKind;
 use crate::runtime_dir::stale_workers::WorkerJournal;
 use crate::supervisor::action::Action;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::process_table::WorkerProcess;
 use rotad_core::Time;
 use std::io;

@@ -3,20 +3,11 @@
 use crate::event_loop::signals;
 use crate::observe::events::EventKind;
 use crate::supervisor::action::Action;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::{EventBuilder, WorkerLabel};
 use crate::supervisor::workers::Workers;
 use crate::supervisor::workers::exit_report::ExitReport;
 use crate::supervisor::workers::process_table::WorkerProcess;
-use rotad_core::{Generation, PoolId, Signal, Slot, WorkerId};
-
-/// What identifies a worker in an event.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct WorkerLabel {
-    pub pool: Option<PoolId>,
-    pub slot: Option<Slot>,
-    pub generation: Option<Generation>,
-    pub pid: Option<i32>,
-}
+use rotad_core::{Signal, WorkerId};
 
 impl WorkerProcess {
     pub(crate) fn label(&self) -> WorkerLabel {

@@ -7,6 +7,7 @@
 
 pub(crate) mod background;
 mod cgroups;
+mod context;
 pub(crate) mod exit_report;
 mod exits;
 mod journal;
@@ -20,15 +21,14 @@ mod spawning;
 mod trees;
 
 pub(crate) use cgroups::WorkerCgroups;
+pub(crate) use context::LoopContext;
 pub(crate) use exits::Life;
 pub(crate) use journal::Journal;
 pub(crate) use orphans::Orphans;
 
-use crate::event_loop::poller::Poller;
-use crate::log::LogWriter;
 use crate::process::Spawner;
+use crate::supervisor::event_builder::WorkerLabel;
 use exit_report::ExitReports;
-use label::WorkerLabel;
 use process_table::ProcessTable;
 use rotad_core::{PoolId, Time, WorkerId};
 use spawn_spec::SpawnSpecs;
@@ -37,14 +37,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use trees::Trees;
-
-/// What the workers need of the main loop.
-#[derive(Clone, Copy)]
-pub(crate) struct LoopContext<'a> {
-    pub poller: &'a Poller,
-    pub log: &'a LogWriter,
-    pub now: Time,
-}
 
 pub(crate) struct Workers {
     pub(crate) processes: ProcessTable,

@@ -8,7 +8,7 @@ use crate::process::orphan_scanner::{OrphanScanner, ScanReport};
 use crate::process::procfs::Stat;
 use crate::process::tree::{Found, Identity, Member, ScanRequest, UnownedProcess};
 use crate::supervisor::action::Action;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::exit_report::exit_text;
 use crate::supervisor::workers::process_table::TreeState;
 use crate::supervisor::workers::trees::{self, Event};

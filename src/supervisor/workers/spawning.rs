@@ -11,7 +11,7 @@ use crate::process::cgroup::Cgroup;
 use crate::process::tree::ProcessTree;
 use crate::process::{self, SpawnResult, SpawnedChild};
 use crate::supervisor::action::Action;
-use crate::supervisor::event_log::EventBuilder;
+use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::pool_registry::PoolSpec;
 use crate::supervisor::workers::exit_report::last_exit;

@@ -1,0 +1,28 @@
+//! What is acquired before the supervisor exists. `mod.rs` acquires it, and `assemble.rs` makes the supervisor from it.
+
+use crate::control::server::Server;
+use crate::event_loop::clock::Clock;
+use crate::event_loop::signals::Signals;
+use crate::listener::Listener;
+use crate::log::LogWriter;
+use crate::runtime_dir::RuntimeDir;
+use crate::runtime_dir::stale_workers::WorkerJournal;
+use crate::supervisor::event_builder::EventBuilder;
+use crate::supervisor::service_manager::ServiceManager;
+use crate::supervisor::workers::WorkerCgroups;
+
+/// What is acquired before the supervisor exists.
+pub(super) struct Acquired {
+    pub(super) runtime_dir: RuntimeDir,
+    pub(super) nofile: (u64, u64),
+    pub(super) signals: Signals,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) clock: Clock,
+    pub(super) log_writer: LogWriter,
+    pub(super) server: Server,
+    pub(super) journal: WorkerJournal,
+    pub(super) tag: String,
+    pub(super) take_over: Vec<EventBuilder>,
+    pub(super) cgroups: WorkerCgroups,
+    pub(super) service_manager: ServiceManager,
+}
