@@ -4,7 +4,7 @@
 use super::pool::Pool;
 use super::pool_tables::HealthText;
 use super::reader::{Parser, Value, in_order};
-use super::section::{Documented, Merge};
+use super::section::{Documented, Keys, Merge};
 use super::tables;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -84,16 +84,11 @@ pub(super) fn is_for_oneshots(name: &str) -> bool {
 
 /// The keys of [defaults.health] that have no meaning beside a pool's own way to tell whether a worker lives.
 fn not_with(own: &DeTable<'_>) -> Vec<&'static str> {
-    let names = |of: fn(Merge) -> bool| {
-        let keys = HealthText::ENTRIES.iter();
-        keys.filter(move |key| of((key.merge)()))
-            .map(|key| key.name)
-    };
-    let ways = || names(|merge| merge == Merge::Alternative);
-    match ways().find(|way| own.contains_key(*way)) {
+    let ways = HealthText::alternatives();
+    match ways.iter().find(|way| own.contains_key(**way)) {
         // The worker reports by itself: how it would be asked means nothing.
-        Some("watchdog") => names(|_| true).collect(),
-        Some(_) => ways().collect(),
+        Some(&"watchdog") => HealthText::names(),
+        Some(_) => ways,
         None => Vec::new(),
     }
 }

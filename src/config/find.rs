@@ -2,10 +2,12 @@
 
 use super::paths::{self, ConfigPaths};
 use super::permissions;
-use super::reader::in_order;
+use super::reader::Parser;
+use super::sections::Master;
+use super::{schema, tables};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 /// Where a configuration is looked for, after `-c` and `$ROTAD_CONFIG`.
 const SEARCH: [&str; 3] = ["rotad.toml", "config/rotad.toml", "/etc/rotad/rotad.toml"];
@@ -147,29 +149,13 @@ pub fn peek(path: &Path) -> MasterPaths {
         .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
         .unwrap_or_default();
     let (table, faults) = DeTable::parse_recoverable(&text);
-    let master = table
-        .get_ref()
-        .get("master")
-        .and_then(|master| match master.get_ref() {
-            DeValue::Table(master) => Some(in_order(master)),
-            _ => None,
-        });
-    let text_of = |key: &str| {
-        let (_, value) = master
-            .as_ref()?
-            .iter()
-            .find(|(name, _)| name.value == key)?;
-        value
-            .get_ref()
-            .as_str()
-            .filter(|text| !text.is_empty() && !text.contains('\0'))
-            .map(str::to_owned)
+    let mut parser = Parser::new(&given, &text, base, schema::elsewhere);
+    let master: Master = match table.get_ref().get("master") {
+        Some(value) => tables::read(&mut parser, value),
+        None => Master::default(),
     };
-    let path_of = |key: &str| text_of(key).map(|text| paths::under(&base, Path::new(&text)));
-    let name = text_of("name")
-        .filter(|name| paths::is_name(name))
-        .unwrap_or(name);
-    let configured = path_of("runtime_dir");
+    let name = master.name.map_or(name, |at| at.value);
+    let configured = master.runtime_dir.map(|at| at.value);
     let unsure = match (&read, &configured) {
         (Err(error), _) => Some(format!("{} cannot be read ({error})", given.display())),
         (Ok(_), Some(_)) => None,
@@ -185,8 +171,10 @@ pub fn peek(path: &Path) -> MasterPaths {
         .metadata()
         .or_else(|_| given.parent().unwrap_or(Path::new("/")).metadata());
     MasterPaths {
-        pid_file: path_of("pid_file").unwrap_or_else(|| runtime_dir.join("master.pid")),
-        log_file: path_of("log_file"),
+        pid_file: master
+            .pid_file
+            .map_or_else(|| runtime_dir.join("master.pid"), |at| at.value),
+        log_file: master.log_file.map(|at| at.value),
         default_log_file: paths::log_file(&name),
         roots_runtime_dir: roots.filter(|place| *place != runtime_dir),
         owner: owner.ok().map(|about| about.uid()),

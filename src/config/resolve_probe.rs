@@ -4,7 +4,7 @@ use super::pool_tables::HealthText;
 use super::probe::CheckText;
 use super::reader::{Located, Parser};
 use super::report::shown;
-use super::section::written;
+use super::section::{Documented, written};
 use super::templates::Templates;
 use crate::plan::{Check, Health, Piece, Template};
 use rotad_core::Span;
@@ -169,7 +169,7 @@ pub(super) fn health(
         parser.error_with(
             second,
             "two liveness checks",
-            "choose one of watchdog, connect, http, command",
+            format!("choose one of {}", HealthText::alternatives().join(", ")),
         );
         return None;
     }

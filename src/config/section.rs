@@ -51,6 +51,15 @@ pub(super) trait Documented: Keys {
     fn entry(name: &str) -> Option<&'static Entry> {
         Self::ENTRIES.iter().find(|entry| entry.name == name)
     }
+
+    /// The keys that exclude each other.
+    fn alternatives() -> Vec<&'static str> {
+        Self::ENTRIES
+            .iter()
+            .filter(|entry| (entry.merge)() == Merge::Alternative)
+            .map(|entry| entry.name)
+            .collect()
+    }
 }
 
 /// One table of the configuration, as documentation shows it.
