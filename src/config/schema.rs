@@ -94,3 +94,17 @@ pub(super) fn elsewhere(word: &str, names: &[&str]) -> Option<String> {
     };
     Some(format!("`{word}` belongs in {table}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_synonym_leads_to_a_key() {
+        let sections = reference();
+        for (other, ours) in SYNONYMS {
+            let is_key = |section: &Section| section.rows.iter().any(|row| row.name == *ours);
+            assert!(sections.iter().any(is_key), "{other}: {ours}");
+        }
+    }
+}
