@@ -4,20 +4,27 @@
 //!
 //! Only datagrams of up to 4096 bytes and from the worker's uid or root are accepted. Their descriptors are closed unread
 //! (that is how BARRIER=1 works), on a separate thread since close(2) may block.
+//!
+//! A master that dies between a message and its record must not lose it: such a caller reads in two steps,
+//! [`NotifySocket::peek`] and [`NotifySocket::consume`].
 
 use crate::plan::MAX_UNIX_PATH;
+use crate::sys::kept_fd::{FdTable, KeptFd};
 use crate::sys::message::{self, Datagram};
+use crate::sys::poll::is_ready;
 use crate::sys::thread;
 use crossbeam_channel::{Sender, TrySendError, bounded};
+use nix::poll::PollFlags;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockname, setsockopt, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Uid, geteuid};
 use rotad_core::WorkerId;
+use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -69,7 +76,70 @@ pub struct NotifySocket {
     foreign: AtomicU64,
 }
 
+/// What is saved of a notify socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedNotifySocket {
+    fd: KeptFd,
+    old_sockets: Vec<KeptFd>,
+    has_file: bool,
+    value: OsString,
+    uid: u32,
+    too_long: u64,
+    foreign: u64,
+}
+
+/// Messages that are still in the queues of a notify socket.
+#[derive(Debug, Default)]
+#[must_use = "they are read again until they are consumed"]
+pub struct Peeked {
+    /// Their content.
+    pub messages: Vec<Message>,
+    /// How many datagrams of which socket: the messages, and those that were not accepted.
+    datagrams: Vec<(RawFd, usize)>,
+}
+
 impl NotifySocket {
+    /// What the next master needs to go on reading.
+    ///
+    /// # Errors
+    /// Those of fstat(2); none for open descriptors.
+    pub fn saved(&self) -> io::Result<SavedNotifySocket> {
+        Ok(SavedNotifySocket {
+            fd: KeptFd::of(&self.fd)?,
+            old_sockets: self
+                .old_sockets
+                .iter()
+                .map(KeptFd::of)
+                .collect::<io::Result<_>>()?,
+            has_file: self.path.is_some(),
+            value: self.value.clone(),
+            uid: self.uid,
+            too_long: self.too_long(),
+            foreign: self.foreign(),
+        })
+    }
+
+    /// Goes on with the socket of a dead master. Whether its file is still there: [`NotifySocket::is_missing`].
+    ///
+    /// # Errors
+    /// As [`FdTable::take`], for the current socket; a former one that is missing is left out.
+    pub fn restore(saved: SavedNotifySocket, table: &mut FdTable) -> io::Result<Self> {
+        let fd = table.take(saved.fd)?;
+        let old_sockets = saved
+            .old_sockets
+            .into_iter()
+            .filter_map(|old| table.take(old).ok());
+        Ok(Self {
+            fd,
+            old_sockets: old_sockets.collect(),
+            path: saved.has_file.then(|| PathBuf::from(&saved.value)),
+            value: saved.value,
+            uid: saved.uid,
+            too_long: AtomicU64::new(saved.too_long),
+            foreign: AtomicU64::new(saved.foreign),
+        })
+    }
+
     /// Opens `dir/ID`, mode 0600, owned by the worker's uid (None: our own). Uses an abstract address if the path is too
     /// long or the directory was removed. The worker's user must be able to enter the directory, and only we to write it.
     ///
@@ -139,7 +209,7 @@ impl NotifySocket {
         let mut messages = Vec::new();
         let mut received = Vec::new();
         let mut buffer = [0; MAX_BYTES];
-        let mut fds = self.old_sockets.iter().chain([&self.fd]).peekable();
+        let mut fds = self.sockets().peekable();
         for _ in 0..most {
             let Some(fd) = fds.peek() else { break };
             match message::receive(fd, &mut buffer) {
@@ -153,6 +223,68 @@ impl NotifySocket {
         }
         close_on_thread(received);
         messages
+    }
+
+    /// Reads at most `most` datagrams and leaves them in the queue, until [`NotifySocket::consume`] removes them. So a
+    /// message that was not recorded is read again by the next master; one that was recorded, but not consumed, too.
+    /// Does not block.
+    pub fn peek(&self, most: usize) -> Peeked {
+        let mut peeked = Peeked::default();
+        let mut received = Vec::new();
+        let mut buffer = [0; MAX_BYTES];
+        let mut left = most;
+        for fd in self.sockets() {
+            let (mut count, mut offset) = (0, 0);
+            while left > 0 {
+                match message::peek(fd, &mut buffer, offset) {
+                    Ok((datagram, whole)) => {
+                        peeked.messages.extend(self.accept(&datagram, &buffer));
+                        received.extend(datagram.fds);
+                        (count, offset) = (count + 1, offset + whole);
+                        left -= 1;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    // An empty datagram that was seen before is not seen again; or there is no SO_PEEK_OFF.
+                    Err(_) if count == 0 && is_ready(fd, PollFlags::POLLIN) => {
+                        let Ok(datagram) = message::receive(fd, &mut buffer) else {
+                            break;
+                        };
+                        peeked.messages.extend(self.accept(&datagram, &buffer));
+                        received.extend(datagram.fds);
+                        left -= 1;
+                    }
+                    Err(_) => break,
+                }
+            }
+            peeked.datagrams.push((fd.as_raw_fd(), count));
+        }
+        close_on_thread(received);
+        peeked
+    }
+
+    /// Removes what was peeked from the queues. Only then are the descriptors closed that came with it, for which
+    /// sd_notify_barrier(3) waits.
+    pub fn consume(&self, peeked: Peeked) {
+        let mut received = Vec::new();
+        for (number, mut left) in peeked.datagrams {
+            let Some(fd) = self.sockets().find(|fd| fd.as_raw_fd() == number) else {
+                continue;
+            };
+            while left > 0 {
+                match message::receive(fd, &mut []) {
+                    Ok(datagram) => received.extend(datagram.fds),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(_) => break,
+                }
+                left -= 1;
+            }
+        }
+        close_on_thread(received);
+    }
+
+    /// The former sockets first: what was sent to them is older.
+    fn sockets(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.old_sockets.iter().chain([&self.fd])
     }
 
     fn accept(&self, datagram: &Datagram, buffer: &[u8]) -> Option<Message> {
@@ -292,6 +424,7 @@ fn close_on_thread(fds: Vec<OwnedFd>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::kept_fd::killed;
     use std::os::unix::net::UnixDatagram;
 
     fn open(dir: &Path) -> NotifySocket {
@@ -452,6 +585,111 @@ mod tests {
         );
         std::fs::remove_dir_all(dir.path()).unwrap();
         assert!(socket.rebind().is_err() && socket.is_missing());
+    }
+
+    /// The messages of one pass, which are consumed.
+    fn read(socket: &NotifySocket, most: usize) -> Vec<Message> {
+        let peeked = socket.peek(most);
+        let messages = peeked.messages.clone();
+        socket.consume(peeked);
+        messages
+    }
+
+    #[test]
+    fn peeked_messages_are_read_again_until_they_are_consumed() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = open(dir.path());
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(socket.env_value()).unwrap();
+        assert_eq!(read(&socket, 9), []);
+        for text in ["", "READY=1", "", "STOPPING=1"] {
+            sender.send(text.as_bytes()).unwrap();
+        }
+        sender.send(&vec![b'x'; 100_000]).unwrap();
+        sender.send(b"WATCHDOG=1").unwrap();
+        let peeked = socket.peek(9);
+        let [empty, ready, _, stopping, watchdog] = &peeked.messages[..] else {
+            panic!("{peeked:?}");
+        };
+        assert_eq!(*empty, Message::default());
+        assert!(ready.ready && stopping.stopping && watchdog.watchdog);
+        assert_eq!(socket.too_long(), 1);
+        sender.send(b"RELOADING=1").unwrap();
+        socket.consume(peeked);
+        assert!(matches!(&read(&socket, 9)[..], [message] if message.reloading));
+        assert!(!is_ready(&socket, PollFlags::POLLIN));
+        // Not more than was asked for.
+        sender.send(b"READY=1").unwrap();
+        sender.send(b"STOPPING=1").unwrap();
+        assert!(matches!(&read(&socket, 1)[..], [message] if message.ready));
+        assert!(matches!(&read(&socket, 9)[..], [message] if message.stopping));
+    }
+
+    /// A reader that is woken again and again by something that it does not see would never sleep.
+    #[test]
+    fn an_empty_datagram_that_was_peeked_before_is_consumed() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = open(dir.path());
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(socket.env_value()).unwrap();
+        sender.send(b"").unwrap();
+        sender.send(b"").unwrap();
+        assert_eq!(socket.peek(9).messages.len(), 2);
+        assert_eq!(read(&socket, 9).len(), 2);
+        assert!(!is_ready(&socket, PollFlags::POLLIN));
+    }
+
+    #[test]
+    fn the_next_master_reads_what_was_not_consumed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut socket = open(dir.path());
+        let old = UnixDatagram::unbound().unwrap();
+        old.connect(socket.env_value()).unwrap();
+        std::fs::remove_file(dir.path().join("3")).unwrap();
+        socket.rebind().unwrap();
+        let new = UnixDatagram::unbound().unwrap();
+        new.connect(socket.env_value()).unwrap();
+        new.send(&[b'x'; MAX_BYTES + 1]).unwrap();
+        assert_eq!(read(&socket, 9), []);
+        old.send(b"READY=1").unwrap();
+        new.send(b"STATUS=up").unwrap();
+        // The master dies with what it has peeked.
+        assert_eq!(socket.peek(9).messages.len(), 2);
+        let saved = socket.saved().unwrap();
+        let (saved, mut table) = killed(socket, &saved);
+        let socket = NotifySocket::restore(saved, &mut table).unwrap();
+        assert!(!socket.is_missing() && table.left() == 0);
+        assert_eq!(socket.too_long(), 1);
+        new.send(b"STOPPING=1").unwrap();
+        let messages = read(&socket, 9);
+        assert!(messages[0].ready && messages[2].stopping);
+        assert_eq!(messages[1].status.as_deref(), Some("up"));
+        let path = PathBuf::from(socket.env_value());
+        drop(socket);
+        assert!(!path.exists(), "its file goes with it");
+    }
+
+    #[test]
+    fn a_barrier_waits_until_its_message_is_consumed() {
+        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+        let dir = tempfile::tempdir().unwrap();
+        let socket = open(dir.path());
+        let (ours, theirs) = nix::unistd::pipe().unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        let to = UnixAddr::new(Path::new(&socket.env_value())).unwrap();
+        let part = [std::io::IoSlice::new(b"BARRIER=1")];
+        let fds = [theirs.as_raw_fd(); 200];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let flags = MsgFlags::empty();
+        sendmsg(sender.as_raw_fd(), &part, &rights, flags, Some(&to)).unwrap();
+        drop(theirs);
+        for _ in 0..3 {
+            assert_eq!(socket.peek(9).messages, [Message::default()]);
+        }
+        assert!(!is_ready(&ours, PollFlags::POLLHUP));
+        assert_eq!(read(&socket, 9), [Message::default()]);
+        let mut poll = [nix::poll::PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(nix::poll::poll(&mut poll, 10_000u16).unwrap(), 1);
     }
 
     #[test]

@@ -27,6 +27,37 @@ struct Control([u8; 2048]);
 /// # Errors
 /// EAGAIN: there is none; EINTR.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
+    receive_with(socket, buffer, 0).map(|(datagram, _)| datagram)
+}
+
+/// Returns the datagram at this offset, in bytes, in the queue of a unix socket, and its whole length; leaves it there.
+/// Its descriptors are copies. An empty one is seen only once.
+///
+/// # Errors
+/// EAGAIN: there is none; EINTR; ENOPROTOOPT: this kernel has no SO_PEEK_OFF (socket(7)).
+pub fn peek(socket: impl AsFd, buffer: &mut [u8], offset: usize) -> io::Result<(Datagram, usize)> {
+    let value = libc::c_int::try_from(offset).unwrap_or(libc::c_int::MAX);
+    // SAFETY: value lives through the call, which reads as many bytes of it as it has.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEEK_OFF,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    receive_with(socket, buffer, libc::MSG_PEEK | libc::MSG_TRUNC)
+}
+
+fn receive_with(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    flags: libc::c_int,
+) -> io::Result<(Datagram, usize)> {
     let mut control = Control([0; 2048]);
     let mut part = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
@@ -38,19 +69,21 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Datagram> {
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = control.0.len();
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let flags = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: header points to buffer and control, which live through the call and are written within their lengths.
     let len = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &mut header, flags) };
     if len < 0 {
         return Err(io::Error::last_os_error());
     }
     let (sender, fds) = control_parts(&header);
-    Ok(Datagram {
-        len: len as usize,
+    let whole = len as usize;
+    let datagram = Datagram {
+        len: whole.min(buffer.len()),
         truncated: header.msg_flags & libc::MSG_TRUNC != 0,
         sender,
         fds,
-    })
+    };
+    Ok((datagram, whole))
 }
 
 /// Takes credentials and descriptors out of a header that recvmsg has just filled.
