@@ -19,7 +19,7 @@ mod tail;
 pub mod tracing_setup;
 mod writer;
 
-pub use output::{LogTarget, WorkerOutput, WorkerStdio};
+pub use output::{LogTarget, SavedOutput, WorkerOutput, WorkerStdio};
 pub use pipe_peek::Stream;
 pub use ring::{Filter, Follower, LogLine};
 pub use rotating_file::Rotation;

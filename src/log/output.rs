@@ -4,6 +4,8 @@
 use super::pipe_peek::{OutputSource, Pipe, Stream};
 use super::rotating_file::Rotation;
 use crate::plan::{LogPlan, Sink};
+use crate::sys::kept_fd::{FdTable, KeptFd};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -69,7 +71,55 @@ pub struct WorkerOutput {
 /// The worker's stdout and stderr.
 pub type WorkerStdio = (Arc<OwnedFd>, Arc<OwnedFd>);
 
+/// What is saved of a worker's output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedOutput {
+    pool: String,
+    slot: u32,
+    pid: i32,
+    ended: bool,
+    pipes: Vec<(Stream, KeptFd)>,
+}
+
 impl WorkerOutput {
+    /// What the next master needs to go on reading.
+    ///
+    /// # Errors
+    /// Those of fstat(2); none for open descriptors.
+    pub fn saved(&self) -> io::Result<SavedOutput> {
+        let source = &self.source;
+        let pipes = self
+            .pipes
+            .iter()
+            .map(|(pipe, _)| Ok((pipe.stream, KeptFd::of(&**pipe)?)));
+        Ok(SavedOutput {
+            pool: source.pool.to_string(),
+            slot: source.slot,
+            pid: source.pid(),
+            ended: source.has_ended(),
+            pipes: pipes.collect::<io::Result<_>>()?,
+        })
+    }
+
+    /// Goes on with the pipes of a dead master, to be handed to [`super::LogWriter::adopt`]. `log`: where the output of
+    /// the pool goes now. What was printed meanwhile is in the pipes; the lines that were written before are not part of
+    /// [`super::LogWriter::tail`] any more.
+    ///
+    /// # Errors
+    /// As [`FdTable::take`].
+    pub fn restore(saved: SavedOutput, table: &mut FdTable, log: &LogPlan) -> io::Result<Self> {
+        let source = Arc::new(OutputSource::new(&saved.pool, saved.slot, saved.pid));
+        if saved.ended {
+            source.end();
+        }
+        let pipes = saved.pipes.into_iter().map(|(stream, kept)| {
+            let pipe = Pipe::of(source.clone(), stream, table.take(kept)?)?;
+            Ok((Arc::new(pipe), LogTarget::of_stream(stream, log)))
+        });
+        let pipes = pipes.collect::<io::Result<_>>()?;
+        Ok(Self { source, pipes })
+    }
+
     /// Opens the pipes of a worker. Streams with the same target share one pipe, so that their lines stay in the order
     /// in which they were printed. `owner` is the worker's uid if it differs from the master's.
     ///
@@ -132,5 +182,62 @@ impl WorkerOutput {
             .iter()
             .filter_map(|(pipe, _)| Some((pipe.stream, pipe.inode().ok()?)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pipe_peek::PipePeek;
+    use super::super::{Filter, LogWriter, MasterLog};
+    use super::*;
+    use crate::event_loop::clock::Clock;
+    use crate::plan::{FileAccess, LogFormat};
+    use crate::sys::kept_fd::killed;
+    use std::fs::File;
+    use std::io::Write;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn the_next_master_writes_what_is_in_the_pipes_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        let log = LogPlan {
+            stdout: Sink::File(file("out.log")),
+            stderr: Sink::File(file("err.log")),
+            max_size: 0,
+            keep: 0,
+            access: FileAccess::default(),
+        };
+        let null = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
+        let (output, (out, err)) = WorkerOutput::open("web", 2, &log, None, &null).unwrap();
+        output.pid().store(77, Ordering::Relaxed);
+        let mut out = File::from(out.try_clone().unwrap());
+        let mut err = File::from(err.try_clone().unwrap());
+        // The dead master has written the first line.
+        out.write_all(b"written\none\nun").unwrap();
+        let pipe_peek = PipePeek::new().unwrap();
+        pipe_peek.consume(&output.pipes[0].0, 8);
+        let saved = output.saved().unwrap();
+        let (saved, mut table) = killed(output, &saved);
+        err.write_all(b"in between\n").unwrap();
+        let output = WorkerOutput::restore(saved, &mut table, &log).unwrap();
+        assert_eq!(table.left(), 0);
+        let master_log = MasterLog::file(file("m.log"), LogFormat::Text, Rotation::default());
+        let writer = LogWriter::start(master_log.unwrap(), Clock::start()).unwrap();
+        writer.adopt(&output);
+        out.write_all(b"finished\ntwo\n").unwrap();
+        writer.drain();
+        let read = |name: &str| std::fs::read_to_string(file(name)).unwrap();
+        assert_eq!(read("out.log"), "one\nunfinished\ntwo\n");
+        assert_eq!(read("err.log"), "in between\n");
+        let recent = writer.recent(&Filter::default(), 9);
+        assert!(recent.iter().all(|line| (line.pid, line.slot) == (77, 2)));
+        assert_eq!(recent.len(), writer.tail(&output).len());
+        // A worker that has exited: its unfinished line is written as it is.
+        out.write_all(b"end").unwrap();
+        writer.ended(&output);
+        writer.drain();
+        assert!(read("out.log").ends_with("two\nend"));
+        assert!(output.saved().unwrap().ended);
     }
 }
