@@ -17,12 +17,14 @@
 mod activation;
 mod error;
 mod file;
+mod saved;
 mod tcp;
 mod unix;
 
 pub use activation::{ActivationSocket, InheritedFds};
 pub use error::SocketError;
 pub use file::{FileCheck, FileCheckResult, ReplacementSocket, SocketFileWatch, SocketLoss};
+pub use saved::SavedListener;
 
 use crate::plan::{Address, ListenPlan};
 use crate::probe::accept::Target;
@@ -30,6 +32,7 @@ use crate::process::procfs;
 use crate::sys::socket::{self, Queue};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::fstat;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -54,7 +57,7 @@ pub struct Listener {
 }
 
 /// Owner and mode of a socket file that the service manager created.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct FileRights {
     mode: u32,
     uid: u32,

@@ -10,6 +10,7 @@ use nix::fcntl::{AtFlags, OFlag, open as open_file};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{Gid, Uid, fchownat};
+use serde::{Deserialize, Serialize};
 use std::fs::Permissions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const DEFAULT_MODE: u32 = 0o666;
 
 /// Device and inode: they tell whether a file is still the one that we created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileId {
     device: u64,
     inode: u64,
