@@ -7,6 +7,7 @@ use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::exit_code::ExitCode;
 use crate::observe::print;
+use crate::sys::kept_fd::{FdTable, KeptFd};
 use crate::sys::poll::poll;
 use nix::poll::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,33 @@ pub struct Report {
     pipe: Option<File>,
 }
 
+/// What is saved of a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedReport {
+    pipe: Option<KeptFd>,
+}
+
 impl Report {
+    /// What the next master needs to go on with the report.
+    ///
+    /// # Errors
+    /// Those of fstat(2); none for an open descriptor.
+    pub fn saved(&self) -> io::Result<SavedReport> {
+        let pipe = self.pipe.as_ref().map(KeptFd::of).transpose()?;
+        Ok(SavedReport { pipe })
+    }
+
+    /// Goes on with the report of a dead master. Lines that it has sent may be sent again.
+    ///
+    /// # Errors
+    /// As [`FdTable::take`].
+    pub fn restore(saved: SavedReport, table: &mut FdTable) -> io::Result<Self> {
+        match saved.pipe {
+            None => Ok(Self::to_stderr()),
+            Some(kept) => Self::to_launcher(table.take(kept)?),
+        }
+    }
+
     /// For `run`: no launcher waits; a failure goes to stderr.
     pub fn to_stderr() -> Self {
         Self { pipe: None }
@@ -252,6 +279,20 @@ mod tests {
         report.progress("so far so good");
         drop(report);
         assert_eq!(end.wait(None), ExitCode::FAILED);
+    }
+
+    #[test]
+    fn the_next_master_finishes_the_report() {
+        let (end, mut report) = pipe_ends();
+        report.progress("so far so good");
+        let saved = report.saved().unwrap();
+        let (saved, mut table) = crate::sys::kept_fd::killed(report, &saved);
+        let report = Report::restore(saved, &mut table).unwrap();
+        assert_eq!(table.left(), 0);
+        report.finish(ExitCode::OLD_SERVE, "");
+        assert_eq!(end.wait(None), ExitCode::OLD_SERVE);
+        let saved = Report::to_stderr().saved().unwrap();
+        assert!(Report::restore(saved, &mut table).unwrap().pipe.is_none());
     }
 
     #[test]
