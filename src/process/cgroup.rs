@@ -5,6 +5,7 @@ use crate::process::procfs;
 use crate::sys::process::Process;
 use crate::sys::xattr;
 use rotad_core::WorkerId;
+use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -19,6 +20,10 @@ const MAX_DEPTH: u32 = 16;
 pub struct Cgroups {
     base: PathBuf,
 }
+
+/// What is saved of a cgroup: its directory, which need not be UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedCgroup(OsString);
 
 /// One worker's cgroup. Dropping it removes the directory if it is empty.
 #[derive(Debug)]
@@ -47,6 +52,20 @@ impl Cgroups {
         (kind.trim() == "domain").then_some(found)
     }
 
+    /// What the next master needs to go on with it.
+    pub fn saved(&self) -> SavedCgroup {
+        SavedCgroup(self.base.clone().into_os_string())
+    }
+
+    /// Goes on with the cgroup of a dead master, whose pid is in its name.
+    ///
+    /// # Errors
+    /// ENOENT: it was removed.
+    pub fn restore(saved: SavedCgroup) -> io::Result<Self> {
+        let base = existing(saved)?;
+        Ok(Self { base })
+    }
+
     /// The directory of the workers' cgroups.
     pub fn base(&self) -> &Path {
         &self.base
@@ -71,6 +90,20 @@ impl Drop for Cgroups {
 }
 
 impl Cgroup {
+    /// What the next master needs to go on with it.
+    pub fn saved(&self) -> SavedCgroup {
+        SavedCgroup(self.dir.clone().into_os_string())
+    }
+
+    /// Goes on with the cgroup of a worker of a dead master.
+    ///
+    /// # Errors
+    /// ENOENT: it was removed.
+    pub fn restore(saved: SavedCgroup) -> io::Result<Self> {
+        let dir = existing(saved)?;
+        Ok(Self { dir })
+    }
+
     /// Moves a process here, with all its threads.
     ///
     /// # Errors
@@ -133,6 +166,11 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         remove_tree(&self.dir);
     }
+}
+
+fn existing(SavedCgroup(dir): SavedCgroup) -> io::Result<PathBuf> {
+    let dir = PathBuf::from(dir);
+    fs::metadata(&dir).map(|_| dir)
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

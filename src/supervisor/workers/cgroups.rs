@@ -1,11 +1,12 @@
 //! One cgroup for each worker, where the master may create them. A failure is reported once, and prevents no spawn.
 
 use crate::observe::events::EventKind;
-use crate::process::cgroup::{Cgroup, Cgroups};
+use crate::process::cgroup::{Cgroup, Cgroups, SavedCgroup};
 use crate::supervisor::action::Action;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::process_table::WorkerProcess;
 use rotad_core::WorkerId;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 #[derive(Debug)]
@@ -15,6 +16,42 @@ pub(crate) struct WorkerCgroups {
     proven: bool,
     /// That one cannot be created was reported.
     reported: bool,
+}
+
+/// What is saved of the cgroups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SavedCgroups {
+    cgroups: Option<SavedCgroup>,
+    proven: bool,
+    reported: bool,
+}
+
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the supervisor does not save its state yet")
+)]
+impl WorkerCgroups {
+    /// What the next master needs to go on with them.
+    pub(crate) fn saved(&self) -> SavedCgroups {
+        SavedCgroups {
+            cgroups: self.cgroups.as_ref().map(Cgroups::saved),
+            proven: self.proven,
+            reported: self.reported,
+        }
+    }
+
+    /// Goes on with the cgroups of a dead master; without, if their directory was removed.
+    pub(crate) fn restore(saved: SavedCgroups) -> Self {
+        let cgroups = saved.cgroups.map(Cgroups::restore).transpose();
+        Self {
+            cgroups: cgroups.unwrap_or_else(|error| {
+                tracing::warn!("workers get no cgroup of their own any more: {error}");
+                None
+            }),
+            proven: saved.proven,
+            reported: saved.reported,
+        }
+    }
 }
 
 impl WorkerCgroups {
@@ -81,4 +118,38 @@ impl WorkerCgroups {
 fn failed(worker: WorkerId, cause: &'static str, text: String) -> Action {
     let event = EventBuilder::new(EventKind::Cgroup, text).worker(worker);
     Action::Emit(event.cause(cause).warn())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_master_goes_on_with_the_cgroups_and_removes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("rotad-t-1");
+        std::fs::create_dir(&base).unwrap();
+        let restored = |proven| {
+            let text = format!(
+                r#"{{"cgroups": {}, "proven": {proven}, "reported": false}}"#,
+                serde_json::to_string(&Some(base.as_os_str())).unwrap()
+            );
+            let saved: SavedCgroups = serde_json::from_str(&text).unwrap();
+            let cgroups = WorkerCgroups::restore(saved.clone());
+            (saved, cgroups)
+        };
+        let (saved, mut cgroups) = restored(true);
+        assert_eq!(cgroups.base(), Some(&*base));
+        assert_eq!(cgroups.saved(), saved);
+        let cgroup = cgroups.make(WorkerId(7)).0.unwrap();
+        let text = serde_json::to_string(&cgroup.saved()).unwrap();
+        assert!(base.join("7").is_dir());
+        let again = Cgroup::restore(serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(again.procs(), cgroup.procs());
+        drop(again);
+        assert!(Cgroup::restore(cgroup.saved()).is_err());
+        drop((cgroup, cgroups));
+        assert!(!base.exists());
+        assert_eq!(restored(false).1.base(), None);
+    }
 }
