@@ -4,7 +4,6 @@
 use super::Supervisor;
 use super::event_builder::EventBuilder;
 use super::reload::ReloadRequest;
-use super::reload::on_change::Continuation;
 use crate::control::protocol::{ReloadScope, Selector, Wait};
 use crate::observe::events::EventKind;
 use crate::plan::{Kind, SignalAction};
@@ -52,10 +51,10 @@ impl Supervisor {
             self.service_manager.reloading();
             return self.emit_signal(format!("{text}: there is no pool of that kind to roll"));
         }
-        let comparisons = self.lookup().comparisons_for_roll(&pools);
+        let comparisons = self.lookup().comparisons_for_roll(&pools, &[]);
         if comparisons.is_empty() {
             self.emit_signal(format!("{text}: rolling {}", self.pools.list(&pools)));
-            return self.roll(None, false, &pools);
+            return self.roll_if_changed(None, Wait::No, pools, comparisons);
         }
         let (conditional, certain): (Vec<PoolId>, Vec<PoolId>) = pools
             .iter()
@@ -69,14 +68,6 @@ impl Supervisor {
         self.emit_signal(format!(
             "{text}: {certain}only if what it is made from has changed: {conditional}"
         ));
-        self.service_manager.reloading();
-        self.start_comparison(
-            comparisons,
-            Continuation::Roll {
-                client: None,
-                wait: Wait::No,
-                pools,
-            },
-        );
+        self.roll_if_changed(None, Wait::No, pools, comparisons);
     }
 }

@@ -9,58 +9,71 @@ use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::NONE_WANTED;
 use crate::supervisor::clients::tickets::WaitId;
 use crate::supervisor::event_builder::EventBuilder;
-use crate::supervisor::reload::on_change::Continuation;
-use rotad_core::{Policy, PoolId, Request, Slot, WorkerId, WorkerState};
+use crate::supervisor::reload::lookup::Lookup;
+use rotad_core::{
+    Generation, Policy, PoolId, PoolState, PoolView, Request, Slot, WorkerId, WorkerState,
+};
 
 /// A larger number is taken for a typing error.
 const MAX_WORKERS: u32 = 100_000;
+
+/// What an operator's start of a pool does.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// The oneshot runs once more.
+    RunAgain,
+    /// Nothing, for this reason.
+    Nothing(String),
+    /// Its workers start. `resolve`: the generation whose directory and program may have moved while its operator had
+    /// the pool stopped, and are followed. Older generations stay where they are.
+    Workers { resolve: Option<Generation> },
+}
+
+impl Lookup<'_> {
+    /// What a start of the pool does now.
+    pub(crate) fn start_of(&self, pool: PoolId) -> Start {
+        let view = self.engine.pool(pool);
+        if self.pools.stopped_by_operator(pool) {
+            let resolve = view.map(|view| view.fill_generation);
+            return Start::Workers { resolve };
+        }
+        let kind = self.pools.plan(pool).map(|plan| plan.kind);
+        if kind == Some(Kind::Oneshot) {
+            return Start::RunAgain;
+        }
+        let name = self.pools.name(pool);
+        let policy = self.pools.policy(pool);
+        if policy.is_some_and(|policy| policy.count == 0) {
+            return Start::Nothing(format!("{name}: {NONE_WANTED}"));
+        }
+        let runs = |view: PoolView| {
+            let serves = matches!(
+                view.state,
+                PoolState::Ok | PoolState::Mixed | PoolState::Degraded
+            );
+            serves && view.ready >= view.wanted
+        };
+        if view.is_some_and(runs) {
+            return Start::Nothing(format!("{name}: runs already"));
+        }
+        Start::Workers { resolve: None }
+    }
+}
 
 impl Supervisor {
     pub(crate) fn roll_requested(&mut self, client: u64, which: &Selector, wait: Wait) {
         let Some(pools) = self.select_pools(client, which, false) else {
             return;
         };
-        self.emit_request(
-            "roll",
-            format!(
-                "{} asks to roll {}",
-                self.clients.name(client),
-                self.pools.list(&pools)
-            ),
-        );
-        let named = |pool: &PoolId| {
-            which
-                .pools
-                .iter()
-                .any(|name| name == self.pools.name(*pool))
-        };
-        let comparisons = self.lookup().comparisons_for_roll(
-            &pools
-                .iter()
-                .copied()
-                .filter(|pool| !named(pool))
-                .collect::<Vec<_>>(),
-        );
-        if !comparisons.is_empty() {
-            self.service_manager.reloading();
-            return self.start_comparison(
-                comparisons,
-                Continuation::Roll {
-                    client: Some(client),
-                    wait,
-                    pools,
-                },
-            );
-        }
-        if wait == Wait::No {
-            self.roll(None, false, &pools);
-            return self.done(
-                client,
-                ExitCode::DONE,
-                format!("rolling {}", self.pools.list(&pools)),
-            );
-        }
-        self.roll(Some(client), wait == Wait::Drained, &pools);
+        self.emit_ask(client, "roll", &pools, "");
+        let comparisons = self.lookup().comparisons_for_roll(&pools, &which.pools);
+        self.roll_if_changed(Some(client), wait, pools, comparisons);
+    }
+
+    /// Emits that a client asks for something about pools. `more`: what the verb does not say.
+    fn emit_ask(&mut self, client: u64, verb: &'static str, pools: &[PoolId], more: &str) {
+        let (name, pools) = (self.clients.name(client), self.pools.list(pools));
+        self.emit_request(verb, format!("{name} asks to {verb} {pools}{more}"));
     }
 
     /// The pools with these names, oneshots included; all if there are none. None: the client was refused.
@@ -76,14 +89,7 @@ impl Supervisor {
         let Some(pools) = self.select_named(client, pools) else {
             return;
         };
-        self.emit_request(
-            "cancel",
-            format!(
-                "{} asks to cancel {}",
-                self.clients.name(client),
-                self.pools.list(&pools)
-            ),
-        );
+        self.emit_ask(client, "cancel", &pools, "");
         for (pool, ticket) in self.clients.tickets.issue(Some(client), false, &pools) {
             self.engine.request_with(ticket, Request::Cancel(pool));
         }
@@ -94,15 +100,7 @@ impl Supervisor {
         let Some(pools) = self.select_named(client, pools) else {
             return;
         };
-        let at_once = if now { " at once" } else { "" };
-        self.emit_request(
-            "stop",
-            format!(
-                "{} asks to stop {}{at_once}",
-                self.clients.name(client),
-                self.pools.list(&pools)
-            ),
-        );
+        self.emit_ask(client, "stop", &pools, if now { " at once" } else { "" });
         let wait = self.clients.tickets.open(Some(client), false);
         for pool in pools {
             self.pools.set_stopped_by_operator(pool, true);
@@ -124,14 +122,7 @@ impl Supervisor {
         if self.shutdown.stopping {
             return self.done(client, ExitCode::FAILED, "everything stops".to_owned());
         }
-        self.emit_request(
-            "start",
-            format!(
-                "{} asks to start {}",
-                self.clients.name(client),
-                self.pools.list(&pools)
-            ),
-        );
+        self.emit_ask(client, "start", &pools, "");
         let waiting = self.clients.tickets.open(
             Some(client).filter(|_| wait != Wait::No),
             wait == Wait::Drained,
@@ -150,50 +141,26 @@ impl Supervisor {
     }
 
     fn start_pool(&mut self, wait: WaitId, pool: PoolId) {
-        let oneshot = self
-            .pools
-            .plan(pool)
-            .is_some_and(|plan| plan.kind == Kind::Oneshot);
-        let was_stopped = self.pools.stopped_by_operator(pool);
+        let start = self.lookup().start_of(pool);
         self.pools.set_stopped_by_operator(pool, false);
-        if oneshot && !was_stopped {
-            let ticket = self.clients.tickets.join(wait, pool);
-            return self.engine.request_with(ticket, Request::Roll(pool));
-        }
-        if !was_stopped
-            && self
-                .pools
-                .policy(pool)
-                .is_some_and(|policy| policy.count == 0)
-        {
-            let text = format!("{}: {NONE_WANTED}", self.pools.name(pool));
-            return self.clients.tickets.note(wait, ExitCode::DONE, text);
-        }
-        let runs = |view: rotad_core::PoolView| {
-            use rotad_core::PoolState::{Degraded, Mixed, Ok};
-            matches!(view.state, Ok | Mixed | Degraded) && view.ready >= view.wanted
-        };
-        if !was_stopped && self.engine.view().pool(pool).is_some_and(runs) {
-            let text = format!("{}: runs already", self.pools.name(pool));
-            return self.clients.tickets.note(wait, ExitCode::DONE, text);
-        }
-        if was_stopped {
-            // An operator's start follows a directory or program that has moved since. Older generations stay where
-            // they are.
-            let own = self
-                .engine
-                .view()
-                .pool(pool)
-                .map(|view| view.fill_generation);
-            self.workers
-                .spawn_specs
-                .retain_generations(pool, |generation| Some(generation) != own);
-        }
-        if let Some(policy) = self.pools.policy(pool) {
-            let ticket = self.clients.tickets.join(wait, pool);
-            self.engine.request(Request::EnsurePool(pool, policy));
-            // Also fills slots that had come to their end.
-            self.engine.request_with(ticket, Request::Start(pool));
+        match start {
+            Start::RunAgain => {
+                let ticket = self.clients.tickets.join(wait, pool);
+                self.engine.request_with(ticket, Request::Roll(pool));
+            }
+            Start::Nothing(text) => self.clients.tickets.note(wait, ExitCode::DONE, text),
+            Start::Workers { resolve } => {
+                if let Some(own) = resolve {
+                    let specs = &mut self.workers.spawn_specs;
+                    specs.retain_generations(pool, |generation| generation != own);
+                }
+                if let Some(policy) = self.pools.policy(pool) {
+                    let ticket = self.clients.tickets.join(wait, pool);
+                    self.engine.request(Request::EnsurePool(pool, policy));
+                    // Also fills slots that had come to their end.
+                    self.engine.request_with(ticket, Request::Start(pool));
+                }
+            }
         }
     }
 
@@ -230,11 +197,10 @@ impl Supervisor {
                 .cause(if count < from { "down" } else { "up" }),
         );
         self.pools.scale(pool, Some(count));
-        let wait = self.clients.tickets.open(Some(client), false);
-        let ticket = self.clients.tickets.join(wait, pool);
-        self.close_wait(wait);
-        self.engine
-            .request_with(ticket, Request::Scale(pool, count));
+        for (pool, ticket) in self.clients.tickets.issue(Some(client), false, &[pool]) {
+            self.engine
+                .request_with(ticket, Request::Scale(pool, count));
+        }
     }
 
     /// Signals go to ready workers only: before that, a worker has no handler yet and would die.
@@ -260,21 +226,7 @@ impl Supervisor {
             }
         };
         let text = format!("SIG{}", crate::event_loop::signals::name(signal));
-        let (mut pids, mut failed) = (Vec::new(), Vec::new());
-        for worker in targets {
-            let Some(child) = self
-                .workers
-                .processes
-                .get(worker)
-                .and_then(|process| process.child())
-            else {
-                continue;
-            };
-            match child.signal(signal) {
-                Ok(()) => pids.push(child.pid().to_string()),
-                Err(error) => failed.push(format!("pid {}: {error}", child.pid())),
-            }
-        }
+        let (pids, failed) = self.workers.processes.signal_all(&targets, signal);
         let told = format!(
             "{} sends {text} to {}",
             self.clients.name(client),

@@ -1,4 +1,4 @@
-//! What the decisions of a reload, a rollback and a roll read of the other parts. It changes nothing, and needs no
+//! What the decisions of a reload, a rollback, a roll and a start read of the other parts. It changes nothing, and needs no
 //! supervisor: `Supervisor::lookup` makes one for each decision.
 
 use crate::plan::Plan;

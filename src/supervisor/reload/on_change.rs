@@ -130,12 +130,17 @@ fn hangs() -> String {
 }
 
 impl Lookup<'_> {
-    /// Those of `pools` that may be passed over, with the paths to compare.
-    pub(crate) fn comparisons_for_roll(&self, pools: &[PoolId]) -> Vec<(PoolId, Arc<PinnedPaths>)> {
+    /// Those of `pools` that may be passed over, with the paths to compare. Pools that the request names are rolled
+    /// without a comparison.
+    pub(crate) fn comparisons_for_roll(
+        &self,
+        pools: &[PoolId],
+        named: &[String],
+    ) -> Vec<(PoolId, Arc<PinnedPaths>)> {
         let on_change = |pool: &PoolId| {
             self.pools
                 .plan(*pool)
-                .is_some_and(|plan| plan.roll_on == RollOn::Change)
+                .is_some_and(|plan| plan.roll_on == RollOn::Change && !named.contains(&plan.name))
         };
         pools
             .iter()
@@ -252,6 +257,27 @@ impl Lookup<'_> {
 }
 
 impl Supervisor {
+    /// Rolls `pools`; those that are compared only if what they are made from has changed. The outcome goes to `client`,
+    /// or to the log if there is none.
+    pub(crate) fn roll_if_changed(
+        &mut self,
+        client: Option<u64>,
+        wait: Wait,
+        pools: Vec<PoolId>,
+        comparisons: Vec<(PoolId, Arc<PinnedPaths>)>,
+    ) {
+        self.service_manager.reloading();
+        if comparisons.is_empty() {
+            return self.roll_except(client, wait, &pools, &PassedOver::new());
+        }
+        let then = Continuation::Roll {
+            client,
+            wait,
+            pools,
+        };
+        self.start_comparison(comparisons, then);
+    }
+
     /// Starts the comparisons; `then` is done when all results are there.
     pub(crate) fn start_comparison(
         &mut self,

@@ -249,6 +249,25 @@ impl ProcessTable {
         }
     }
 
+    /// A signal to these workers, as an operator asks for it. Returns the pids that got it, and the errors of the others.
+    pub(crate) fn signal_all(
+        &self,
+        workers: &[WorkerId],
+        signal: i32,
+    ) -> (Vec<String>, Vec<String>) {
+        let (mut pids, mut failed) = (Vec::new(), Vec::new());
+        for child in workers
+            .iter()
+            .filter_map(|id| self.processes.get(id)?.child())
+        {
+            match child.signal(signal) {
+                Ok(()) => pids.push(child.pid().to_string()),
+                Err(error) => failed.push(format!("pid {}: {error}", child.pid())),
+            }
+        }
+        (pids, failed)
+    }
+
     /// SIGKILL to the worker and its process group.
     pub(crate) fn kill(&mut self, id: WorkerId) {
         let Some(process) = self.processes.get_mut(&id) else {

@@ -6,6 +6,7 @@ use crate::config;
 use crate::control::protocol::{ReloadScope, Selector, Wait};
 use crate::plan::{Health, Plan};
 use crate::process::{PinnedPaths, Resolved};
+use crate::supervisor::clients::requests::Start;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::pool_registry::{PoolRegistry, PoolSpec};
 use crate::supervisor::reload::ReloadRequest;
@@ -252,7 +253,12 @@ fn only_an_unchanged_pool_with_on_change_is_compared() {
     };
     let everything = request(ReloadScope::Everything, &[]);
     assert_eq!(compared(&fixture, &everything, &plan(text)), 1);
-    assert_eq!(fixture.lookup().comparisons_for_roll(&[WEB]).len(), 1);
+    assert_eq!(fixture.lookup().comparisons_for_roll(&[WEB], &[]).len(), 1);
+    let named = ["web".to_owned()];
+    assert_eq!(
+        fixture.lookup().comparisons_for_roll(&[WEB], &named).len(),
+        0
+    );
     // It is named, or its own configuration changes, or only the configuration is applied.
     let named = request(ReloadScope::Everything, &["web"]);
     assert_eq!(compared(&fixture, &named, &plan(text)), 0);
@@ -261,7 +267,7 @@ fn only_an_unchanged_pool_with_on_change_is_compared() {
     let config_only = request(ReloadScope::ConfigOnly, &[]);
     assert_eq!(compared(&fixture, &config_only, &plan(text)), 0);
     fixture.pools.set_stopped_by_operator(WEB, true);
-    assert_eq!(fixture.lookup().comparisons_for_roll(&[WEB]).len(), 0);
+    assert_eq!(fixture.lookup().comparisons_for_roll(&[WEB], &[]).len(), 0);
 }
 
 #[test]
@@ -335,4 +341,29 @@ fn a_serving_generation_keeps_a_check_of_its_own_kind() {
     let watchdog = Some(Health::Watchdog(Duration::from_secs(30)));
     assert_eq!(health(Generation(1)), watchdog);
     assert_eq!(health(Generation(2)), adjusted.plan.health);
+}
+
+#[test]
+fn a_start_does_what_the_pool_needs() {
+    let text = "[pool.web]\ncommand = \"/bin/true\"\ncount = 2\nready = \"notify\"\n\
+                [pool.migrate]\nkind = \"oneshot\"\ncommand = \"/bin/true\"\n";
+    let mut fixture = Fixture::new(text);
+    let migrate = fixture.pools.find("migrate").unwrap();
+    assert_eq!(fixture.lookup().start_of(migrate), Start::RunAgain);
+    let runs = Start::Nothing("web: runs already".to_owned());
+    assert_eq!(fixture.lookup().start_of(WEB), runs);
+    fixture.pools.scale(WEB, Some(0));
+    let Start::Nothing(why) = fixture.lookup().start_of(WEB) else {
+        panic!("a pool of no workers has nothing to start");
+    };
+    assert!(why.starts_with("web: "), "{why}");
+    fixture.pools.scale(WEB, None);
+    // Its operator has stopped it: what it is made from is resolved again.
+    fixture.pools.set_stopped_by_operator(WEB, true);
+    let resolve = Some(Generation(1));
+    assert_eq!(fixture.lookup().start_of(WEB), Start::Workers { resolve });
+    fixture.pools.set_stopped_by_operator(WEB, false);
+    fixture.input(Input::Requested(None, Request::StopPool(WEB)));
+    let resolve = None;
+    assert_eq!(fixture.lookup().start_of(WEB), Start::Workers { resolve });
 }
