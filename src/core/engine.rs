@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 
 /// The state of all pools and workers of one master. The supervisor owns it and calls [`Engine::handle`] for each
 /// input.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Engine {
     pub(crate) now: Time,
     pub(crate) pools: BTreeMap<PoolId, Pool>,
@@ -30,8 +30,8 @@ pub struct Engine {
     pub(crate) stopping: bool,
     pub(crate) left: bool,
     pub(crate) waiters: Waiters,
-    out: Output,
-    last_worker: u64,
+    pub(crate) out: Output,
+    pub(crate) last_worker: u64,
 }
 
 impl Engine {
@@ -302,11 +302,11 @@ pub(crate) struct Share {
     trying: u32,
     stopping_workers: u32,
     booting: u32,
-    demand: u32,
+    pub(crate) demand: u32,
 }
 
 impl Share {
-    fn of(worker: &Worker) -> Self {
+    pub(crate) fn of(worker: &Worker) -> Self {
         let alive = worker.is_alive() && !worker.lost;
         Self {
             alive: u32::from(alive),
@@ -328,7 +328,7 @@ impl Share {
 }
 
 impl Pool {
-    fn apply(&mut self, worker: &Worker, before: Share, after: Share) {
+    pub(crate) fn apply(&mut self, worker: &Worker, before: Share, after: Share) {
         self.alive = self.alive + after.alive - before.alive;
         self.present = self.present + after.present - before.present;
         self.serving = self.serving + after.serving - before.serving;

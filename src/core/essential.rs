@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// Since when an essential pool has had no ready worker, and whether that was reported.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct UnreadySince {
     since: Time,
     reported: bool,

@@ -9,7 +9,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 const MAX_SERVED: usize = 8;
 
 /// How a generation's workers become ready. This belongs to the generation, not to the pool's present policy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct ReadyPolicy {
     pub(crate) readiness: Readiness,
     pub(crate) ready_timeout: Span,
@@ -24,7 +25,8 @@ impl ReadyPolicy {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct History {
     /// Generations that were fully rolled out, each with the one that was so before it for the first time.
     served: BTreeMap<Generation, Generation>,
@@ -72,6 +74,15 @@ impl History {
     /// All fully rolled-out generations that are remembered, the oldest first.
     pub(crate) fn served(&self) -> impl Iterator<Item = Generation> + '_ {
         self.served.keys().copied()
+    }
+
+    /// All generations that it knows.
+    #[cfg(feature = "serde")]
+    pub(crate) fn all(&self) -> impl Iterator<Item = Generation> + '_ {
+        self.served
+            .keys()
+            .chain(self.ready_policies.keys())
+            .copied()
     }
 
     /// Forgets generations that no worker can be made from any more.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 /// One fact or request. Facts about a worker that is already gone are expected and change nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[expect(
     clippy::large_enum_variant,
     reason = "one is passed at a time, and a request is rare"
@@ -53,6 +54,7 @@ pub enum Input {
 
 /// How a process ended (wait(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Exit {
     /// It exited with this code (_exit(2)).
     Code(i32),
@@ -69,6 +71,7 @@ pub enum Exit {
 
 /// A request: what an operator, a signal or a changed configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Request {
     /// Create the pool with this policy, beginning with generation 1, or update the policy of an existing one, which
     /// keeps its workers.

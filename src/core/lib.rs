@@ -5,7 +5,8 @@
 //! dirty. It then reconciles each of them: the desired state is compared with the actual state, and commands that
 //! close the gap are emitted. The supervisor executes the commands and reports what comes of them as later inputs.
 //! The crate is `no_std` and has no dependencies, so no clock, file, environment or random number can be reached from
-//! here.
+//! here. With the feature `serde`, which the master turns on, its state and its inputs can be written and read again
+//! (`state.rs`).
 //!
 //! State tables stand above the state machines: `worker.rs` (one worker), `pool.rs` (one pool), `roll.rs` (one
 //! rolling restart).
@@ -45,6 +46,8 @@ mod restart;
 mod roll;
 mod rolling;
 mod starting;
+#[cfg(feature = "serde")]
+mod state;
 mod time;
 mod timers;
 mod unreachable;
@@ -63,6 +66,8 @@ pub use policy::{
     Essential, OnFailure, Policy, PoolKind, Readiness, Reload, Restart, RestartPolicy, StopStep, To,
 };
 pub use roll::RollState;
+#[cfg(feature = "serde")]
+pub use state::{RestoreError, SavedEngine};
 pub use time::{Span, Time};
 pub use view::{
     EmptySlot, EmptyState, PoolState, PoolView, RollView, View, WorkerState, WorkerView,

@@ -124,6 +124,7 @@ pub enum EssentialLoss {
 
 /// How a request ended. Each ticket gets exactly one.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Outcome {
     /// Every worker is of the new generation.
     Done {
@@ -203,6 +204,7 @@ pub enum Outcome {
 
 /// How a pool is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Up {
     /// Every desired worker is ready.
     Ready,
@@ -216,6 +218,7 @@ pub enum Up {
 
 /// Why a start has failed. The pool is tried on, unless it was stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum StartFailure {
     /// A worker has failed before it was ready, or has ended before that again and again, or has failed and is not
     /// started again.
@@ -248,6 +251,7 @@ pub enum StartFailure {
 
 /// Which workers serve after a rolling restart that did not complete.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Standing {
     /// The generation that empty slots are filled with.
     pub base: Generation,
@@ -272,6 +276,7 @@ impl Standing {
 
 /// What superseded a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum SupersededBy {
     /// A newer request for a rolling restart.
     Roll,
@@ -295,6 +300,7 @@ pub enum SupersededBy {
 
 /// Why nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum NothingDone {
     /// There is no such pool.
     NoPool,
@@ -316,6 +322,7 @@ pub enum NothingDone {
 
 /// Why a rolling restart did not complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Failure {
     /// The new worker that failed; `None` if the rolling restart was cancelled.
     pub worker: Option<WorkerId>,
@@ -327,6 +334,7 @@ pub struct Failure {
 
 /// Why a worker is gone or counts as failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Cause {
     /// Its first process exited.
     Exited(Exit),

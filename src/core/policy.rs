@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 /// All that the engine knows of a pool's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Policy {
     /// Whether the workers serve, or run once to their end.
     pub kind: PoolKind,
@@ -31,6 +32,7 @@ pub struct Policy {
 
 /// The kind of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum PoolKind {
     /// Workers serve until they are asked to stop.
     Service,
@@ -40,6 +42,7 @@ pub enum PoolKind {
 
 /// What makes a worker ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Readiness {
     /// Only [`crate::Input::Ready`].
     Reported,
@@ -50,6 +53,7 @@ pub enum Readiness {
 
 /// One step of a stop: a signal, then a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct StopStep {
     /// The signal to send. `None`: only wait.
     pub signal: Option<Signal>,
@@ -62,6 +66,7 @@ pub struct StopStep {
 /// Which processes get the signal of a stop step while the worker's first process is alive. Once it has exited, every
 /// remaining process of the tree gets it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum To {
     /// The worker's first process only; it stops its own children.
     #[default]
@@ -72,6 +77,7 @@ pub enum To {
 
 /// How a rolling restart proceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Reload {
     /// How many successors may be starting or soaking on top of `count`. 0: stop one worker, wait until it is gone,
     /// start one.
@@ -105,6 +111,7 @@ impl Policy {
 
 /// What a failed rolling restart does with the slots that it has replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum OnFailure {
     /// They go back to the previous generation, unless both are made from the same files.
     Rollback,
@@ -114,6 +121,7 @@ pub enum OnFailure {
 
 /// What follows an exit that was not requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Restart {
     /// After which exits the slot is filled again.
     pub policy: RestartPolicy,
@@ -131,6 +139,7 @@ pub struct Restart {
 
 /// When the state of one pool ends the master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Essential {
     /// No worker has been ready for this long: [`crate::Notice::EssentialLost`].
     Ready(Span),
@@ -140,6 +149,7 @@ pub enum Essential {
 
 /// After which exits a slot is filled again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum RestartPolicy {
     /// After every exit.
     Always,

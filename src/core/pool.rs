@@ -29,14 +29,18 @@ use alloc::vec::Vec;
 /// How a slot ended that stays empty until an operator acts (policy `never`, `on-failure` after a success, or
 /// `never_on`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum Ended {
     Done,
     Failed,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct SlotState {
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) current: Option<WorkerId>,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) successor: Option<WorkerId>,
     /// Consecutive deaths that count as failures, and how many of them were followed by a delay.
     pub(crate) deaths: u32,
@@ -54,7 +58,9 @@ pub(crate) struct SlotState {
     pub(crate) restart_due: bool,
     /// Workers of this slot that are leaving and not gone yet; and those of them that were asked to stop, without the
     /// lost ones.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) leaving: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) stopping_workers: u32,
 }
 
@@ -76,7 +82,8 @@ impl SlotState {
 }
 
 /// A death that counts for a crash loop.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct EarlyDeath {
     pub(crate) at: Time,
     /// The worker had been ready for longer than [`EARLY_DEATH`].
@@ -84,7 +91,8 @@ pub(crate) struct EarlyDeath {
 }
 
 /// The pool is in a crash loop: one slot tries, the other empty slots wait for its success.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Breaker {
     pub(crate) probe: Slot,
     pub(crate) since: Time,
@@ -107,7 +115,8 @@ impl Breaker {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Pool {
     pub(crate) policy: Policy,
     pub(crate) activity: Activity,
@@ -144,6 +153,7 @@ pub(crate) struct Pool {
     /// Every desired worker has been ready at the same time since the last change.
     pub(crate) full: bool,
     /// Slots whose `ended` is `Done`.
+    #[cfg_attr(feature = "serde", serde(skip))]
     done: u32,
     /// Counters, updated with every change of a worker.
     ///
@@ -158,14 +168,23 @@ pub(crate) struct Pool {
     /// | trying           | current workers that are starting                                                        |
     /// | starting         | those of `trying` whose slot has not failed repeatedly: a rolling restart waits for them |
     /// | stopping_workers | workers among `present` that were asked to stop                                          |
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) alive: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) present: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) serving: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) ready_successors: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) draining: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) successors: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) starting: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) trying: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) stopping_workers: u32,
     /// Empty slots that wait for the promised ceiling: a worker that was given up there before it was ready is not
     /// gone yet.
@@ -173,6 +192,7 @@ pub(crate) struct Pool {
     /// Workers whose listening socket was replaced and that finish their work, by slot.
     pub(crate) unreachable: BTreeSet<(Slot, WorkerId)>,
     /// `serving` by generation.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) serving_of: BTreeMap<Generation, u32>,
     pub(crate) start_load: StartLoad,
 }
@@ -339,10 +359,14 @@ impl Pool {
             .skip(count as usize)
             .for_each(SlotState::reset);
         self.fit();
+        self.count_done();
+    }
+
+    pub(crate) fn count_done(&mut self) {
         self.done = self
             .slots
             .iter()
-            .take(count as usize)
+            .take(self.policy.count as usize)
             .filter(|s| s.ended == Some(Ended::Done))
             .count() as u32;
     }

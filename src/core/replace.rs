@@ -11,7 +11,8 @@ use crate::{
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Replacement {
     slot: Slot,
     old: WorkerId,
@@ -20,11 +21,29 @@ pub(crate) struct Replacement {
     fresh: Option<WorkerId>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Replacements {
     running: Option<Replacement>,
     /// At most one for each slot.
     queue: VecDeque<Replacement>,
+}
+
+#[cfg(feature = "serde")]
+impl Replacements {
+    fn all(&self) -> impl Iterator<Item = &Replacement> {
+        self.running.iter().chain(&self.queue)
+    }
+
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> + '_ {
+        self.all().flat_map(|one| one.tickets.iter().copied())
+    }
+
+    /// The workers that are replaced, and those that replace them.
+    pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerId> + '_ {
+        self.all()
+            .flat_map(|one| one.fresh.into_iter().chain([one.old]))
+    }
 }
 
 impl Engine {

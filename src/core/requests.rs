@@ -4,6 +4,7 @@
 use crate::activity::Activity;
 use crate::pool::Pool;
 use crate::roll::Phase;
+use crate::timers::Key;
 use crate::{
     Cause, Engine, Failure, NothingDone, Outcome, Policy, PoolId, PoolKind, Slot, SupersededBy,
     Ticket,
@@ -208,7 +209,12 @@ impl Engine {
         if count == before {
             return;
         }
+        let slots = pool.slots.len() as u32;
         pool.resize(count);
+        // A slot that is gone now is not reconciled any more.
+        for slot in (pool.slots.len() as u32..slots).map(Slot) {
+            self.deadlines.set(Key::Slot(id, slot), None);
+        }
         if let Some(roll) = &mut pool.roll
             && !matches!(roll.phase, Phase::RollingBack(_))
         {

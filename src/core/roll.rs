@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum Phase {
     /// One worker of the new generation, alone, until it has passed its soak.
     Canary,
@@ -25,7 +26,8 @@ pub(crate) enum Phase {
     RollingBack(Failure),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Roll {
     pub(crate) generation: Generation,
     /// Workers with a higher number were spawned during this rolling restart.
@@ -108,7 +110,8 @@ impl Roll {
 }
 
 /// How the latest rolling restart went, for the view.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct LastRoll {
     pub(crate) state: RollState,
     pub(crate) generation: u32,
@@ -120,6 +123,7 @@ pub(crate) struct LastRoll {
 
 /// State of the latest rolling restart; `reload.state` in the status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum RollState {
     /// There was none yet.
     #[default]

@@ -35,12 +35,15 @@ const QUICK_STEP: u32 = 3;
 const WIDEST: u32 = 1 << 20;
 
 /// What waits to start, and the summed demand of all starting workers.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct StartLimiter {
     processors: u32,
     /// The summed demand of all starting workers.
+    #[cfg_attr(feature = "serde", serde(skip))]
     demand: u64,
     /// Pools with slots that wait to start, or whose rolling restart or replacement waits.
+    #[cfg_attr(feature = "serde", serde(skip))]
     waiting: BTreeSet<PoolId>,
     /// The pool that was admitted last.
     turn: PoolId,
@@ -49,12 +52,15 @@ pub(crate) struct StartLimiter {
 }
 
 /// The start load of one pool.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct StartLoad {
     /// How many new workers of this pool fit on the machine; 0: not known yet.
     window: u32,
     /// Starting workers, successors included; and their summed demand.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) starting: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) demand: u64,
     /// Empty slots that wait to start.
     pub(crate) slots: BTreeSet<Slot>,
@@ -75,6 +81,10 @@ impl Default for StartLimiter {
 }
 
 impl StartLimiter {
+    pub(crate) fn processors(&self) -> u32 {
+        self.processors
+    }
+
     fn full(&self) -> u32 {
         FULL.saturating_mul(self.processors)
     }
@@ -102,6 +112,14 @@ impl StartLimiter {
 
     pub(crate) fn change(&mut self) {
         self.changed = true;
+    }
+
+    /// The pool has something that waits: as in its saved state.
+    #[cfg(feature = "serde")]
+    pub(crate) fn rebuild_wait(&mut self, id: PoolId, start_load: &StartLoad) {
+        if start_load.waits() {
+            self.waiting.insert(id);
+        }
     }
 }
 
@@ -287,7 +305,7 @@ impl Engine {
     }
 
     pub(crate) fn processors(&self) -> u32 {
-        self.start_limiter.processors
+        self.start_limiter.processors()
     }
 
     pub(crate) fn limits_starts(&self) -> bool {

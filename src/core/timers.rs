@@ -4,6 +4,7 @@ use crate::{PoolId, Slot, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum Key {
     Worker(WorkerId),
     /// The backoff of an empty slot ends.
@@ -20,7 +21,7 @@ pub(crate) enum Key {
     Cap,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) struct Deadlines {
     order: BTreeSet<(Time, Key)>,
     of: BTreeMap<Key, Time>,
@@ -38,6 +39,12 @@ impl Deadlines {
         if let Some(at) = at {
             self.order.insert((at, key));
         }
+    }
+
+    /// All deadlines, by key.
+    #[cfg(feature = "serde")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, Time)> + '_ {
+        self.of.iter().map(|(key, at)| (*key, *at))
     }
 
     pub(crate) fn next(&self) -> Option<Time> {

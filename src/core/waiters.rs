@@ -21,7 +21,8 @@ const START_FAILS_AFTER: u32 = 5;
 /// Added to a start's deadline, so that a worker's own timeout comes first.
 const SLACK: Span = Span::from_secs(1);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Waiters {
     starts: BTreeMap<PoolId, Start>,
     stops: BTreeMap<PoolId, Vec<Ticket>>,
@@ -29,7 +30,8 @@ pub(crate) struct Waiters {
     drained: Vec<(Ticket, PoolId, Outcome)>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 struct Start {
     tickets: Vec<Ticket>,
     /// Slots that have had a worker since the first of these requests: each has its whole ready timeout.
@@ -260,12 +262,24 @@ impl Engine {
             PoolState::Stopping => None,
             PoolState::Done => Some(Outcome::Up(Up::Done(None))),
             PoolState::Failed => Some(Outcome::StartFailed(StartFailure::Ended)),
-            _ if !pool.begun => None,
+            _ if !pool.begun => self.held_for_good(id),
             _ if pool.policy.count == 0 => Some(Outcome::Up(Up::NoneWanted)),
             _ if pool.wanted_slots() > 0 && pool.is_full() => Some(Outcome::Up(self.how_up(id))),
             _ if pool.rests_incomplete() => Some(Outcome::StartFailed(StartFailure::Ended)),
             _ => None,
         }
+    }
+
+    /// The pool waits for one whose other workers have come up since its failure: nobody reports that again.
+    fn held_for_good(&self, id: PoolId) -> Option<Outcome> {
+        let rests = |other: &PoolId| {
+            let other = self.pools.get(other);
+            other.is_some_and(Pool::rests_incomplete)
+        };
+        let pool = self.dependencies(id).into_iter().find(rests)?;
+        let failure = Box::new(StartFailure::Ended);
+        let failure = StartFailure::Dependency { pool, failure };
+        Some(Outcome::StartFailed(failure))
     }
 
     fn how_up(&self, id: PoolId) -> Up {
@@ -277,6 +291,25 @@ impl Engine {
         } else {
             Up::Ready
         }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl Waiters {
+    pub(crate) fn awaits_start(&self, id: PoolId) -> bool {
+        self.starts.contains_key(&id)
+    }
+
+    /// The pools that requests wait for; a reply that is known waits for no pool.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = PoolId> + '_ {
+        self.starts.keys().chain(self.stops.keys()).copied()
+    }
+
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> + '_ {
+        let starts = self.starts.values().flat_map(|start| &start.tickets);
+        let drained = self.drained.iter().map(|(ticket, _, _)| ticket);
+        let stops = self.stops.values().flatten();
+        starts.chain(stops).chain(drained).copied()
     }
 }
 

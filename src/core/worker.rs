@@ -38,6 +38,7 @@ pub(crate) const MAX_EXTENSION: Span = Span::from_secs(600);
 pub(crate) const EARLY_DEATH: Span = Span::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum State {
     Starting {
         ready_by: Time,
@@ -69,6 +70,7 @@ pub(crate) enum State {
 
 /// A worker's role in its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum Role {
     Current,
     Successor,
@@ -76,7 +78,8 @@ pub(crate) enum Role {
     Leaving,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Worker {
     pub(crate) pool: PoolId,
     pub(crate) slot: Slot,

@@ -12,6 +12,7 @@ trap 'rm -rf "$work"' EXIT INT TERM
 mkdir "$work/core"
 cp -r "$here"/../*.rs "$here"/../tests "$here"/../Cargo.toml "$work/core/"
 rm -f "$work"/core/tests/*.rs
+cp "$here/../../../Cargo.lock" "$work/core/" # the versions that are there already
 sed -i 's/^version.workspace.*/version = "0.0.0"/; s/^edition.workspace.*/edition = "2024"/; /workspace = true/d; /^\[lints\]/d' \
     "$work/core/Cargo.toml"
 printf '\n[workspace]\n[profile.test]\nopt-level = 2\n' >>"$work/core/Cargo.toml"
@@ -34,7 +35,8 @@ while IFS= read -r line; do
     # The build has a time limit of its own: a slow build must not look like a defect that was found.
     out=$(cd "$work/core" && CARGO_TARGET_DIR="$work/target" timeout 300 cargo test -q --no-run --test sim 2>&1 &&
         RUST_BACKTRACE=0 ROTAD_SIM_TAIL=0 ROTAD_SIM_SEEDS=$seeds CARGO_TARGET_DIR="$work/target" \
-            timeout 120 cargo test -q --test sim -- --exact promises_hold_in_seeded_runs promises_hold_in_runs_that_failed_once 2>&1) && found=no || found=yes
+            timeout 120 cargo test -q --test sim -- --exact promises_hold_in_seeded_runs promises_hold_in_runs_that_failed_once \
+                promises_hold_when_the_master_dies 2>&1) && found=no || found=yes
     cp "$here/../$file" "$work/core/$file"
     seed=$(printf '%s\n' "$out" | sed -n 's/^seed \([0-9]*\), oracle "\([^"]*\)".*/seed \1 (\2)/p' | head -1)
     if [ "$found" = yes ] && [ -n "$seed" ]; then

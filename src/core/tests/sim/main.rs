@@ -1,6 +1,8 @@
 //! The simulator: seeded runs of an engine in a world that fails, hangs and answers late. After each input, oracles
 //! check the promises. They see only inputs, commands and notices, never the engine's state.
 //!
+//! `promises_hold_when_the_master_dies` plays half of the seeds again with deaths of the master (`master.rs`).
+//!
 //! `ROTAD_SIM_SEEDS=n` runs n seeds (20 000 by default), `ROTAD_SIM_FROM=n` begins at seed n, `ROTAD_SIM_SEED=n` runs
 //! one seed and prints it, `ROTAD_SIM_SURVEY=1` continues after a failure and lists the failed seeds by oracle,
 //! `ROTAD_SIM_STATS=1` prints what happened how often, `ROTAD_SIM_TAIL=n` prints the last n lines of a failing run
@@ -9,6 +11,7 @@
 mod behaviour;
 mod boots;
 mod checks;
+mod master;
 mod model;
 mod notices;
 mod oracle;
@@ -36,6 +39,10 @@ const REGRESSIONS_WITH_MORE: &[u64] = &[
     20900, 26496, 60840, 65845, 125_553, 132_117, 152_468, 152_671, 197_698, 330_590, 349_830,
 ];
 
+/// Seeds that failed once with `Plan::with_deaths`: a start that waited for a pool whose other workers came up after one
+/// had failed for good.
+const REGRESSIONS_WITH_DEATHS: &[u64] = &[9425];
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -49,10 +56,6 @@ fn run(plan: &Plan) -> Result<Stats, Violation> {
             text: "the engine panicked".into(),
         }),
     }
-}
-
-fn report(seed: u64) -> String {
-    report_of(seed, Plan::of(seed).with_more())
 }
 
 fn report_of(seed: u64, plan: Plan) -> String {
@@ -75,18 +78,18 @@ fn report_of(seed: u64, plan: Plan) -> String {
     )
 }
 
-#[test]
-fn promises_hold_in_seeded_runs() {
+/// Plays all seeds. Returns how many steps there were, and what has happened how often.
+fn play_seeds(seeds: u64, plan: impl Fn(u64) -> Plan) -> (u64, BTreeMap<&'static str, u64>) {
+    let report = |seed: u64| report_of(seed, plan(seed));
     if let Some(seed) = number("ROTAD_SIM_SEED") {
         panic!("{}", report(seed));
     }
     let from = number("ROTAD_SIM_FROM").unwrap_or(0);
-    let seeds = number("ROTAD_SIM_SEEDS").unwrap_or(20_000);
     let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
     let mut failed: BTreeMap<&'static str, Vec<u64>> = BTreeMap::new();
     let mut steps = 0;
     for seed in from..from + seeds {
-        match run(&Plan::of(seed).with_more()) {
+        match run(&plan(seed)) {
             Ok(stats) => {
                 steps += stats.steps;
                 for (what, times) in stats.seen {
@@ -103,6 +106,37 @@ fn promises_hold_in_seeded_runs() {
         failed.is_empty(),
         "by oracle, the seeds that failed: {failed:?}"
     );
+    (steps, seen)
+}
+
+#[test]
+fn promises_hold_when_the_master_dies() {
+    let seeds = number("ROTAD_SIM_SEEDS").unwrap_or(20_000) / 2;
+    let plan = |seed| Plan::of(seed).with_more().with_deaths();
+    let (steps, seen) = play_seeds(seeds, plan);
+    let summary = format!("{seeds} runs, {steps} steps, {seen:?}");
+    if number("ROTAD_SIM_STATS").is_some() {
+        panic!("{summary}");
+    }
+    if seeds >= 1000 {
+        for what in [
+            "deaths",
+            "deaths within an output",
+            "deaths with queued inputs",
+            "commands in doubt",
+            "many inputs replayed",
+            "none replayed",
+            "spawned again",
+        ] {
+            assert!(seen.contains_key(what), "no {what} in {summary}");
+        }
+    }
+}
+
+#[test]
+fn promises_hold_in_seeded_runs() {
+    let seeds = number("ROTAD_SIM_SEEDS").unwrap_or(20_000);
+    let (steps, seen) = play_seeds(seeds, |seed| Plan::of(seed).with_more());
     let summary = format!("{seeds} runs, {steps} steps, {seen:?}");
     if number("ROTAD_SIM_STATS").is_some() {
         panic!("{summary}");
@@ -162,8 +196,12 @@ fn promises_hold_in_runs_that_failed_once() {
         assert!(
             run(&Plan::of(*seed).with_more()).is_ok(),
             "{}",
-            report(*seed)
+            report_of(*seed, Plan::of(*seed).with_more())
         );
+    }
+    for seed in REGRESSIONS_WITH_DEATHS {
+        let plan = Plan::of(*seed).with_more().with_deaths();
+        assert!(run(&plan).is_ok(), "{}", report_of(*seed, plan));
     }
 }
 

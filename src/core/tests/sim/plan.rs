@@ -78,6 +78,22 @@ pub(crate) struct Plan {
     pub(crate) acts: Vec<(u64, Act)>,
     /// Some workers never report that they are ready.
     pub(crate) silent: bool,
+    pub(crate) deaths: Vec<Death>,
+}
+
+/// A death of the master.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Death {
+    pub(crate) at: u64,
+    /// How many points at which it can die it passes after that: before it records an input, before the engine gets it,
+    /// before each command, after the last one.
+    pub(crate) points: u32,
+    /// How long there is no master.
+    pub(crate) gap: u64,
+    /// How many more inputs it has recorded.
+    pub(crate) queued: u32,
+    /// Before a command: it has been executed, and that was not recorded.
+    pub(crate) in_doubt: bool,
 }
 
 impl Plan {
@@ -104,6 +120,7 @@ impl Plan {
             rates,
             acts,
             silent: false,
+            deaths: Vec::new(),
         }
     }
 
@@ -175,6 +192,28 @@ impl Plan {
             self.acts.sort_by_key(|(at, _)| *at);
         }
         self.silent = true;
+        self
+    }
+
+    /// Adds deaths of the master, most of them shortly after a request, some of them one after the other.
+    pub(crate) fn with_deaths(mut self) -> Self {
+        let mut rng = Rng::of(self.seed, 6 << 56);
+        for _ in 0..rng.pick(&[1, 1, 2, 4, 8]) {
+            let near = self.acts.get(rng.range(0, 8) as usize).map(|(at, _)| *at);
+            let (anywhere, later) = (rng.range(0, FAULTS_END), rng.pick(&[0, 0, 200, 1200, 4000]));
+            let from = near.filter(|_| rng.chance(70));
+            let mut at = from.map_or(anywhere, |at| at + rng.range(0, later));
+            for _ in 0..rng.pick(&[1, 1, 1, 2, 3]) {
+                self.deaths.push(Death {
+                    at: at.min(FAULTS_END),
+                    points: rng.pick(&[0, 1, 2, 3, 4, 6, 9, 14, 20]),
+                    gap: rng.pick(&[0, 1, 5, 50, 300, 3000]),
+                    queued: rng.pick(&[0, 0, 1, 2, 4]),
+                    in_doubt: rng.chance(50),
+                });
+                at += rng.pick(&[0, 0, 1, 100, 2000]);
+            }
+        }
         self
     }
 

@@ -20,6 +20,11 @@ pub(crate) fn shrink(mut plan: Plan, oracle: &'static str) -> Plan {
                 plan.acts.remove(i);
             });
         }
+        for i in (0..plan.deaths.len()).rev() {
+            attempt(&mut plan, &|plan| {
+                plan.deaths.remove(i);
+            });
+        }
         for fault in 0..FAULTS {
             if plan.rates[fault] > 0 {
                 attempt(&mut plan, &|plan| plan.rates[fault] = 0);

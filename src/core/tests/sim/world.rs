@@ -3,12 +3,13 @@
 //! milliseconds, and a killed tree is reported later.
 
 use crate::behaviour::Process;
-use crate::oracle::{Oracle, Violation};
+use crate::master::Memory;
+use crate::oracle::{Oracle, Violation, hold};
 use crate::plan::{Act, CONVERGED_BY, FAULTS_END, Fault, Plan};
 use crate::rng::Rng;
 use rotad_core::{
-    Cause, Command, Engine, Entry, Exit, Generation, Input, Notice, Policy, PoolId, Request, Slot,
-    Span, Ticket, Time, WorkerId,
+    Cause, Command, Engine, Entry, Exit, Generation, Input, Notice, Outcome, Policy, PoolId,
+    Request, Slot, Span, Ticket, Time, WorkerId,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -30,6 +31,20 @@ pub(crate) enum Event {
     EarlyWake,
     /// The processor demand of starting workers is measured.
     MeasureDemand,
+    /// The master will die.
+    Death(usize),
+    /// What a dead master had not recorded is seen again.
+    Again(usize),
+}
+
+impl Event {
+    /// It tells the master something.
+    pub(crate) fn is_fact(&self) -> bool {
+        !matches!(
+            self,
+            Self::Pause(_) | Self::EarlyWake | Self::MeasureDemand | Self::Death(_)
+        )
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,14 +62,17 @@ pub(crate) struct Stats {
 
 pub(crate) struct World<'a> {
     pub(crate) plan: &'a Plan,
-    engine: Engine,
+    pub(crate) engine: Engine,
     pub(crate) oracle: Oracle,
+    /// What survives the master; `None` in runs without deaths.
+    pub(crate) memory: Option<Memory>,
     pub(crate) now: u64,
-    heap: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    pub(crate) heap: BinaryHeap<Reverse<(u64, u64, Event)>>,
     ties: Rng,
     pub(crate) processes: BTreeMap<u64, Process>,
     next_ticket: u64,
-    exited: bool,
+    answers: BTreeMap<u64, Outcome>,
+    pub(crate) exited: bool,
     measuring: bool,
     /// How much later than its deadline the engine may be called, in milliseconds.
     lateness: u64,
@@ -77,9 +95,12 @@ impl<'a> World<'a> {
         } else {
             0
         };
+        let engine = Engine::with_processors(plan.processors);
+        let memory = (!plan.deaths.is_empty()).then(|| Memory::new(plan.seed, &engine));
         Self {
             plan,
-            engine: Engine::with_processors(plan.processors),
+            engine,
+            memory,
             measuring: false,
             oracle: Oracle::new(lateness, plan.processors),
             now: 0,
@@ -87,6 +108,7 @@ impl<'a> World<'a> {
             ties: Rng::of(plan.seed, 1 << 60),
             processes: BTreeMap::new(),
             next_ticket: 0,
+            answers: BTreeMap::new(),
             exited: false,
             lateness,
             trace: trace.then(Vec::new),
@@ -100,6 +122,9 @@ impl<'a> World<'a> {
         }
         for (i, (at, _)) in self.plan.acts.iter().enumerate() {
             self.at(*at, Event::Act(i));
+        }
+        for (i, death) in self.plan.deaths.iter().enumerate() {
+            self.at(death.at, Event::Death(i));
         }
         let mut rng = Rng::of(self.plan.seed, 1 << 61);
         for (fault, event) in [(Fault::Pause, true), (Fault::EarlyWake, false)] {
@@ -164,7 +189,7 @@ impl<'a> World<'a> {
     fn wake(&mut self) -> Result<(), Violation> {
         self.step(Input::TimerFired)?;
         // A second call at the same time must find nothing to do.
-        let again = self.engine.handle(Time(self.now), Input::TimerFired);
+        let again = self.wake_again();
         if !again.is_empty() {
             return Err(Violation {
                 oracle: "idempotence",
@@ -183,7 +208,7 @@ impl<'a> World<'a> {
         self.now >= FAULTS_END
     }
 
-    fn handle(&mut self, event: Event) -> Result<(), Violation> {
+    pub(crate) fn handle(&mut self, event: Event) -> Result<(), Violation> {
         match event {
             Event::Start(id) => self.on_start(id),
             Event::SpawnFails(id) => {
@@ -252,6 +277,8 @@ impl<'a> World<'a> {
                 Ok(())
             }
             Event::EarlyWake => self.wake_early(),
+            Event::Death(i) => self.arm(self.plan.deaths[i]),
+            Event::Again(i) => self.repeat(i),
             Event::MeasureDemand => {
                 self.measuring = false;
                 let mut found = Vec::new();
@@ -268,7 +295,7 @@ impl<'a> World<'a> {
 
     /// The master was paused while the world went on: everything that happened meanwhile comes in together, and the
     /// engine's clock, which leaves out pauses, has not advanced.
-    fn pause(&mut self, span: u64) {
+    pub(crate) fn pause(&mut self, span: u64) {
         let now = self.now;
         for Reverse((at, tie, event)) in std::mem::take(&mut self.heap).into_vec() {
             self.heap
@@ -281,7 +308,7 @@ impl<'a> World<'a> {
         if before.is_some_and(|at| at.0 <= self.now) {
             return self.wake();
         }
-        let output = self.engine.handle(Time(self.now), Input::TimerFired);
+        let output = self.wake_again();
         if !output.is_empty() || self.engine.deadline() != before {
             return Err(Violation {
                 oracle: "useless wake",
@@ -367,38 +394,28 @@ impl<'a> World<'a> {
             .unwrap_or_else(|| self.plan.pools[pool].clone())
     }
 
-    pub(crate) fn step(&mut self, input: Input) -> Result<(), Violation> {
-        let now = Time(self.now);
-        self.stats.steps += 1;
-        if let Some(trace) = &mut self.trace {
-            trace.push(format!("{now} {input:?}"));
-        }
-        self.oracle.before(now, &input);
-        let output = self.engine.handle(now, input.clone());
-        for entry in output {
-            if let Some(trace) = &mut self.trace {
-                trace.push(match &entry {
-                    Entry::Command(command) => format!("{now}     {command:?}"),
-                    Entry::Notice(notice) => format!("{now}     . {notice:?}"),
-                });
-            }
-            self.count(&entry);
-            self.oracle.entry(now, &entry)?;
-            if let Entry::Command(command) = entry {
-                self.execute(command);
-            }
-        }
+    /// While starts wait for others, the processor demand of those is measured.
+    pub(crate) fn measure_demand(&mut self, now: u64) {
         if self.engine.view().limits_starts() && !std::mem::replace(&mut self.measuring, true) {
             let within = self.ties.range(10, 200);
-            self.at(now.0 + within, Event::MeasureDemand);
+            self.at(now + within, Event::MeasureDemand);
             *self.stats.seen.entry("starts limited").or_default() += 1;
         }
-        self.oracle.after(now, &input, &self.engine)
     }
 
-    fn execute(&mut self, command: Command) {
+    pub(crate) fn trace(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(line());
+        }
+    }
+
+    /// `again`: the master that had begun to execute it has died, and whether it was executed is not known.
+    pub(crate) fn execute(&mut self, command: Command, again: bool) -> Result<(), Violation> {
         let now = self.now;
         match command {
+            Command::Spawn { worker, .. } if self.processes.contains_key(&worker.0) => {
+                hold!(again, "one process", "{worker} is spawned twice");
+            }
             Command::Spawn {
                 worker,
                 pool,
@@ -448,45 +465,51 @@ impl<'a> World<'a> {
                 self.at(now + within, Event::TreeGone(id.0));
             }
             Command::Exit { .. } => self.exited = true,
-            Command::Reply(..)
-            | Command::BeginGeneration { .. }
+            Command::Reply(ticket, _, outcome) => {
+                let known = self.answers.insert(ticket.number, outcome.clone());
+                hold!(
+                    known.is_none_or(|known| again && known == outcome),
+                    "one answer",
+                    "ticket {ticket} gets a second answer"
+                );
+            }
+            Command::BeginGeneration { .. }
             | Command::RevertConfig(_)
             | Command::EndGeneration { .. }
             | Command::StartHealth(_)
             | Command::StopHealth(_)
             | Command::GiveUp { .. } => {}
         }
+        Ok(())
     }
 
-    fn count(&mut self, entry: &Entry) {
+    pub(crate) fn count(&mut self, entry: &Entry) {
         let name = match entry {
             Entry::Command(Command::Spawn { .. }) => "spawns",
             Entry::Notice(Notice::RollEnded { outcome, .. }) => match outcome {
-                rotad_core::Outcome::Done { .. } => "rolls done",
-                rotad_core::Outcome::Aborted { failure, .. } if failure.mixed => "rolls mixed",
-                rotad_core::Outcome::Aborted { failure, .. }
-                    if matches!(failure.cause, Cause::After(_)) =>
-                {
+                Outcome::Done { .. } => "rolls done",
+                Outcome::Aborted { failure, .. } if failure.mixed => "rolls mixed",
+                Outcome::Aborted { failure, .. } if matches!(failure.cause, Cause::After(_)) => {
                     "rolls untouched"
                 }
-                rotad_core::Outcome::Aborted { .. } => "rolls aborted",
-                rotad_core::Outcome::RolledBack { .. } => "rolls back",
-                rotad_core::Outcome::Superseded { .. } => "rolls superseded",
+                Outcome::Aborted { .. } => "rolls aborted",
+                Outcome::RolledBack { .. } => "rolls back",
+                Outcome::Superseded { .. } => "rolls superseded",
                 _ => "rolls otherwise",
             },
             Entry::Command(Command::Reply(_, _, outcome)) => match outcome {
-                rotad_core::Outcome::Cancelled { standing, .. } if !standing.others.is_empty() => {
+                Outcome::Cancelled { standing, .. } if !standing.others.is_empty() => {
                     "cancelled, mixed"
                 }
-                rotad_core::Outcome::Cancelled { stuck: true, .. } => "cancelled, stuck",
-                rotad_core::Outcome::Cancelled { .. } => "cancelled",
-                rotad_core::Outcome::ReplaceFailed { .. } => "not replaced",
-                rotad_core::Outcome::HeldUp { .. } => "held up",
-                rotad_core::Outcome::Up(_) => "up",
-                rotad_core::Outcome::StartFailed(_) => "starts failed",
-                rotad_core::Outcome::Stopped => "stopped",
-                rotad_core::Outcome::Removed => "removed",
-                rotad_core::Outcome::NothingDone(_) => "nothing",
+                Outcome::Cancelled { stuck: true, .. } => "cancelled, stuck",
+                Outcome::Cancelled { .. } => "cancelled",
+                Outcome::ReplaceFailed { .. } => "not replaced",
+                Outcome::HeldUp { .. } => "held up",
+                Outcome::Up(_) => "up",
+                Outcome::StartFailed(_) => "starts failed",
+                Outcome::Stopped => "stopped",
+                Outcome::Removed => "removed",
+                Outcome::NothingDone(_) => "nothing",
                 _ => return,
             },
             Entry::Notice(Notice::BeginsWith { .. }) => "begins",

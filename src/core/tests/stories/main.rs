@@ -173,6 +173,21 @@ impl Story {
         for entry in self.engine.handle(Time(self.now), input) {
             let _ = writeln!(self.output, "    {}", show::entry(&entry));
         }
+        self.save_and_restore();
+    }
+
+    /// The rest of the story is told by an engine that was read from what this one has written.
+    fn save_and_restore(&mut self) {
+        let text = serde_json::to_string(&self.engine.save()).expect("JSON");
+        let saved = serde_json::from_str(&text).expect("what was written");
+        let restored = Engine::restore(saved)
+            .unwrap_or_else(|error| panic!("{error}, after:\n{}\n{text}", self.output));
+        assert!(
+            restored == self.engine,
+            "another engine was restored, after:\n{}\n{text}",
+            self.output
+        );
+        self.engine = restored;
     }
 
     fn input(&mut self, words: &[&str]) {
