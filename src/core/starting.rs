@@ -136,9 +136,10 @@ impl Engine {
             processors: processors.clamp(1, 1 << 16),
             ..StartLimiter::default()
         };
-        let mut engine = Self::default();
-        engine.start_limiter = start_limiter;
-        engine
+        Self {
+            start_limiter,
+            ..Self::default()
+        }
     }
 
     /// Whether one more worker of the pool may start now.
