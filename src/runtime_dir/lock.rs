@@ -14,9 +14,9 @@ use nix::libc::{major, minor};
 use nix::sys::stat::{FileStat, Mode, fchmod};
 use nix::unistd::geteuid;
 use std::fs::{File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,6 +25,9 @@ const NAME: &str = "master.lock";
 const LOCK_FD: i32 = 48;
 /// How long children of a killed master may take to execute their program.
 pub(super) const SPAWN_WAIT: Duration = Duration::from_secs(5);
+
+/// How long another program may hold a shared lock on the file of a lock that is reclaimed.
+const RECLAIM_WAIT: Duration = Duration::from_secs(1);
 
 /// Takes the lock; appends to `warnings` what is to be logged. `path`: the directory, for messages.
 pub(super) fn take(
@@ -83,17 +86,43 @@ pub(super) fn take(
             }
         }
         if directory.identity(NAME) == Some((stat.st_dev, stat.st_ino)) {
-            let mut file = move_up(file);
-            // For people who read the file. A full disk must not prevent a start.
-            file.set_len(0)
-                .and_then(|()| writeln!(file, "{}", std::process::id()))
-                .ok();
+            let file = move_up(file);
+            write_pid(&file);
             return Ok(file);
         }
     }
     Err(failed(io::Error::other(
         "another process keeps replacing this file",
     )))
+}
+
+/// For people who read the file. A full disk must not prevent a start.
+fn write_pid(file: &File) {
+    file.set_len(0)
+        .and_then(|()| file.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0))
+        .ok();
+}
+
+/// Makes this process the owner of a lock that a dead master has left in an open file: /proc/locks names the process
+/// that has called flock(2), and [`lock_owner_of`] would not find a living one. A lock of the same kind would stay as it
+/// is, so it becomes a shared one in between, which keeps all other masters out as well.
+///
+/// # Errors
+/// EWOULDBLOCK: another program has a shared lock on the file.
+pub(super) fn reclaim(file: &File) -> io::Result<()> {
+    let until = Deadline::after(RECLAIM_WAIT);
+    loop {
+        file.try_lock_shared()?;
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if !until.has_passed() => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    write_pid(file);
+    Ok(())
 }
 
 /// The error for a killed master whose threads the kernel has not ended yet.
@@ -270,6 +299,7 @@ fn locker(line: &str, inode: u64, device: Option<u64>) -> Option<Locker> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::kept_fd::in_another_process;
 
     /// Read, a FIFO would block the command that looks for a master, and a link would lead to any file.
     #[test]
@@ -294,6 +324,56 @@ mod tests {
             lock_owner(dir.path()),
             Some(std::process::id().cast_signed())
         );
+    }
+
+    #[test]
+    fn a_reclaimed_lock_has_a_living_owner_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        let file = File::create(&path).unwrap();
+        let copy = || file.try_clone().unwrap().into();
+        if in_another_process(copy, |fd| File::from(fd).try_lock().unwrap()) {
+            return;
+        }
+        assert_eq!(lock_owner(dir.path()), None, "its owner is dead");
+        assert!(
+            File::open(&path).unwrap().try_lock().is_err(),
+            "and it is locked"
+        );
+        reclaim(&file).unwrap();
+        let me = std::process::id();
+        assert_eq!(lock_owner(dir.path()), Some(me.cast_signed()));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{me}\n"));
+        let stat = fstat_file(&file).unwrap();
+        assert!(
+            matches!(lock_owner_of(stat.st_ino, stat.st_uid), LockOwner::Master(pid) if pid == me.cast_signed())
+        );
+    }
+
+    #[test]
+    fn nobody_else_gets_a_lock_while_it_is_reclaimed() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        let file = File::create(&path).unwrap();
+        file.try_lock().unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let tries = scope.spawn(|| {
+                let other = File::open(&path).unwrap();
+                let mut tries = 0_u64;
+                while !done.load(Ordering::Relaxed) {
+                    assert!(other.try_lock().is_err(), "after {tries} tries");
+                    tries += 1;
+                }
+                tries
+            });
+            for _ in 0..2_000 {
+                reclaim(&file).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+            assert!(tries.join().unwrap() > 0);
+        });
     }
 
     #[test]

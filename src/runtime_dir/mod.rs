@@ -17,12 +17,15 @@ pub use repair::{NOTIFY_DIR, Repaired, RuntimeDirRepair, make_notify_dir};
 use crate::control::protocol::SOCKET;
 use crate::exit_code::ExitCode;
 use crate::plan::Plan;
+use crate::sys::kept_fd::{FdTable, KeptFd};
 use dir::TrustedDir;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::{Gid, geteuid};
-use pid_file::PidFile;
+use pid_file::{PidFile, SavedPidFile};
 use presence::PresenceSocket;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -81,7 +84,55 @@ pub struct RuntimeDir {
     lock: File,
 }
 
+/// What is saved of a runtime directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRuntimeDir {
+    configured_path: OsString,
+    path: OsString,
+    directory: KeptFd,
+    pid_file: SavedPidFile,
+    socket: Option<(u64, u64)>,
+    lock: KeptFd,
+}
+
 impl RuntimeDir {
+    /// What the next master needs to go on with it.
+    ///
+    /// # Errors
+    /// Those of fstat(2); none for open descriptors.
+    pub fn saved(&self) -> io::Result<SavedRuntimeDir> {
+        Ok(SavedRuntimeDir {
+            configured_path: self.configured_path.clone().into_os_string(),
+            path: self.path.clone().into_os_string(),
+            directory: KeptFd::of(&self.directory.fd)?,
+            pid_file: self.pid_file.saved()?,
+            socket: self.socket,
+            lock: KeptFd::of(&self.lock)?,
+        })
+    }
+
+    /// Goes on with the runtime directory of a dead master, whose lock is still held: it becomes this process's. The pid
+    /// file names the dead master until [`RuntimeDir::write_pid`].
+    ///
+    /// # Errors
+    /// As [`FdTable::take`]. EWOULDBLOCK: another program has a shared lock on the lock file.
+    pub fn restore(saved: SavedRuntimeDir, table: &mut FdTable) -> io::Result<Self> {
+        let lock = File::from(table.take(saved.lock)?);
+        lock::reclaim(&lock)?;
+        Ok(Self {
+            configured_path: saved.configured_path.into(),
+            path: saved.path.into(),
+            directory: TrustedDir {
+                fd: table.take(saved.directory)?,
+            },
+            pid_file: PidFile::restore(saved.pid_file, table)?,
+            socket: saved.socket,
+            warnings: Vec::new(),
+            released: false,
+            lock,
+        })
+    }
+
     /// Creates the runtime directory if it is missing, takes its lock, binds the presence sockets, checks that the pid
     /// file can be written, and removes the sockets of a dead master. Nothing is written outside of the directory yet.
     ///

@@ -5,9 +5,12 @@ use super::RuntimeDirError;
 use super::dir::{TrustedDir, fstat_file};
 use super::lock::{LockOwner, SPAWN_WAIT, exiting, try_lock};
 use crate::event_loop::clock::Deadline;
+use crate::sys::kept_fd::{FdTable, KeptFd};
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
 use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{AccessFlags, geteuid};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -23,7 +26,41 @@ pub(super) struct PidFile {
     written: Option<File>,
 }
 
+/// What is saved of a pid file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SavedPidFile {
+    path: OsString,
+    name: String,
+    directory: KeptFd,
+    written: Option<KeptFd>,
+}
+
 impl PidFile {
+    /// What the next master needs to go on with it.
+    pub(super) fn saved(&self) -> io::Result<SavedPidFile> {
+        Ok(SavedPidFile {
+            path: self.path.clone().into_os_string(),
+            name: self.name.clone(),
+            directory: KeptFd::of(&self.directory.fd)?,
+            written: self.written.as_ref().map(KeptFd::of).transpose()?,
+        })
+    }
+
+    /// Goes on with the pid file of a dead master. It has that one's pid until [`PidFile::write`].
+    pub(super) fn restore(saved: SavedPidFile, table: &mut FdTable) -> io::Result<Self> {
+        Ok(Self {
+            path: saved.path.into(),
+            name: saved.name,
+            directory: TrustedDir {
+                fd: table.take(saved.directory)?,
+            },
+            written: saved
+                .written
+                .map(|kept| table.take(kept).map(File::from))
+                .transpose()?,
+        })
+    }
+
     /// Checks that the pid file can be written: its directory is writable, and no other file has its name. Removes the pid
     /// file of a dead master, so that no script signals an unrelated process by it.
     pub(super) fn check(path: &Path) -> Result<Self, RuntimeDirError> {
@@ -48,7 +85,8 @@ impl PidFile {
         }
     }
 
-    /// Writes and locks the file under a temporary name, and renames it unless the name was taken meanwhile.
+    /// Writes and locks the file under a temporary name, and renames it unless the name was taken meanwhile. Replaces the
+    /// file that was written before.
     pub(super) fn write(&mut self) -> Result<(), RuntimeDirError> {
         let temporary = format!(".{}.{}", self.name, std::process::id());
         self.directory.unlink(&temporary).ok();
@@ -63,7 +101,14 @@ impl PidFile {
         .map_err(|error| self.failed("write", error.into()))?;
         let mut file = File::from(made);
         let written = write_pid_to(&mut file).map_err(|error| self.failed("write", error));
-        let done = written.and_then(|()| self.publish(&temporary));
+        let done = written.and_then(|()| {
+            if self.written.is_some() && self.is_in_place() {
+                let replaced = self.directory.rename(&temporary, &self.name);
+                replaced.map_err(|error| self.failed("write", error.into()))
+            } else {
+                self.publish(&temporary)
+            }
+        });
         if done.is_err() {
             self.directory.unlink(&temporary).ok();
         }

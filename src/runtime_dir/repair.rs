@@ -2,7 +2,7 @@
 //! that changed a symlink in its path. [`RuntimeDirRepair::repair`] runs as a blocking job; the main loop watches
 //! [`RuntimeDirRepair::inotify`], so that nothing wakes up while all files are in place.
 
-use super::{RuntimeDir, RuntimeDirError, SOCKET, lock, proc_fd_path};
+use super::{RuntimeDir, RuntimeDirError, SOCKET, SavedRuntimeDir, lock, proc_fd_path};
 use crate::runtime_dir::dir::TrustedDir;
 use crate::runtime_dir::pid_file::PidFile;
 use crate::runtime_dir::stale_workers::StaleWorkers;
@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 /// The directory of the workers' notify sockets, in the runtime directory.
 pub const NOTIFY_DIR: &str = "notify";
@@ -88,6 +88,19 @@ impl RuntimeDirRepair {
             runtime_dir.watch_files(inotify);
         }
         repaired
+    }
+
+    /// What the next master needs to go on with the runtime directory; None while it is being repaired.
+    ///
+    /// # Errors
+    /// As [`RuntimeDir::saved`].
+    pub fn saved(&self) -> io::Result<Option<SavedRuntimeDir>> {
+        let runtime_dir = match self.runtime_dir.try_lock() {
+            Ok(runtime_dir) => runtime_dir,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        runtime_dir.saved().map(Some)
     }
 
     /// Removes our files and releases the lock; called at exit. Does not wait for a repair that hangs on a dead disk: then

@@ -197,3 +197,52 @@ fn the_control_socket_has_its_mode_and_a_stale_one_is_replaced() {
     assert!(!path.exists());
     drop(runtime_dir);
 }
+
+#[test]
+fn the_next_master_goes_on_with_the_runtime_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(dir.path());
+    let pid_file = &plan.master.pid_file;
+    let mut runtime_dir = enter(&plan);
+    runtime_dir.write_pid().unwrap();
+    let control = runtime_dir.control_socket(0o600, None).unwrap();
+    let path = runtime_dir.path().to_owned();
+    let repair = RuntimeDirRepair::new(runtime_dir);
+    let saved = repair.saved().unwrap().unwrap();
+    let (saved, mut table) = crate::sys::kept_fd::killed(repair, &saved);
+    std::fs::write(pid_file, "1\n").unwrap();
+    let mut runtime_dir = RuntimeDir::restore(saved, &mut table).unwrap();
+    assert_eq!(table.left(), 0);
+    let refused = RuntimeDir::enter(&plan).unwrap_err();
+    assert_eq!(refused.code, ExitCode::ALREADY_RUNNING);
+    runtime_dir.write_pid().unwrap();
+    let me = std::process::id();
+    let text = std::fs::read_to_string(pid_file).unwrap();
+    assert_eq!(text, format!("{me}\n"));
+    assert_eq!(lock_owner(&path), Some(me.cast_signed()));
+    let repair = RuntimeDirRepair::new(runtime_dir);
+    assert!(
+        repair.repair(0o600, None).unwrap().what.len() == 2,
+        "the notify directory and the journal"
+    );
+    repair.leave();
+    assert!(!pid_file.exists() && !path.join(SOCKET).exists());
+    drop(control);
+    enter(&plan);
+}
+
+#[test]
+fn a_pid_file_that_was_removed_while_there_was_no_master_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(dir.path());
+    let pid_file = &plan.master.pid_file;
+    let mut runtime_dir = enter(&plan);
+    runtime_dir.write_pid().unwrap();
+    let saved = runtime_dir.saved().unwrap();
+    let (saved, mut table) = crate::sys::kept_fd::killed(runtime_dir, &saved);
+    std::fs::remove_file(pid_file).unwrap();
+    let mut runtime_dir = RuntimeDir::restore(saved, &mut table).unwrap();
+    runtime_dir.write_pid().unwrap();
+    let text = std::fs::read_to_string(pid_file).unwrap();
+    assert_eq!(text, format!("{}\n", std::process::id()));
+}

@@ -71,6 +71,20 @@ impl FdTable {
         Ok(taken.ok_or(nix::errno::Errno::EBADF)?)
     }
 
+    /// Takes all descriptors that this function finds to be wanted: those that were opened, but not saved yet.
+    pub fn take_if(&mut self, mut wanted: impl FnMut(&OwnedFd) -> bool) -> Vec<OwnedFd> {
+        let numbers: Vec<RawFd> = self
+            .0
+            .iter()
+            .filter(|(_, fd)| wanted(fd))
+            .map(|(number, _)| *number)
+            .collect();
+        numbers
+            .into_iter()
+            .filter_map(|number| self.0.remove(&number))
+            .collect()
+    }
+
     /// How many were not taken. Dropping the table closes them.
     pub fn left(&self) -> usize {
         self.0.len()
@@ -107,6 +121,29 @@ pub(crate) fn killed<S: Serialize + serde::de::DeserializeOwned>(
     });
     let table = FdTable(open.collect());
     (serde_json::from_str(&text).unwrap(), table)
+}
+
+/// Set in the process of [`in_another_process`].
+#[cfg(test)]
+const OTHER_PROCESS: &str = "ROTAD_TEST_OTHER_PROCESS";
+
+/// Runs the test that calls it once more, in another process, which does `there` with this descriptor and ends. Returns
+/// whether this is that process.
+#[cfg(test)]
+pub(crate) fn in_another_process(fd: impl FnOnce() -> OwnedFd, there: fn(OwnedFd)) -> bool {
+    if std::env::var_os(OTHER_PROCESS).is_some() {
+        there(io::stdin().as_fd().try_clone_to_owned().unwrap());
+        return true;
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let status = command
+        .args(["--exact", std::thread::current().name().unwrap()])
+        .env(OTHER_PROCESS, "1")
+        .stdin(fd())
+        .stdout(std::process::Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    false
 }
 
 #[cfg(test)]

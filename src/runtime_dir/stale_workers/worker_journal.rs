@@ -61,6 +61,31 @@ impl WorkerJournal {
     /// # Errors
     /// ENOSPC, EACCES, EROFS, EIO.
     pub fn open(dir: &Path, tag: &str, cgroup: Option<&Path>, clock: Clock) -> io::Result<Self> {
+        Self::write(dir, tag, cgroup, BTreeMap::new(), clock)
+    }
+
+    /// Goes on with the journal of a dead master, whose workers are this master's now: it gets this master's pid, and
+    /// keeps the running workers. `tag` and `cgroup`: as that master had them.
+    ///
+    /// # Errors
+    /// ENOENT: there is no journal, or it has another tag. ENOSPC, EACCES, EROFS, EIO.
+    pub fn reopen(dir: &Path, tag: &str, cgroup: Option<&Path>, clock: Clock) -> io::Result<Self> {
+        let journal = read(dir)?.filter(|journal| journal.tag.as_deref() == Some(tag));
+        let journal = journal.ok_or(io::ErrorKind::NotFound)?;
+        let living = journal
+            .living
+            .iter()
+            .map(|entry| (entry.pid, line_of(entry)));
+        Self::write(dir, tag, cgroup, living.collect(), clock)
+    }
+
+    fn write(
+        dir: &Path,
+        tag: &str,
+        cgroup: Option<&Path>,
+        living: BTreeMap<i32, String>,
+        clock: Clock,
+    ) -> io::Result<Self> {
         let me = Stat::of(std::process::id() as i32)?;
         // A path that would break the line is left out; those workers are found by their environment.
         let cgroup = cgroup
@@ -73,23 +98,22 @@ impl WorkerJournal {
             me.pid,
             me.start_time
         );
-        let (file, room) = match write_new(dir, &header) {
-            // The disk is full: the file of a dead master has room for one line.
+        let text = content(&header, &living);
+        let (file, room) = match write_new(dir, &text) {
+            // The disk is full: the file of a dead master has room for one line, and for its own lines.
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOSPC) => {
-                overwrite(dir, &header).map_err(|_| error)?
+                overwrite(dir, &text).map_err(|_| error)?
             }
             other => other?,
         };
-        let end = header.len() as u64;
-        let (dir, living) = (dir.to_owned(), BTreeMap::new());
         Ok(Self {
-            dir,
+            dir: dir.to_owned(),
             file,
             header,
-            living,
-            end,
+            end: text.len() as u64,
             room,
-            lines: 1,
+            lines: 1 + living.len(),
+            living,
             retry_at: None,
             clock,
         })
@@ -108,16 +132,14 @@ impl WorkerJournal {
         tag: &str,
         pipes: &[(Stream, u64)],
     ) -> io::Result<()> {
-        let pipes: Vec<String> = pipes
-            .iter()
-            .map(|(stream, inode)| format!("{}:{inode}", stream.name()))
-            .collect();
-        let (pool, tag, pipes) = (
-            without_control_characters(pool),
-            without_control_characters(tag),
-            pipes.join(","),
-        );
-        let line = format!("+\t{pid}\t{start_time}\t{slot}\t{pool}\t{tag}\t{pipes}\n");
+        let line = line_of(&JournalEntry {
+            pid,
+            start_time,
+            slot,
+            pool: pool.to_owned(),
+            tag: tag.to_owned(),
+            pipes: pipes.to_owned(),
+        });
         self.living.insert(pid, line.clone());
         self.append(&line)
     }
@@ -185,10 +207,7 @@ impl WorkerJournal {
     }
 
     fn compact(&mut self) -> io::Result<()> {
-        let text = std::iter::once(&self.header)
-            .chain(self.living.values())
-            .map(String::as_str)
-            .collect::<String>();
+        let text = content(&self.header, &self.living);
         let end = text.len() as u64;
         match write_new(&self.dir, &text) {
             Ok((file, room)) => (self.file, self.room) = (file, room),
@@ -205,6 +224,31 @@ impl WorkerJournal {
         (self.end, self.lines) = (end, 1 + self.living.len());
         Ok(())
     }
+}
+
+/// The line of a running worker.
+fn line_of(entry: &JournalEntry) -> String {
+    let pipes: Vec<String> = entry
+        .pipes
+        .iter()
+        .map(|(stream, inode)| format!("{}:{inode}", stream.name()))
+        .collect();
+    format!(
+        "+\t{}\t{}\t{}\t{}\t{}\t{}\n",
+        entry.pid,
+        entry.start_time,
+        entry.slot,
+        without_control_characters(&entry.pool),
+        without_control_characters(&entry.tag),
+        pipes.join(",")
+    )
+}
+
+/// The whole text of a journal.
+fn content(header: &str, living: &BTreeMap<i32, String>) -> String {
+    std::iter::once(header)
+        .chain(living.values().map(String::as_str))
+        .collect()
 }
 
 /// Replaces control characters, which separate fields and lines.
@@ -484,6 +528,29 @@ mod tests {
             pipes: pipes.into(),
         };
         assert_eq!(read(dir.path()).unwrap().unwrap().living, [entry]);
+    }
+
+    #[test]
+    fn the_next_master_goes_on_with_the_journal_of_its_workers() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |tag| WorkerJournal::reopen(dir.path(), tag, None, Clock::start());
+        assert_eq!(open("a-b").unwrap_err().kind(), io::ErrorKind::NotFound);
+        // The dead master, by the pid of another.
+        let header = format!("rotad 2 {} 1 77 a-b -\n", procfs::boot_id());
+        let lines = "+\t10\t100\t0\tweb\tt1\tboth:7\n+\t11\t101\t1\tweb\tt2\t\n-\t11\n+\t5\t1";
+        std::fs::write(dir.path().join(FILE), header + lines).unwrap();
+        assert_eq!(open("c-d").unwrap_err().kind(), io::ErrorKind::NotFound);
+        let before = read(dir.path()).unwrap().unwrap();
+        assert!(!before.master_is_alive());
+        let mut journal = open("a-b").unwrap();
+        let content = read(dir.path()).unwrap().unwrap();
+        assert!(content.master_is_alive());
+        assert_eq!((content.living, content.tag), (before.living, before.tag));
+        journal.add_worker(12, 102, ("web", 1), "t3", &[]).unwrap();
+        assert_eq!(pids(dir.path()), [10, 12]);
+        journal.remove_worker(10).unwrap();
+        journal.rewrite().unwrap();
+        assert_eq!(pids(dir.path()), [12]);
     }
 
     #[test]
