@@ -164,7 +164,7 @@ const MODULES: [(&str, &[&str]); 17] = [
     ("plan", &["rotad_core"]),
     ("config", &["rotad_core", "plan"]),
     ("observe", &["rotad_core", "plan"]),
-    ("control", &["rotad_core", "exit_code", "observe"]),
+    ("control", &["rotad_core", "exit_code", "observe", "sys"]),
     ("sys", &["rotad_core"]),
     ("event_loop", &["rotad_core", "plan", "sys"]),
     ("notify_socket", &["rotad_core", "plan", "sys"]),

@@ -1,15 +1,23 @@
 //! The master's end of the control socket. The supervisor calls `accept`, `read`, `send` and `flush` from its event
 //! loop. Everything is bounded: the number of clients, the length of a request, the time to send it, and the output
 //! that waits to be read. A slow or hostile client costs its own connection and nothing else.
+//!
+//! A request stays in its connection until [`Server::consume_request`]: a master that dies before it has recorded it
+//! leaves it to the next one.
 
 use super::protocol::{MAX_REQUEST, Request, Response, VERSION};
 use crate::exit_code::ExitCode;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use crate::sys::kept_fd::{FdTable, KeptFd};
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::{AcceptConn, PeerCredentials, SockType};
+use nix::sys::socket::{self, Backlog, MsgFlags, UnixAddr, getsockname, getsockopt, recv};
 use rotad_core::{Span, Time};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +33,8 @@ const REQUEST_TIMEOUT: Span = Span::from_secs(5);
 const MAX_QUEUED: usize = 16 * 1024 * 1024;
 /// Extra room for the final response, in bytes, so that a client always gets one.
 const FINAL_RESPONSE_ROOM: usize = 64 * 1024;
+/// Maximum number of connections that wait to be accepted, of a socket of a dead master.
+const BACKLOG: i32 = 128;
 /// How long the listener pauses if a connection can neither be accepted nor refused for lack of descriptors.
 const ACCEPT_PAUSE: Span = Span::from_secs(1);
 /// The limit for a client that follows events or logs, in bytes: it loses lines and is told so, but keeps its
@@ -58,6 +68,8 @@ struct Client {
     inbox: Vec<u8>,
     outbox: Vec<u8>,
     has_request: bool,
+    /// How many bytes of its request are still in the connection.
+    unconsumed: usize,
     deadline: Time,
     /// Close the connection once the outbox is empty.
     closing: bool,
@@ -79,7 +91,91 @@ pub enum ReadOutcome {
     Gone,
 }
 
+/// What is saved of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedServer {
+    listener: KeptFd,
+    presence_sockets: Vec<(OsString, KeptFd)>,
+    location: SavedBytes,
+    clients: Vec<(u64, SavedClient)>,
+    last: u64,
+    open_to_others: bool,
+    short_of_fds: bool,
+    reported_short: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedClient {
+    stream: KeptFd,
+    inbox: SavedBytes,
+    outbox: SavedBytes,
+    has_request: bool,
+    /// In milliseconds of the master's time.
+    deadline: u64,
+    closing: bool,
+    refused: bool,
+    follows: bool,
+    skipped: u64,
+}
+
+/// Bytes, which are text unless a character was cut in two.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum SavedBytes {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<&[u8]> for SavedBytes {
+    fn from(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Bytes(bytes.to_vec()),
+        }
+    }
+}
+
+impl From<SavedBytes> for Vec<u8> {
+    fn from(saved: SavedBytes) -> Self {
+        match saved {
+            SavedBytes::Text(text) => text.into_bytes(),
+            SavedBytes::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 impl Client {
+    /// What the next master needs to go on with it.
+    fn saved(&self) -> io::Result<SavedClient> {
+        Ok(SavedClient {
+            stream: KeptFd::of(&self.stream)?,
+            inbox: (&*self.inbox).into(),
+            outbox: (&*self.outbox).into(),
+            has_request: self.has_request,
+            deadline: self.deadline.0,
+            closing: self.closing,
+            refused: self.refused,
+            follows: self.follows,
+            skipped: self.skipped,
+        })
+    }
+
+    fn restore(saved: SavedClient, table: &mut FdTable) -> io::Result<Self> {
+        Ok(Self {
+            stream: table.take(saved.stream)?.into(),
+            inbox: saved.inbox.into(),
+            outbox: saved.outbox.into(),
+            has_request: saved.has_request,
+            // If its request is still in the connection, it is input after the request, which is discarded.
+            unconsumed: 0,
+            deadline: Time(saved.deadline),
+            closing: saved.closing,
+            refused: saved.refused,
+            follows: saved.follows,
+            skipped: saved.skipped,
+        })
+    }
+
     /// Queues a response unless more than `max` bytes would then wait.
     fn queue(&mut self, response: &Response, max: usize) -> bool {
         let Ok(mut line) = serde_json::to_vec(response) else {
@@ -91,6 +187,20 @@ impl Client {
             self.outbox.extend_from_slice(&line);
         }
         fits
+    }
+
+    /// Removes what was peeked from the connection.
+    fn consume(&mut self) {
+        let mut buf = [0; 4096];
+        while self.unconsumed > 0 {
+            let most = self.unconsumed.min(buf.len());
+            match self.stream.read(&mut buf[..most]) {
+                Ok(count @ 1..) => self.unconsumed -= count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // There is nothing left: the client is gone.
+                _ => self.unconsumed = 0,
+            }
+        }
     }
 
     /// A time limit applies to it: it must send its request or read its response.
@@ -114,6 +224,110 @@ impl Server {
             short_of_fds: false,
             reported_short: false,
         }
+    }
+
+    /// What the next master needs to go on with the sockets and the clients. The connections that were handed over are
+    /// not part of it.
+    ///
+    /// # Errors
+    /// Those of fstat(2); none for open descriptors.
+    pub fn saved(&self) -> io::Result<SavedServer> {
+        let presence_sockets = self
+            .presence_sockets
+            .iter()
+            .map(|(path, socket)| Ok((path.clone().into_os_string(), KeptFd::of(socket)?)));
+        let clients = self
+            .clients
+            .iter()
+            .map(|(id, client)| Ok((*id, client.saved()?)));
+        Ok(SavedServer {
+            listener: KeptFd::of(&self.listener)?,
+            presence_sockets: presence_sockets.collect::<io::Result<_>>()?,
+            location: (&*self.location).into(),
+            clients: clients.collect::<io::Result<_>>()?,
+            last: self.last,
+            open_to_others: self.open_to_others,
+            short_of_fds: self.short_of_fds,
+            reported_short: self.reported_short,
+        })
+    }
+
+    /// Goes on with the sockets and clients of a dead master, whose time this master's goes on with. Responses that it
+    /// has sent since they were saved are sent again.
+    ///
+    /// # Errors
+    /// As [`FdTable::take`], for the control socket; a presence socket or a client that is missing is left out. Those of
+    /// listen(2).
+    pub fn restore(saved: SavedServer, table: &mut FdTable) -> io::Result<Self> {
+        let listener = UnixListener::from(table.take(saved.listener)?);
+        let presence_sockets = saved
+            .presence_sockets
+            .into_iter()
+            .filter_map(|(path, kept)| Some((path.into(), table.take(kept).ok()?.into())));
+        let presence_sockets: Vec<(PathBuf, UnixListener)> = presence_sockets.collect();
+        let clients = saved
+            .clients
+            .into_iter()
+            .filter_map(|(id, client)| Some((id, Client::restore(client, table).ok()?)));
+        let server = Self {
+            listener,
+            presence_sockets,
+            location: saved.location.into(),
+            clients: clients.collect(),
+            last: saved.last,
+            open_to_others: saved.open_to_others,
+            reserve: reserve(),
+            paused_until: None,
+            short_of_fds: saved.short_of_fds,
+            reported_short: saved.reported_short,
+        };
+        // Clients see the process that has called listen(2) last as their peer (SO_PEERCRED): they would take the socket
+        // for that of a dead master.
+        for listener in server.listeners() {
+            socket::listen(&listener, Backlog::new(BACKLOG)?)?;
+        }
+        Ok(server)
+    }
+
+    /// Takes the connections that a dead master has accepted and not saved, if they have something to say; returns their
+    /// numbers. To be called once all that was saved is taken.
+    pub fn restore_unsaved(&mut self, table: &mut FdTable, now: Time) -> Vec<u64> {
+        let name = |fd: RawFd| {
+            let name = getsockname::<UnixAddr>(fd).ok()?;
+            let path = name.path().map(|path| path.as_os_str().as_encoded_bytes());
+            Some(path.or(name.as_abstract())?.to_owned())
+        };
+        let control = name(self.listener.as_raw_fd());
+        let presence_sockets: Vec<_> = self
+            .presence_sockets
+            .iter()
+            .map(|(_, socket)| name(socket.as_raw_fd()))
+            .collect();
+        let by_presence = |fd: RawFd| match name(fd) {
+            None => None,
+            name if name == control => Some(false),
+            name => presence_sockets.contains(&name).then_some(true),
+        };
+        let is_client = |fd: &OwnedFd| {
+            let number = fd.as_raw_fd();
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            getsockopt(fd, SockType) == Ok(socket::SockType::Stream)
+                && getsockopt(fd, AcceptConn) == Ok(false)
+                && by_presence(number).is_some()
+                && matches!(recv(number, &mut [0], flags), Ok(1..))
+        };
+        let found = table.take_if(is_client);
+        let streams = found.into_iter().filter_map(|fd| {
+            let by_presence = by_presence(fd.as_raw_fd())?;
+            let stream = UnixStream::from(fd);
+            stream.set_nonblocking(true).ok()?;
+            Some((stream, by_presence))
+        });
+        let streams: Vec<_> = streams.collect();
+        streams
+            .into_iter()
+            .filter_map(|(stream, by_presence)| self.add(stream, by_presence, now))
+            .collect()
     }
 
     /// The control socket's own listener.
@@ -183,29 +397,34 @@ impl Server {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }
-            if by_presence && !is_trusted(&stream) {
-                // Sends the line and keeps nothing of this client.
-                (&stream).write_all(&self.location).ok();
-                continue;
-            }
-            let refused = !by_presence && !self.may_send_requests(&stream);
-            self.last += 1;
-            let deadline = now + REQUEST_TIMEOUT;
-            let client = Client {
-                stream,
-                inbox: Vec::new(),
-                outbox: Vec::new(),
-                has_request: false,
-                deadline,
-                closing: false,
-                refused,
-                follows: false,
-                skipped: 0,
-            };
-            self.clients.insert(self.last, client);
-            new.push(self.last);
+            new.extend(self.add(stream, by_presence, now));
         }
         new
+    }
+
+    /// Adds the client of a new connection and returns its number; None: it only got the location.
+    fn add(&mut self, stream: UnixStream, by_presence: bool, now: Time) -> Option<u64> {
+        if by_presence && !is_trusted(&stream) {
+            // Sends the line and keeps nothing of this client.
+            (&stream).write_all(&self.location).ok();
+            return None;
+        }
+        let refused = !by_presence && !self.may_send_requests(&stream);
+        self.last += 1;
+        let client = Client {
+            stream,
+            inbox: Vec::new(),
+            outbox: Vec::new(),
+            has_request: false,
+            unconsumed: 0,
+            deadline: now + REQUEST_TIMEOUT,
+            closing: false,
+            refused,
+            follows: false,
+            skipped: 0,
+        };
+        self.clients.insert(self.last, client);
+        Some(self.last)
     }
 
     /// Accepts a connection with the reserve descriptor, says why it is refused, and closes it. Returns false if
@@ -293,7 +512,8 @@ impl Server {
         self.clients.get(&id).map(|client| client.stream.as_fd())
     }
 
-    /// Reads from a client, a bounded amount per call.
+    /// Reads from a client, a bounded amount per call. A request has to be removed from the connection by
+    /// [`Server::consume_request`] once it is recorded.
     pub fn read(&mut self, id: u64) -> ReadOutcome {
         let Some(client) = self.clients.get_mut(&id) else {
             return ReadOutcome::Gone;
@@ -301,26 +521,36 @@ impl Server {
         let mut buf = [0; 4096];
         // The rest is read in the next passes, so that a client that keeps sending does not hold up the others.
         for _ in 0..MAX_READS {
-            match client.stream.read(&mut buf) {
+            let flags = if client.has_request {
+                MsgFlags::empty()
+            } else {
+                MsgFlags::MSG_PEEK
+            };
+            let count = match recv(client.stream.as_raw_fd(), &mut buf, flags) {
                 Ok(0) => return ReadOutcome::Gone,
                 // It has sent its request: further input is discarded.
-                Ok(_) if client.has_request => {}
-                Ok(count) => client.inbox.extend_from_slice(&buf[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return ReadOutcome::Nothing;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(_) if client.has_request => continue,
+                Ok(count) => count,
+                Err(Errno::EAGAIN) => return ReadOutcome::Nothing,
+                Err(Errno::EINTR) => continue,
                 Err(_) => return ReadOutcome::Gone,
-            }
-            if client.has_request {
-                continue;
-            }
-            if let Some(end) = client.inbox.iter().position(|byte| *byte == b'\n') {
+            };
+            let end = buf[..count].iter().position(|byte| *byte == b'\n');
+            client.unconsumed = end.map_or(count, |end| end + 1);
+            let begin = client.inbox.len();
+            client.inbox.extend_from_slice(&buf[..client.unconsumed]);
+            if let Some(end) = end {
                 client.has_request = true;
-                let line: Vec<u8> = std::mem::take(&mut client.inbox).drain(..end).collect();
+                let mut line = std::mem::take(&mut client.inbox);
+                line.truncate(begin + end);
                 let refused = client.refused;
-                return self.parse_request(id, &line, refused);
+                let outcome = self.parse_request(id, &line, refused);
+                if matches!(outcome, ReadOutcome::Nothing) {
+                    self.consume_request(id);
+                }
+                return outcome;
             }
+            client.consume();
             if client.inbox.len() > MAX_REQUEST {
                 client.has_request = true;
                 let message = format!("the request is longer than {MAX_REQUEST} bytes");
@@ -336,6 +566,13 @@ impl Server {
             }
         }
         ReadOutcome::Nothing
+    }
+
+    /// Removes a request from the connection: it is recorded, and a next master need not read it again.
+    pub fn consume_request(&mut self, id: u64) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.consume();
+        }
     }
 
     fn parse_request(&mut self, id: u64, line: &[u8], refused: bool) -> ReadOutcome {
@@ -501,4 +738,170 @@ fn is_exhausted(error: &io::Error) -> bool {
 fn is_trusted(stream: &UnixStream) -> bool {
     getsockopt(stream, PeerCredentials)
         .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::Method;
+    use super::*;
+    use crate::sys::kept_fd::{in_another_process, killed};
+    use std::io::{BufRead, BufReader};
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        server: Server,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let listener = UnixListener::bind(dir.path().join("control")).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let presence = UnixListener::bind(dir.path().join("presence")).unwrap();
+            presence.set_nonblocking(true).unwrap();
+            let mut server = Server::new(listener, 0o600);
+            server.add_presence_socket("/x.toml".into(), presence);
+            Self { dir, server }
+        }
+
+        fn connect(&mut self, socket: &str) -> UnixStream {
+            UnixStream::connect(self.dir.path().join(socket)).unwrap()
+        }
+
+        /// Connects, and is accepted.
+        fn client(&mut self, socket: &str) -> (u64, UnixStream) {
+            let stream = self.connect(socket);
+            (self.server.accept(Time(7))[0], stream)
+        }
+
+        /// Another server goes on with what is saved now. `opened`: what the dead one has not saved.
+        fn after_kill(self, saved: SavedServer, opened: &[KeptFd]) -> Self {
+            let Self { dir, server } = self;
+            let ((saved, _), mut table) = killed(server, &(saved, opened.to_vec()));
+            let mut server = Server::restore(saved, &mut table).unwrap();
+            let found = server.restore_unsaved(&mut table, Time(9));
+            assert_eq!((found.len(), table.left()), (opened.len(), 0));
+            Self { dir, server }
+        }
+    }
+
+    fn request() -> Vec<u8> {
+        let request = Request {
+            version: VERSION,
+            config: "/x.toml".into(),
+            real: None,
+            method: Method::Where,
+        };
+        let mut line = serde_json::to_vec(&request).unwrap();
+        line.push(b'\n');
+        line
+    }
+
+    fn done(message: &str) -> Response {
+        let message = message.to_owned();
+        let code = ExitCode::DONE;
+        Response::Done { code, message }
+    }
+
+    fn answer(stream: UnixStream) -> String {
+        stream.set_nonblocking(false).unwrap();
+        let mut text = String::new();
+        BufReader::new(stream).read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn clients_stay_connected_when_their_master_dies() {
+        let mut fixture = Fixture::new();
+        let (waits, mut waiting) = fixture.client("control");
+        waiting.write_all(&request()).unwrap();
+        let outcome = fixture.server.read(waits);
+        assert!(matches!(outcome, ReadOutcome::Request(_)));
+        fixture.server.consume_request(waits);
+        let (sends, mut sending) = fixture.client("presence");
+        let text = request();
+        sending.write_all(&text[..5]).unwrap();
+        assert!(matches!(fixture.server.read(sends), ReadOutcome::Nothing));
+        let (reads, reading) = fixture.client("control");
+        let long = "\u{e4}".repeat(1 << 20);
+        fixture.server.send(reads, &done(&long), true);
+        assert_eq!(fixture.server.flush(reads), Some(true));
+        let _in_queue = fixture.connect("control");
+        let deadline = fixture.server.deadline();
+        let saved = fixture.server.saved().unwrap();
+        let mut fixture = fixture.after_kill(saved, &[]);
+        let server = &mut fixture.server;
+        assert_eq!(server.deadline(), deadline);
+        assert!(server.has_presence_socket(Path::new("/x.toml")));
+        assert_eq!(server.accept(Time(7)), [reads + 1], "the one in the queue");
+        assert_eq!(
+            server.peer(reads + 1).map(|(pid, _)| pid),
+            Some(std::process::id().cast_signed())
+        );
+        sending.write_all(&text[5..]).unwrap();
+        assert!(matches!(server.read(sends), ReadOutcome::Request(_)));
+        server.send(waits, &done("at last"), true);
+        assert_eq!(server.flush(waits), None);
+        server.forget(waits);
+        assert!(answer(waiting).contains("at last"));
+        let reader = std::thread::spawn(|| answer(reading));
+        while server.flush(reads).is_some() {
+            std::thread::yield_now();
+        }
+        server.forget(reads);
+        let text = reader.join().unwrap();
+        let response: Response = serde_json::from_str(&text).unwrap();
+        assert!(matches!(response, Response::Done { message, .. } if message == long));
+    }
+
+    #[test]
+    fn a_request_that_was_not_recorded_is_read_again() {
+        let mut fixture = Fixture::new();
+        let (client, mut stream) = fixture.client("control");
+        let saved = fixture.server.saved().unwrap();
+        stream.write_all(&request()).unwrap();
+        // Read, and accepted, but nothing of that is saved.
+        let outcome = fixture.server.read(client);
+        assert!(matches!(outcome, ReadOutcome::Request(_)));
+        let (unsaved, mut other) = fixture.client("presence");
+        other.write_all(&request()).unwrap();
+        let opened = KeptFd::of(&fixture.server.stream(unsaved).unwrap()).unwrap();
+        let mut fixture = fixture.after_kill(saved, &[opened]);
+        for client in [client, unsaved] {
+            let outcome = fixture.server.read(client);
+            assert!(matches!(outcome, ReadOutcome::Request(_)), "{outcome:?}");
+        }
+        // Recorded, but not removed from the connection.
+        let saved = fixture.server.saved().unwrap();
+        let mut fixture = fixture.after_kill(saved, &[]);
+        let server = &mut fixture.server;
+        assert!(matches!(server.read(client), ReadOutcome::Nothing));
+        server.send(client, &done("once"), true);
+        assert_eq!(server.flush(client), None);
+        server.forget(client);
+        let mut lines = BufReader::new(stream).lines();
+        assert!(lines.next().unwrap().unwrap().contains("once"));
+        assert!(lines.next().is_none(), "no reset: all was read");
+    }
+
+    /// A client knows by that whether its master lives.
+    #[test]
+    fn a_restored_socket_is_listened_on_by_the_new_master() {
+        let fixture = Fixture::new();
+        let path = fixture.dir.path().join("control");
+        let saved = fixture.server.saved().unwrap();
+        let socket = || fixture.server.control().try_clone_to_owned().unwrap();
+        let listen = |fd| socket::listen(&fd, Backlog::new(5).unwrap()).unwrap();
+        if in_another_process(socket, listen) {
+            return;
+        }
+        let peer = || {
+            let stream = UnixStream::connect(&path).unwrap();
+            getsockopt(&stream, PeerCredentials).unwrap().pid()
+        };
+        let me = std::process::id().cast_signed();
+        assert_ne!(peer(), me);
+        let _fixture = fixture.after_kill(saved, &[]);
+        assert_eq!(peer(), me);
+    }
 }

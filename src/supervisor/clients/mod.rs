@@ -172,7 +172,10 @@ impl Clients {
     /// Reads from a client, and sends what it can take now. Returns its request once it is complete.
     pub(crate) fn read(&mut self, client: u64, poller: &Poller) -> Option<Request> {
         match self.server.read(client) {
-            ReadOutcome::Request(request) => return Some(*request),
+            ReadOutcome::Request(request) => {
+                self.server.consume_request(client);
+                return Some(*request);
+            }
             ReadOutcome::Nothing => {
                 self.flush(client, poller);
                 self.catch_up(client, poller);
