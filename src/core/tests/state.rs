@@ -210,17 +210,20 @@ fn unknown_fields_are_ignored() {
     assert!(restored(&value.to_string()).expect("restored") == engine);
 }
 
+/// Changes a saved state.
+type Damage = dyn Fn(&mut Value);
+
 #[test]
 fn a_state_that_contradicts_itself_is_refused_with_the_reason() {
     let engine = busy();
     let good = saved(&engine);
-    let change = |with: &dyn Fn(&mut Value)| {
+    let change = |with: &Damage| {
         let mut value = good.clone();
         with(&mut value);
         assert_ne!(value, good, "the change has no effect");
         error_of(&value)
     };
-    let cases: [(&dyn Fn(&mut Value), &str); 12] = [
+    let cases: [(&Damage, &str); 12] = [
         (
             &|v| v["last_worker"] = json!(3),
             "pool 1 knows worker 6, the last one is 3",
