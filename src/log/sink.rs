@@ -224,6 +224,11 @@ fn write_available(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Opti
                 return (done, Some(WriteStop::Slow));
             }
             max = max.min(PIECE_BYTES);
+            // The rest of a line that is cut here is in memory alone, and lost with the master.
+            let newline = text[done..done + max]
+                .iter()
+                .rposition(|byte| *byte == b'\n');
+            max = newline.map_or(max, |newline| newline + 1);
         }
         match nix::unistd::write(fd, &text[done..done + max]) {
             Ok(count) => done += count,
@@ -273,6 +278,21 @@ mod tests {
             text.contains("7 bytes of log were lost") && text.ends_with("\non\n"),
             "{text}"
         );
+    }
+
+    /// What is written to it is a number of whole lines, as long as they are shorter than a piece.
+    #[test]
+    fn a_slow_reader_has_only_whole_lines_whenever_the_master_dies() {
+        let (mut read, write) = std::io::pipe().expect("a pipe");
+        let text = format!("{}\n", "x".repeat(99)).repeat(2_000);
+        let mut rest = Vec::new();
+        let (done, stop) = write_lines(write.as_fd(), false, &mut rest, text.as_bytes());
+        assert!(matches!(stop, Some(WriteStop::Slow)));
+        assert!(rest.is_empty() && done % 100 == 0, "{done}, {rest:?}");
+        drop(write);
+        let mut got = String::new();
+        read.read_to_string(&mut got).expect("read");
+        assert_eq!(got, text[..done]);
     }
 
     #[test]
