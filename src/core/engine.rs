@@ -84,6 +84,7 @@ impl Engine {
             } => self.pinned(pool, generation, same),
             Input::Daemonized(pool) => self.start_failed(pool, StartFailure::Daemonized),
             Input::Requested(ticket, request) => self.requested(ticket, request),
+            Input::MasterKeepsDying => self.abandon_requests(),
             Input::TimerFired => {
                 while let Some(key) = self.deadlines.pop(self.now) {
                     self.due(key);
@@ -95,6 +96,12 @@ impl Engine {
     fn requested(&mut self, ticket: Option<Ticket>, request: Request) {
         match request {
             Request::EnsurePool(id, policy) => self.ensure_pool(ticket, id, policy),
+            Request::Adopt {
+                pool,
+                policy,
+                latest,
+                workers,
+            } => self.adopt_pool(ticket, pool, policy, latest, workers),
             Request::Start(id) => self.start(ticket, id),
             Request::StopPool(id) => {
                 self.stop_pool(id);
@@ -180,13 +187,17 @@ impl Engine {
     pub(crate) fn add_worker(&mut self, worker: Worker) -> WorkerId {
         self.last_worker += 1;
         let id = WorkerId(self.last_worker);
+        self.insert_worker(id, worker);
+        id
+    }
+
+    pub(crate) fn insert_worker(&mut self, id: WorkerId, worker: Worker) {
         self.deadlines.set(Key::Worker(id), worker.deadline());
         self.start_limiter.shift(0, Share::of(&worker).demand);
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
             pool.apply(&worker, Share::default(), Share::of(&worker));
         }
         self.workers.insert(id, worker);
-        id
     }
 
     pub(crate) fn last_worker(&self) -> WorkerId {

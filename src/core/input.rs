@@ -48,6 +48,9 @@ pub enum Input {
     /// A request, and the ticket that its outcome is reported under: exactly one [`crate::Command::Reply`]. `None`:
     /// nothing waits for it. A stop of everything takes no ticket: [`crate::Command::Exit`] ends it.
     Requested(Option<Ticket>, Request),
+    /// The master has died again and again within a short time: all rolling restarts and requests end, and are answered
+    /// with [`crate::Cause::MasterKeepsDying`]. Workers that serve stay.
+    MasterKeepsDying,
     /// The engine's deadline has come ([`crate::Engine::deadline`]).
     TimerFired,
 }
@@ -69,6 +72,20 @@ pub enum Exit {
     Unknown,
 }
 
+/// A worker that still runs, of a master whose state is lost: [`Request::Adopt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct AdoptedWorker {
+    /// Its number. No worker of this engine may have had it: [`crate::Engine::numbered_after`].
+    pub worker: WorkerId,
+    /// Its slot.
+    pub slot: Slot,
+    /// The generation that it is made from.
+    pub generation: Generation,
+    /// It serves. Otherwise it is starting, and has its whole `ready_timeout` again.
+    pub ready: bool,
+}
+
 /// A request: what an operator, a signal or a changed configuration asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -76,6 +93,21 @@ pub enum Request {
     /// Create the pool with this policy, beginning with generation 1, or update the policy of an existing one, which
     /// keeps its workers.
     EnsurePool(PoolId, Policy),
+    /// Create the pool with this policy and with workers that still run, of a master whose state is lost. Missing ones are
+    /// spawned. A worker in a slot that is not desired, or beside another one of its slot, is asked to stop: the one that
+    /// is ready stays, of several the one of the newest generation. For a pool that exists: as `EnsurePool`, and its empty
+    /// slots get these workers.
+    Adopt {
+        /// The pool.
+        pool: PoolId,
+        /// Its policy.
+        policy: Policy,
+        /// The highest generation that is known to have been given out; [`Generation::NONE`]: not known. New workers are of
+        /// a higher one.
+        latest: Generation,
+        /// The workers.
+        workers: Vec<AdoptedWorker>,
+    },
     /// An operator starts this pool: slots that had stayed empty are filled again, and a stopped pool runs again.
     Start(PoolId),
     /// Stop this pool's workers; the pool stays known, stopped, until it is started again.

@@ -26,7 +26,9 @@
 
 extern crate alloc;
 
+mod abandon;
 mod activity;
+mod adopt;
 mod dependencies;
 mod engine;
 mod essential;
@@ -57,7 +59,7 @@ mod worker;
 
 pub use engine::Engine;
 pub use ids::{Generation, PoolId, Signal, Slot, Ticket, WorkerId};
-pub use input::{Exit, Input, Request};
+pub use input::{AdoptedWorker, Exit, Input, Request};
 pub use output::{
     Cause, Command, Entry, EssentialLoss, Failure, KillReason, NothingDone, Notice, Outcome,
     Output, Standing, StartFailure, StopReason, SupersededBy, Up,

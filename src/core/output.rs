@@ -346,6 +346,8 @@ pub enum Cause {
     Unhealthy,
     /// An operator cancelled the rolling restart.
     Cancelled,
+    /// The master has died again and again, and what it was doing was ended.
+    MasterKeepsDying,
     /// The rolling restart of a pool that this one comes after did not complete, so no worker of this one was
     /// replaced.
     After(PoolId),
@@ -354,7 +356,10 @@ pub enum Cause {
 impl Cause {
     /// The new generation was tried and failed, which says something about its files.
     pub(crate) fn tells_of_the_files(self) -> bool {
-        !matches!(self, Self::Cancelled | Self::After(_))
+        !matches!(
+            self,
+            Self::Cancelled | Self::MasterKeepsDying | Self::After(_)
+        )
     }
 }
 
@@ -617,6 +622,8 @@ pub enum StopReason {
     Unhealthy,
     /// Its listening socket was replaced, and another worker serves in its slot or the slot is not wanted.
     Unreachable,
+    /// When workers were adopted ([`crate::Request::Adopt`]), another one had its slot.
+    Surplus,
     /// Its pool, or everything, stops.
     Stop,
 }

@@ -26,23 +26,23 @@ impl Engine {
         let (activity, held, removed) = (pool.activity, pool.is_held(), pool.removed);
         match activity {
             Activity::Running if held => {
-                self.adopt(id, policy);
+                self.take_policy(id, policy);
                 self.make_next_generation(ticket, id)
             }
             Activity::Running if self.is_oneshot(id) => {
-                self.adopt(id, policy);
+                self.take_policy(id, policy);
                 self.roll_oneshot(ticket, id, true);
             }
             Activity::Running => {
                 let before = pool.policy.count;
                 let mut tickets = self.supersede(id, SupersededBy::Change);
-                self.adopt(id, policy);
+                self.take_policy(id, policy);
                 tickets.extend(ticket);
                 self.start_roll(id, tickets);
                 self.note_added_slots(id, before);
             }
             Activity::AwaitingDependents | Activity::Stopping | Activity::Stopped => {
-                self.adopt(id, policy);
+                self.take_policy(id, policy);
                 let Some(pool) = self.pools.get_mut(&id) else {
                     return;
                 };
@@ -92,15 +92,15 @@ impl Engine {
         if pool.is_held() {
             pool.target = to;
             pool.same_source.clear();
-            self.adopt(id, policy);
+            self.take_policy(id, policy);
             return self.begin_with(ticket, id, to);
         }
         if pool.roll.is_none() && pool.target == to && self.all_are_of(id, to) {
-            self.adopt(id, policy);
+            self.take_policy(id, policy);
             return self.reply(ticket, id, done);
         }
         let mut tickets = self.supersede(id, SupersededBy::RollBack);
-        self.adopt(id, policy);
+        self.take_policy(id, policy);
         tickets.extend(ticket);
         self.start_roll_to(id, tickets, to);
         self.note_added_slots(id, before);
@@ -152,8 +152,8 @@ impl Engine {
         tickets
     }
 
-    /// Adopts a policy. The number of workers changes as in a scale request; a running pool keeps its kind.
-    pub(crate) fn adopt(&mut self, id: PoolId, policy: Policy) {
+    /// Takes over a policy. The number of workers changes as in a scale request; a running pool keeps its kind.
+    pub(crate) fn take_policy(&mut self, id: PoolId, policy: Policy) {
         let Some(pool) = self.pools.get_mut(&id) else {
             return;
         };

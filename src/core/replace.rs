@@ -284,18 +284,51 @@ impl Engine {
         };
         let Replacements { running, queue } = core::mem::take(&mut pool.replacements);
         let fresh = running.as_ref().and_then(|replacement| replacement.fresh);
-        if let Some(fresh) = fresh.filter(|id| {
-            self.workers
-                .get(id)
-                .is_some_and(|w| w.role == Role::Successor)
-        }) {
-            self.begin_stop(fresh, StopReason::Abandoned);
-        }
+        self.abandon_successor(fresh);
         running
             .into_iter()
             .chain(queue)
             .flat_map(|replacement| replacement.tickets)
             .collect()
+    }
+
+    /// Ends all replacements; each worker that has not been asked to stop yet stays.
+    pub(crate) fn abandon_replacements(&mut self, id: PoolId, failure: &Failure) {
+        let Some(pool) = self.pools.get_mut(&id) else {
+            return;
+        };
+        let Replacements { running, queue } = core::mem::take(&mut pool.replacements);
+        let fresh = running.as_ref().and_then(|replacement| replacement.fresh);
+        self.abandon_successor(fresh);
+        for Replacement { slot, tickets, .. } in running.into_iter().chain(queue) {
+            let current = self
+                .pools
+                .get(&id)
+                .and_then(|pool| pool.slots.get(slot.0 as usize)?.current);
+            let old_serves = current
+                .and_then(|id| self.workers.get(&id))
+                .is_some_and(|worker| worker.is_serving());
+            for ticket in tickets {
+                let outcome = Outcome::ReplaceFailed {
+                    slot,
+                    failure: failure.clone(),
+                    old_serves,
+                };
+                self.reply(Some(ticket), id, outcome);
+            }
+        }
+        self.mark_all_slots(id);
+    }
+
+    /// A successor that nothing needs any more.
+    fn abandon_successor(&mut self, fresh: Option<WorkerId>) {
+        let is_successor = |id: &WorkerId| {
+            let worker = self.workers.get(id);
+            worker.is_some_and(|worker| worker.role == Role::Successor)
+        };
+        if let Some(fresh) = fresh.filter(is_successor) {
+            self.begin_stop(fresh, StopReason::Abandoned);
+        }
     }
 
     /// The pool stops or shrinks: replacements of slots from `from` on are superseded.

@@ -21,7 +21,7 @@ impl Engine {
             self.start_in_order(id);
             self.mark_all_slots(id);
         } else {
-            self.adopt(id, policy);
+            self.take_policy(id, policy);
             self.revive(id);
         }
         self.await_start(id, ticket, None);

@@ -530,6 +530,7 @@ impl Cause {
             | Self::NotReadyInTime
             | Self::Unhealthy
             | Self::Cancelled
+            | Self::MasterKeepsDying
             | Self::After(_) => None,
         }
     }

@@ -388,12 +388,14 @@ impl Engine {
         };
         let Some(roll) = &mut pool.roll else { return };
         let (fresh, base) = (roll.generation, roll.base);
-        // A worker that is made from the same files as the base has nothing to go back to.
+        // A worker that is made from the same files as the base has nothing to go back to. Whether an adopted one has is
+        // not known.
         let mut done: Vec<(crate::Time, Slot)> = Vec::new();
         for (slot, slot_state) in pool.slots.iter().enumerate() {
             if let Some(worker) = slot_state.current.and_then(|id| self.workers.get(&id))
                 && worker.generation != base
                 && !pool.same_source.contains_key(&worker.generation)
+                && !worker.adopted
             {
                 // Of the new generation, or left over from an earlier one that was superseded or aborted.
                 done.push((worker.began, Slot(slot as u32)));
@@ -506,7 +508,12 @@ impl Engine {
     }
 
     /// Which workers serve as the rolling restart to this generation ends.
-    fn standing(&mut self, id: PoolId, tried: Generation, failure: &Failure) -> Standing {
+    pub(crate) fn standing(
+        &mut self,
+        id: PoolId,
+        tried: Generation,
+        failure: &Failure,
+    ) -> Standing {
         self.note_outdated(id, tried, failure);
         let outdated = self.outdated(id);
         let Some(pool) = self.pools.get(&id) else {
@@ -701,6 +708,8 @@ impl Engine {
 impl Outcome {
     fn for_the_canceller(self) -> Self {
         match self {
+            // It was not carried out.
+            Self::Aborted { ref failure, .. } if failure.cause == Cause::MasterKeepsDying => self,
             Self::Aborted {
                 generation,
                 failure,

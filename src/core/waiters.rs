@@ -185,7 +185,7 @@ impl Engine {
         self.end_start(id, &Outcome::Up(how));
     }
 
-    fn end_start(&mut self, id: PoolId, outcome: &Outcome) {
+    pub(crate) fn end_start(&mut self, id: PoolId, outcome: &Outcome) {
         self.deadlines.set(Key::Start(id), None);
         let start = self.waiters.starts.remove(&id);
         for ticket in start.into_iter().flat_map(|start| start.tickets) {
@@ -291,6 +291,17 @@ impl Engine {
         } else {
             Up::Ready
         }
+    }
+}
+
+impl Waiters {
+    pub(crate) fn take_stops(&mut self, id: PoolId) -> Vec<Ticket> {
+        self.stops.remove(&id).unwrap_or_default()
+    }
+
+    /// The replies that are known and wait for workers to leave.
+    pub(crate) fn take_drained(&mut self) -> Vec<(Ticket, PoolId, Outcome)> {
+        core::mem::take(&mut self.drained)
     }
 }
 

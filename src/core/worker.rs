@@ -101,6 +101,8 @@ pub(crate) struct Worker {
     pub(crate) drains: bool,
     /// Its slot has not failed repeatedly: a rolling restart stops no old worker until this one is ready.
     pub(crate) awaited: bool,
+    /// It is of a master whose state is lost.
+    pub(crate) adopted: bool,
     /// The kernel has not ended it in time.
     pub(crate) lost: bool,
     /// While it starts: the processor demand that it is counted with, in percent of one processor.
@@ -137,6 +139,7 @@ impl Worker {
             exit: None,
             drains: false,
             awaited: false,
+            adopted: false,
             lost: false,
             demand: 0,
             counts: false,

@@ -254,6 +254,7 @@ fn pool_line(report: &PoolReport<'_>, stopping: bool) -> PoolLine {
         let why = why.lines().next().unwrap_or_default();
         let (what, why) = match failure.cause {
             Cause::Cancelled => ("was cancelled", String::new()),
+            Cause::MasterKeepsDying => ("was ended", format!(": {why}")),
             Cause::After(_) => ("was not begun", format!(": {why}")),
             _ => ("did not come up", format!(": {why}")),
         };

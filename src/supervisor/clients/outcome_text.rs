@@ -44,6 +44,20 @@ pub(crate) fn describe_outcome(
             ),
         ),
         Outcome::Aborted {
+            failure, standing, ..
+        } if failure.cause == Cause::MasterKeepsDying => {
+            let text = format!(
+                "{pool}: dropped: {}, so all requests were ended; ask again\n",
+                reason(failure, culprit)
+            );
+            let serving = if context.is_oneshot {
+                "a run in progress goes on".to_owned()
+            } else {
+                describe_standing(context, standing, failure.mixed)
+            };
+            (failure_code(standing), text + &serving)
+        }
+        Outcome::Aborted {
             generation,
             failure,
             ..
@@ -414,6 +428,34 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn a_request_that_was_dropped_is_to_be_asked_again() {
+        let failure = Failure {
+            worker: None,
+            cause: Cause::MasterKeepsDying,
+            mixed: false,
+        };
+        let standing = Standing {
+            base: Generation(1),
+            of_base: 3,
+            wanted: 3,
+            ..Standing::default()
+        };
+        let outcome = Outcome::Aborted {
+            generation: Generation(2),
+            failure,
+            standing,
+        };
+        let (code, text) = describe_outcome(context(true), &outcome);
+        assert_eq!(code, ExitCode::OLD_SERVE);
+        let words = "web: dropped: the master has died again and again, so all requests were ended; ask again\n";
+        assert!(text.starts_with(words), "{text}");
+        assert!(
+            text.contains("the old workers (generation 1) serve on: 3 of 3"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub(super) fn death_kind(cause: Cause) -> EventKind {
         Cause::SpawnFailed => EventKind::SpawnFailed,
         Cause::NotReadyInTime => EventKind::NotReady,
         Cause::Unhealthy => EventKind::Unhealthy,
-        Cause::Exited(_) | Cause::Cancelled | Cause::After(_) => EventKind::Exit,
+        Cause::Exited(_) | Cause::Cancelled | Cause::MasterKeepsDying | Cause::After(_) => {
+            EventKind::Exit
+        }
     }
 }
 
@@ -46,6 +48,7 @@ pub(super) fn retire_text(why: StopReason, by_age: bool) -> (&'static str, &'sta
             "unreachable",
             "its listening socket was replaced by a new one: stopping",
         ),
+        StopReason::Surplus => ("surplus", "another worker has its slot: stopping"),
         StopReason::ScaledDown => ("scaled-down", "not wanted any more: stopping"),
         StopReason::Stop => ("stop", "stopping"),
     }
@@ -88,6 +91,7 @@ pub(super) fn failure_cause(cause: Cause) -> &'static str {
         Cause::NotReadyInTime => "not-ready",
         Cause::Unhealthy => "unhealthy",
         Cause::Cancelled => "cancelled",
+        Cause::MasterKeepsDying => "master-died",
         Cause::After(_) => "after",
     }
 }

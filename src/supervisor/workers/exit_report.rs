@@ -118,6 +118,7 @@ pub(crate) fn describe(cause: Cause, exit_report: Option<&ExitReport>) -> String
                 .to_owned();
         }
         Cause::Cancelled => return "cancelled".to_owned(),
+        Cause::MasterKeepsDying => return "the master has died again and again".to_owned(),
         Cause::After(_) => return "a pool that it comes after was not rolled".to_owned(),
     };
     match exit_report {

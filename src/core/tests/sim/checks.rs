@@ -120,6 +120,8 @@ impl Oracle {
             let ignored = self.model.workers.get(&id.0).is_some_and(|w| w.serves());
             hold!(!ignored, "unhealthy", "{id} serves on");
         }
+        self.adopted()?;
+        self.all_answered()?;
         self.forget_removed(engine)?;
         let ids: Vec<u32> = self.model.pools.keys().copied().collect();
         for id in ids {
@@ -159,6 +161,55 @@ impl Oracle {
             "at {now}, bound {}",
             self.model.stop_by
         );
+        Ok(())
+    }
+
+    /// Of the workers that a pool is created with, one stays in each desired slot, and the others are asked to stop.
+    fn adopted(&self) -> Checked {
+        let Some(id) = self.model.adopting else {
+            return Ok(());
+        };
+        let count = self.model.pools[&id].policy.count;
+        let workers = self.model.of(id).filter(|(_, w)| w.adopted);
+        for (worker, w) in workers.clone() {
+            let wanted = w.slot < count && !self.model.is_surplus(worker);
+            hold!(
+                w.stays() == wanted,
+                "adopted",
+                "{worker} of slot {}: stays {}, wanted {wanted}",
+                w.slot,
+                w.stays()
+            );
+        }
+        for (worker, w) in workers.filter(|(_, w)| w.slot < count) {
+            let mut here = self.model.of(id).filter(|(_, o)| o.slot == w.slot);
+            hold!(
+                here.any(|(_, o)| o.adopted && o.stays()),
+                "adopted",
+                "nothing stays of the slot of {worker}"
+            );
+        }
+        Ok(())
+    }
+
+    /// The master keeps dying: no ticket waits any more, and no rolling restart of workers that serve runs.
+    fn all_answered(&self) -> Checked {
+        if !self.model.dropped {
+            return Ok(());
+        }
+        hold!(
+            self.model.tickets.is_empty(),
+            "one answer",
+            "not answered: {:?}",
+            self.model.tickets
+        );
+        for (id, pool) in &self.model.pools {
+            hold!(
+                pool.roll.is_none() || pool.is_oneshot(),
+                "rolls",
+                "that of pool {id} goes on"
+            );
+        }
         Ok(())
     }
 

@@ -127,6 +127,9 @@ fn promises_hold_when_the_master_dies() {
             "many inputs replayed",
             "none replayed",
             "spawned again",
+            "all lost",
+            "adopted",
+            "all requests ended",
         ] {
             assert!(seen.contains_key(what), "no {what} in {summary}");
         }

@@ -5,7 +5,10 @@ use crate::oracle::{Violation, hold};
 use crate::plan::Death;
 use crate::rng::Rng;
 use crate::world::{Event, World};
-use rotad_core::{Command, Engine, Entry, Input, Output, Time};
+use rotad_core::{
+    AdoptedWorker, Command, Engine, Entry, Generation, Input, Output, Policy, PoolId, Request,
+    Slot, Ticket, Time, WorkerId,
+};
 use std::cmp::Reverse;
 use std::collections::VecDeque;
 
@@ -355,6 +358,63 @@ impl World<'_> {
         memory.repeats.push(input.clone());
         self.at(now + within, Event::Again(index));
         true
+    }
+
+    /// The master and what survives it are gone. The next one starts from the configuration and adopts the workers that
+    /// still run; who has asked for something has lost the connection.
+    pub(crate) fn adopt(&mut self, gap: u64) -> Result<(), Violation> {
+        if self.exited || self.oracle.model.stop_at.is_some() {
+            return Ok(());
+        }
+        let now = Time(self.now);
+        self.trace(|| format!("{now} == all of the master is lost, {gap} ms pass"));
+        *self.stats.seen.entry("all lost").or_default() += 1;
+        self.pause(gap);
+        let mut rng = Rng::of(self.plan.seed, (9 << 56) + self.now);
+        let configured: Vec<Policy> = (0..self.plan.pools.len())
+            .map(|pool| {
+                if rng.chance(50) {
+                    self.current_policy(pool)
+                } else {
+                    self.plan.pools[pool].clone()
+                }
+            })
+            .collect();
+        let old = self.oracle.renew();
+        let last = WorkerId(old.last_id);
+        self.engine = Engine::with_processors(self.plan.processors).numbered_after(last);
+        self.memory = Some(Memory {
+            repeats: self.memory.take().map(|of| of.repeats).unwrap_or_default(),
+            ..Memory::new(self.plan.seed, &self.engine)
+        });
+        self.processes
+            .retain(|_, process| process.started && !process.exited);
+        for (id, policy) in configured.into_iter().enumerate() {
+            let here = self.processes.iter().filter(|(_, p)| p.pool == id);
+            let known = here.filter_map(|(number, _)| Some((number, old.workers.get(number)?)));
+            let workers: Vec<AdoptedWorker> = known
+                .map(|(number, worker)| AdoptedWorker {
+                    worker: WorkerId(*number),
+                    slot: Slot(worker.slot),
+                    generation: Generation(worker.generation),
+                    ready: worker.ready.is_some(),
+                })
+                .collect();
+            let latest = old.pools.get(&(id as u32)).map(|of| of.latest_generation);
+            let latest = Generation(latest.filter(|_| rng.chance(50)).unwrap_or(0));
+            let ticket = Ticket::new(self.next_ticket());
+            if !workers.is_empty() {
+                *self.stats.seen.entry("adopted").or_default() += 1;
+            }
+            let request = Request::Adopt {
+                pool: PoolId(id as u32),
+                policy,
+                latest,
+                workers,
+            };
+            self.step(Input::Requested(Some(ticket), request))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn repeat(&mut self, index: usize) -> Result<(), Violation> {

@@ -49,8 +49,46 @@ pub(crate) struct Worker {
     pub(crate) exit_code: Option<i32>,
     /// It failed its health check.
     pub(crate) unhealthy: bool,
+    /// It is of a master whose state was lost.
+    pub(crate) adopted: bool,
     /// `Some`: its listening socket was replaced; whether it was ready by then.
     pub(crate) unreachable: Option<bool>,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            readiness: Readiness::Reported,
+            timeout: 0,
+            stop_time: 0,
+            stop_signals: Vec::new(),
+            exit_code: None,
+            unhealthy: false,
+            adopted: false,
+            unreachable: None,
+            pool: 0,
+            slot: 0,
+            generation: 0,
+            spawned: 0,
+            started: None,
+            ready: None,
+            reported: None,
+            soaked_at: 0,
+            watched_until: 0,
+            stop_began: None,
+            killed: None,
+            exited: None,
+            lost: false,
+            extended: false,
+            gone: false,
+            stop_reason: None,
+            overdue: false,
+            signals_sent: 0,
+            tree_killed: None,
+            tree_stopping: false,
+            demand: None,
+        }
+    }
 }
 
 impl Worker {
@@ -245,6 +283,17 @@ impl Pool {
         self.policy.kind == PoolKind::Oneshot
     }
 
+    /// It has workers of a master whose state was lost. New ones are of a generation above all that are known.
+    pub(crate) fn adopt(&mut self, latest: u32, any: bool) {
+        self.undisturbed = false;
+        self.begun = any;
+        self.mixed = any;
+        if latest > 0 {
+            self.latest_generation = latest;
+            self.next_generation();
+        }
+    }
+
     /// A new generation without a rolling restart, since the pool has no workers to replace.
     pub(crate) fn next_generation(&mut self) {
         self.latest_generation += 1;
@@ -378,6 +427,10 @@ pub(crate) struct Model {
     pub(crate) death_first: bool,
     pub(crate) tickets: BTreeSet<u64>,
     pub(crate) cancelled: bool,
+    /// This input ends all requests.
+    pub(crate) dropped: bool,
+    /// The pool that this input creates with workers of another master.
+    pub(crate) adopting: Option<u32>,
     /// Tickets of cancel requests.
     pub(crate) cancels: BTreeSet<u64>,
     /// The pool that this input asks to roll.
@@ -528,6 +581,15 @@ impl Model {
                 .after
                 .iter()
                 .any(|other| other.0 != id && self.holds_dependents(other.0))
+    }
+
+    /// Another adopted worker that stays has the slot, and is as good: ready, or of a newer generation.
+    pub(crate) fn is_surplus(&self, id: u64) -> bool {
+        let worker = &self.workers[&id];
+        let rank = |id: u64, w: &Worker| (w.ready.is_some(), w.generation, id);
+        self.of(worker.pool as u32).any(|(other, w)| {
+            w.slot == worker.slot && w.stays() && rank(other, w) > rank(id, worker)
+        })
     }
 
     /// The listening socket of these workers was replaced.
@@ -702,7 +764,11 @@ impl Model {
             |generation: u32| generation == base || pool.same_source.contains_key(&generation);
         // The files are known to have changed if the new generation has failed, or if a worker was made from them since.
         let shown = |generation: u32, last: u64| {
-            generation == tried && !matches!(failure.cause, Cause::Cancelled | Cause::After(_))
+            generation == tried
+                && !matches!(
+                    failure.cause,
+                    Cause::Cancelled | Cause::MasterKeepsDying | Cause::After(_)
+                )
                 || serving
                     .iter()
                     .any(|(id, _, generation)| *id > last && of_the_files(*generation))

@@ -623,7 +623,9 @@ impl Oracle {
                 );
                 worker.unhealthy = true;
             }
-            Cause::Cancelled | Cause::After(_) => return fail("died", "without a cause of death"),
+            Cause::Cancelled | Cause::MasterKeepsDying | Cause::After(_) => {
+                return fail("died", "without a cause of death");
+            }
         }
         pool.undisturbed = false;
         let is_end = !pool.is_oneshot() && is_end(&pool.policy, cause);
@@ -782,6 +784,11 @@ impl Oracle {
                 );
                 self.may_retire_one_more(pool_id, id, now)?;
             }
+            StopReason::Surplus => hold!(
+                model.adopting == Some(pool_id) && model.is_surplus(id),
+                "adopted",
+                "{id} is stopped, and no other one has its slot"
+            ),
             StopReason::ScaledDown => hold!(
                 worker.slot >= pool.policy.count,
                 "unrequested stop",
@@ -834,7 +841,7 @@ impl Oracle {
                 );
                 let is_same_source = pool.same_source.contains_key(&worker.generation);
                 hold!(
-                    !(roll.rolling_back && is_same_source),
+                    !(roll.rolling_back && (is_same_source || worker.adopted)),
                     "rolled back for nothing",
                     "{id} is made from the files that the roll goes back to"
                 );
@@ -901,7 +908,13 @@ impl Oracle {
             .filter(|(_, w)| w.serves())
             .map(|(id, w)| (id, w.slot, w.watched_until))
             .collect();
-        let cancelled = self.model.cancelled;
+        let cancelled = self.model.cancelled || self.model.dropped;
+        let adopted: BTreeSet<u32> = self
+            .model
+            .of(id)
+            .filter(|(_, w)| w.serves() && w.adopted)
+            .map(|(_, w)| w.slot)
+            .collect();
         let staying: Vec<(u32, u32, bool)> = self
             .model
             .of(id)
@@ -989,14 +1002,15 @@ impl Oracle {
                     "aborted for {failure:?}"
                 );
                 let on_failure = pool.policy.reload.on_failure;
-                let stays = on_failure == OnFailure::Abort
-                    && failure.cause != Cause::Cancelled
-                    && !roll.rolling_back;
+                let dropped = failure.cause == Cause::MasterKeepsDying;
+                let stays = dropped
+                    || on_failure == OnFailure::Abort
+                        && failure.cause != Cause::Cancelled
+                        && !roll.rolling_back;
                 let same_source = pool.same_source.clone();
-                let left = standing
-                    .others
-                    .iter()
-                    .find(|(_, generation)| !same_source.contains_key(&generation.0));
+                let left = standing.others.iter().find(|(slot, generation)| {
+                    !same_source.contains_key(&generation.0) && !adopted.contains(&slot.0)
+                });
                 pool.oneshot_failed |= pool.is_oneshot();
                 hold!(
                     left.is_none() || failure.mixed || stays,
@@ -1005,7 +1019,7 @@ impl Oracle {
                 );
                 let all_back = roll.rolling_back && !failure.mixed && standing.others.is_empty();
                 hold!(
-                    !all_back,
+                    !all_back || dropped,
                     "rolls back",
                     "aborted, though every slot is back"
                 );

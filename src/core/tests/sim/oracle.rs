@@ -6,8 +6,8 @@
 
 use crate::model::{Model, Pool, Worker};
 use rotad_core::{
-    Command, Entry, Exit, Generation, Input, NothingDone, Outcome, Policy, Readiness, Signal,
-    StartFailure, SupersededBy, Time, Up, WorkerId,
+    Cause, Command, Entry, Exit, Generation, Input, NothingDone, Outcome, Policy, Readiness,
+    Signal, StartFailure, SupersededBy, Time, Up, WorkerId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,6 +53,8 @@ impl Oracle {
             death_first: false,
             tickets: BTreeSet::new(),
             cancelled: false,
+            dropped: false,
+            adopting: None,
             cancels: BTreeSet::new(),
             roll_requested: None,
             created: None,
@@ -76,6 +78,14 @@ impl Oracle {
             model,
             slack: lateness * 4,
         }
+    }
+
+    /// Forgets all but the highest number of a worker: another engine begins. Returns what was known.
+    pub(crate) fn renew(&mut self) -> Model {
+        let processors = self.model.processors as u32;
+        let old = std::mem::replace(&mut self.model, Self::new(0, processors).model);
+        self.model.last_id = old.last_id;
+        old
     }
 
     pub(crate) fn generation(&self, id: WorkerId) -> Generation {
@@ -103,6 +113,8 @@ impl Oracle {
     /// Applies an input to the model, before the engine gets it.
     pub(crate) fn before(&mut self, now: Time, input: &Input) {
         self.model.cancelled = false;
+        self.model.dropped = *input == Input::MasterKeepsDying;
+        self.model.adopting = None;
         self.model.roll_requested = None;
         self.model.created = None;
         self.model.scaled = false;
@@ -161,6 +173,14 @@ impl Oracle {
             Input::Unhealthy(id) => self.model.unhealthy = Some(id.0),
             Input::Unreachable(ids) => self.model.mark_unreachable(ids),
             Input::Ready(id) => self.model.reported_ready = Some(id.0),
+            Input::MasterKeepsDying => {
+                for pool in self.model.pools.values_mut() {
+                    pool.undisturbed = false;
+                    if let Some(roll) = &mut pool.roll {
+                        roll.disturbed = true;
+                    }
+                }
+            }
             Input::AgeReached(_) | Input::Daemonized(_) | Input::TimerFired => {}
         }
     }
@@ -225,7 +245,9 @@ impl Oracle {
                 );
                 let leaves = |w: &Worker| w.stop_began.is_some() && !w.gone && !w.lost;
                 hold!(
-                    !ticket.drained || !self.model.of(pool.0).any(|(_, w)| leaves(w)),
+                    !ticket.drained
+                        || self.model.dropped
+                        || !self.model.of(pool.0).any(|(_, w)| leaves(w)),
                     "drained",
                     "ticket {ticket} answered, and a worker is leaving"
                 );
@@ -295,6 +317,20 @@ impl Oracle {
                 "true answers",
                 "{ticket} cancelled, and gets Done"
             ),
+            Outcome::Aborted {
+                failure, standing, ..
+            } if failure.cause == Cause::MasterKeepsDying => {
+                let serving = if pool.is_some_and(|pool| !pool.is_oneshot()) {
+                    model.serving(id)
+                } else {
+                    standing.serving()
+                };
+                hold!(
+                    model.dropped && standing.serving() == serving,
+                    "true answers",
+                    "{standing:?}, and {serving} serve"
+                );
+            }
             Outcome::Aborted { standing, .. } | Outcome::RolledBack { standing, .. } => {
                 let known = pool.map(|pool| &pool.standing);
                 hold!(
@@ -782,32 +818,11 @@ impl Worker {
         Ok(Self {
             readiness,
             timeout,
-            stop_time: 0,
-            stop_signals: Vec::new(),
-            exit_code: None,
-            unhealthy: false,
-            unreachable: None,
             pool: pool_id as usize,
             slot,
             generation,
             spawned: now,
-            started: None,
-            ready: None,
-            reported: None,
-            soaked_at: 0,
-            watched_until: 0,
-            stop_began: None,
-            killed: None,
-            exited: None,
-            lost: false,
-            extended: false,
-            gone: false,
-            stop_reason: None,
-            overdue: false,
-            signals_sent: 0,
-            tree_killed: None,
-            tree_stopping: false,
-            demand: None,
+            ..Self::default()
         })
     }
 }

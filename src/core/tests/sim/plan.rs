@@ -67,6 +67,8 @@ pub(crate) enum Act {
     Remove(usize),
     Stop(Option<u64>),
     StopNow,
+    /// The master has died again and again.
+    KeepsDying,
 }
 
 #[derive(Clone, Debug)]
@@ -94,6 +96,8 @@ pub(crate) struct Death {
     pub(crate) queued: u32,
     /// Before a command: it has been executed, and that was not recorded.
     pub(crate) in_doubt: bool,
+    /// What survives a master is lost as well, between two inputs: the next one adopts the workers.
+    pub(crate) all_lost: bool,
 }
 
 impl Plan {
@@ -210,9 +214,31 @@ impl Plan {
                     gap: rng.pick(&[0, 1, 5, 50, 300, 3000]),
                     queued: rng.pick(&[0, 0, 1, 2, 4]),
                     in_doubt: rng.chance(50),
+                    all_lost: false,
                 });
                 at += rng.pick(&[0, 0, 1, 100, 2000]);
             }
+        }
+        let mut rng = Rng::of(self.seed, 8 << 56);
+        if rng.chance(30) {
+            for _ in 0..rng.pick(&[1, 1, 2, 3]) {
+                let near = self.acts.get(rng.range(0, 8) as usize).map(|(at, _)| *at);
+                let (anywhere, later) = (rng.range(0, FAULTS_END), rng.range(0, 4000));
+                let at = near.map_or(anywhere, |at| (at + later).min(FAULTS_END));
+                if rng.chance(50) {
+                    self.acts.push((at, Act::KeepsDying));
+                } else {
+                    self.deaths.push(Death {
+                        at,
+                        points: 0,
+                        gap: rng.pick(&[0, 5, 300, 3000]),
+                        queued: 0,
+                        in_doubt: false,
+                        all_lost: true,
+                    });
+                }
+            }
+            self.acts.sort_by_key(|(at, _)| *at);
         }
         self
     }

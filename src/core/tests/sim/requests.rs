@@ -1,13 +1,19 @@
 //! Applies requests to the model.
 
-use crate::model::Pool;
+use crate::model::{Pool, Worker};
 use crate::oracle::Oracle;
-use rotad_core::{Policy, PoolKind, Request, Time};
+use rotad_core::{AdoptedWorker, Policy, PoolKind, Request, Time};
 
 impl Oracle {
     pub(crate) fn request(&mut self, now: Time, ticket: u64, request: &Request) {
         match request {
             Request::EnsurePool(id, policy) => self.request_ensure(id.0, policy),
+            Request::Adopt {
+                pool,
+                policy,
+                latest,
+                workers,
+            } => self.request_adopt(now, pool.0, policy, latest.0, workers),
             Request::Start(id) => self.request_start(id.0),
             Request::StopPool(id) => self.request_stop_pool(id.0),
             Request::Remove(id) => {
@@ -54,6 +60,40 @@ impl Oracle {
                 pool.run_again();
             }
         }
+    }
+
+    /// Only for pools that do not exist, and while nothing is being stopped.
+    fn request_adopt(
+        &mut self,
+        now: Time,
+        id: u32,
+        policy: &Policy,
+        latest: u32,
+        workers: &[AdoptedWorker],
+    ) {
+        let newest = workers.iter().map(|worker| worker.generation.0).max();
+        let mut pool = Pool::new(policy.clone());
+        pool.adopt(latest.max(newest.unwrap_or(0)), !workers.is_empty());
+        for adopted in workers {
+            let ready = (adopted.ready && !pool.is_oneshot()).then_some(now.0);
+            let worker = Worker {
+                pool: id as usize,
+                slot: adopted.slot.0,
+                generation: adopted.generation.0,
+                readiness: policy.readiness,
+                timeout: policy.ready_timeout.0,
+                spawned: now.0,
+                started: Some(now.0),
+                ready,
+                reported: ready,
+                soaked_at: now.0 + policy.soak(false).0,
+                adopted: true,
+                ..Worker::default()
+            };
+            self.model.workers.insert(adopted.worker.0, worker);
+        }
+        self.model.adopting = Some(id);
+        self.model.pools.insert(id, pool);
     }
 
     fn request_start(&mut self, id: u32) {
@@ -120,7 +160,7 @@ impl Oracle {
         let Some(pool) = self.model.pools.get_mut(&id) else {
             return;
         };
-        pool.adopt(policy);
+        pool.take_policy(policy);
         if !pool.running {
             pool.next_generation();
         }
@@ -141,7 +181,7 @@ impl Oracle {
         }
         self.model.reconfigured = Some(id);
         self.model.rolled_back_to = Some((id, to));
-        pool.adopt(policy);
+        pool.take_policy(policy);
     }
 
     fn request_stop(&mut self, now: Time, cap: Option<u64>) {
@@ -182,8 +222,8 @@ impl Pool {
         self.removed = false;
     }
 
-    /// Adopts another policy. If it changes numbers or times, the promises about numbers are no longer checked.
-    fn adopt(&mut self, policy: &Policy) {
+    /// Takes over another policy. If it changes numbers or times, the promises about numbers are no longer checked.
+    fn take_policy(&mut self, policy: &Policy) {
         if self.policy.count != policy.count
             || self.policy.reload != policy.reload
             || self.policy.stop != policy.stop

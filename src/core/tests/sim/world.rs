@@ -277,6 +277,7 @@ impl<'a> World<'a> {
                 Ok(())
             }
             Event::EarlyWake => self.wake_early(),
+            Event::Death(i) if self.plan.deaths[i].all_lost => self.adopt(self.plan.deaths[i].gap),
             Event::Death(i) => self.arm(self.plan.deaths[i]),
             Event::Again(i) => self.repeat(i),
             Event::MeasureDemand => {
@@ -328,6 +329,9 @@ impl<'a> World<'a> {
             let known = known.map(|(id, _)| WorkerId(*id)).collect();
             return self.step(Input::Unreachable(known));
         }
+        if *act == Act::KeepsDying {
+            return self.step(Input::MasterKeepsDying);
+        }
         let request = match act {
             Act::Roll(pool) => Request::Roll(pool_of(pool)),
             Act::Cancel(pool) => Request::Cancel(pool_of(pool)),
@@ -370,10 +374,9 @@ impl<'a> World<'a> {
                 }
             }
             Act::Stop(cap) => Request::Stop { cap: cap.map(Span) },
-            Act::StopNow | Act::ReplaceListener(..) => Request::StopNow,
+            Act::StopNow | Act::ReplaceListener(..) | Act::KeepsDying => Request::StopNow,
         };
-        self.next_ticket += 1;
-        let number = self.next_ticket;
+        let number = self.next_ticket();
         let mut rng = Rng::of(self.plan.seed, (5 << 56) + number);
         let is_stop = matches!(request, Request::Stop { .. } | Request::StopNow);
         let without_ticket = matches!(
@@ -387,8 +390,13 @@ impl<'a> World<'a> {
         self.step(Input::Requested(ticket, request))
     }
 
+    pub(crate) fn next_ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+
     /// The current policy of a pool, or its first one if the pool does not exist.
-    fn current_policy(&self, pool: usize) -> Policy {
+    pub(crate) fn current_policy(&self, pool: usize) -> Policy {
         self.oracle
             .policy(pool as u32)
             .unwrap_or_else(|| self.plan.pools[pool].clone())
@@ -486,6 +494,11 @@ impl<'a> World<'a> {
     pub(crate) fn count(&mut self, entry: &Entry) {
         let name = match entry {
             Entry::Command(Command::Spawn { .. }) => "spawns",
+            Entry::Command(Command::Reply(_, _, Outcome::Aborted { failure, .. }))
+                if failure.cause == Cause::MasterKeepsDying =>
+            {
+                "all requests ended"
+            }
             Entry::Notice(Notice::RollEnded { outcome, .. }) => match outcome {
                 Outcome::Done { .. } => "rolls done",
                 Outcome::Aborted { failure, .. } if failure.mixed => "rolls mixed",

@@ -21,9 +21,9 @@
 mod show;
 
 use rotad_core::{
-    Engine, Essential, Exit, Generation, Input, OnFailure, Policy, PoolId, PoolKind, Readiness,
-    Reload, Request, Restart, RestartPolicy, Signal, Slot, Span, StopStep, Ticket, Time, To,
-    WorkerId,
+    AdoptedWorker, Engine, Essential, Exit, Generation, Input, OnFailure, Policy, PoolId, PoolKind,
+    Readiness, Reload, Request, Restart, RestartPolicy, Signal, Slot, Span, StopStep, Ticket, Time,
+    To, WorkerId,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -123,6 +123,23 @@ fn stop_step(text: &str) -> StopStep {
     }
 }
 
+/// SLOT:WORKER/GENERATION, with a `+` if it is ready.
+fn adopted(text: &str) -> AdoptedWorker {
+    let (text, ready) = text
+        .strip_suffix('+')
+        .map_or((text, false), |of| (of, true));
+    let numbers: Vec<u32> = text
+        .split([':', '/'])
+        .map(|number| number.parse().expect("SLOT:WORKER/GENERATION"))
+        .collect();
+    AdoptedWorker {
+        worker: WorkerId(u64::from(numbers[1])),
+        slot: Slot(numbers[0]),
+        generation: Generation(numbers[2]),
+        ready,
+    }
+}
+
 impl Story {
     fn play(text: &str) -> String {
         let mut story = Self {
@@ -201,6 +218,17 @@ impl Story {
         };
         let request = match words[0] {
             "ensure" => Request::EnsurePool(pool(1), self.policies[&(number(1) as u32)].clone()),
+            "adopt" => {
+                let latest = words[2..].iter().find_map(|w| w.strip_prefix("latest="));
+                let latest = latest.map_or(0, |of| of.parse().expect("a generation"));
+                let workers = words[2..].iter().filter(|w| w.contains('/'));
+                Request::Adopt {
+                    pool: pool(1),
+                    policy: self.policies[&(number(1) as u32)].clone(),
+                    latest: Generation(latest),
+                    workers: workers.map(|word| adopted(word)).collect(),
+                }
+            }
             "start" => Request::Start(pool(1)),
             "stop-pool" => Request::StopPool(pool(1)),
             "roll" => Request::Roll(pool(1)),
@@ -242,6 +270,11 @@ impl Story {
                         .collect(),
                 ));
             }
+            "numbered-after" => {
+                let engine = Engine::with_processors(64);
+                return self.engine = engine.numbered_after(WorkerId(number(1)));
+            }
+            "master-keeps-dying" => return self.step(Input::MasterKeepsDying),
             "timer" => return self.step(Input::TimerFired),
             "nothing" => return,
             "view" => {
@@ -341,4 +374,4 @@ macro_rules! stories {
     };
 }
 
-stories!(start waiters roll failure requests stop restart scale late_inputs reconfigure remove dependencies oneshot replace unhealthy unreachable rollback essential changed_in_place alive start_limit);
+stories!(start waiters roll failure requests stop restart scale adopt master_keeps_dying late_inputs reconfigure remove dependencies oneshot replace unhealthy unreachable rollback essential changed_in_place alive start_limit);

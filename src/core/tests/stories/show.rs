@@ -355,6 +355,7 @@ fn cause_text(cause: Cause) -> String {
         Cause::NotReadyInTime => "not ready in time".into(),
         Cause::Unhealthy => "unhealthy".into(),
         Cause::Cancelled => "cancelled".into(),
+        Cause::MasterKeepsDying => "the master keeps dying".into(),
         Cause::After(pool) => format!("pool {pool} was not rolled"),
     }
 }
