@@ -224,8 +224,7 @@ impl Process {
         self.wait(0)
     }
 
-    /// How it ended, whoever has reaped it; None before that, and on kernels before Linux 6.15. If its first thread ended
-    /// before the others (pthread_exit(3)), the kernel tells how that thread ended.
+    /// How it ended, whoever has reaped it. None before that, also of a zombie, and on kernels before Linux 6.15.
     pub fn exit_info(&self) -> Option<Exit> {
         let fd = self.pidfd.as_ref()?;
         let mut info = PidfdInfo {
@@ -308,6 +307,7 @@ mod tests {
         let mut shell = shell
             .stdout(Stdio::piped())
             .stdin(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut line = String::new();
@@ -354,6 +354,22 @@ mod tests {
             let expected = tells_exits().then_some(Exit::Code(code));
             assert_eq!(process.exit_info(), expected);
         }
+    }
+
+    #[test]
+    fn the_exit_code_of_a_zombie_is_known_once_it_is_reaped() {
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "exit 7"])
+            .spawn()
+            .unwrap();
+        let process = Process::open_child(child.id().cast_signed());
+        let pidfd = process.pidfd().unwrap();
+        let mut ended = [nix::poll::PollFd::new(pidfd, PollFlags::POLLIN)];
+        super::super::poll::poll(&mut ended, None).unwrap();
+        assert_eq!(process.peek_exit().unwrap(), Some(Exit::Code(7)));
+        assert_eq!(process.exit_info(), None);
+        child.wait().unwrap();
+        assert_eq!(process.exit_info(), tells_exits().then_some(Exit::Code(7)));
     }
 
     /// Whether this kernel tells the exit status by a pidfd, by its version.
