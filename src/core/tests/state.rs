@@ -369,3 +369,68 @@ fn a_damaged_state_is_refused_or_makes_no_panic() {
     }
     assert!(refused > 5000 && accepted > 500, "{refused}, {accepted}");
 }
+
+/// A thousand workers that serve, in a rolling restart that has begun.
+fn thousand() -> Engine {
+    let mut engine = Engine::with_processors(64);
+    let pool = PoolId(1);
+    let policy = Policy {
+        max_starting: Some(1000),
+        ..policy(1000)
+    };
+    let ensure = Request::EnsurePool(pool, policy);
+    engine.handle(Time(0), Input::Requested(Some(Ticket::new(1)), ensure));
+    for worker in 1..=1000 {
+        engine.handle(Time(worker), Input::Started(WorkerId(worker)));
+        engine.handle(Time(worker), Input::Ready(WorkerId(worker)));
+    }
+    let roll = Request::Roll(pool);
+    engine.handle(Time(2000), Input::Requested(Some(Ticket::new(2)), roll));
+    engine
+}
+
+/// Milliseconds of one call, the least of several.
+fn cost(times: u32, mut call: impl FnMut()) -> f64 {
+    let one = |_| {
+        let began = std::time::Instant::now();
+        (0..times).for_each(|_| call());
+        began.elapsed().as_secs_f64() * 1000.0 / f64::from(times)
+    };
+    (0..5).map(one).fold(f64::MAX, f64::min)
+}
+
+/// The bounds are wide, for machines under load; `ROTAD_STATE_FIGURES=1` prints what it was.
+#[test]
+fn a_record_and_a_snapshot_of_a_thousand_workers_are_cheap() {
+    let engine = thousand();
+    let mut buffer: Vec<u8> = Vec::with_capacity(1 << 20);
+    let record = |buffer: &mut Vec<u8>, input: &Input| {
+        buffer.clear();
+        serde_json::to_writer(buffer, &(Time(12_345), input)).expect("JSON");
+    };
+    let input = Input::Exited(WorkerId(4711), Exit::Code(0));
+    let per_record = cost(10_000, || record(&mut buffer, &input));
+    let ensure = Input::Requested(
+        Some(Ticket::new(9)),
+        Request::EnsurePool(PoolId(1), policy(3)),
+    );
+    let per_request = cost(10_000, || record(&mut buffer, &ensure));
+    let per_snapshot = cost(5, || {
+        buffer.clear();
+        serde_json::to_writer(&mut buffer, &engine.save()).expect("JSON");
+    });
+    let text = String::from_utf8(buffer).expect("JSON is text");
+    let per_restore = cost(5, || assert!(restored(&text).is_ok()));
+    let figures = format!(
+        "record {:.2} µs, of a policy {:.2} µs; 1000 workers: snapshot {per_snapshot:.2} ms and {} KiB, restored in {per_restore:.2} ms",
+        per_record * 1000.0,
+        per_request * 1000.0,
+        text.len() / 1024,
+    );
+    if std::env::var_os("ROTAD_STATE_FIGURES").is_some() {
+        panic!("{figures}");
+    }
+    assert!(per_record < 0.1 && per_request < 0.3, "{figures}");
+    assert!(per_snapshot < 50.0 && per_restore < 100.0, "{figures}");
+    assert!(text.len() < 1 << 20, "{figures}");
+}
