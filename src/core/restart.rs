@@ -340,6 +340,9 @@ impl Engine {
             breaker.candidate = Some(worker);
             self.deadlines
                 .set(Key::Breaker(id), Some(self.now + EARLY_DEATH));
+        } else {
+            // Nothing else looks at the breaker's slot, which may have waited for this worker.
+            self.dirty_slots.insert((id, breaker.probe));
         }
     }
 

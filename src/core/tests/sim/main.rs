@@ -40,8 +40,8 @@ const REGRESSIONS_WITH_MORE: &[u64] = &[
 ];
 
 /// Seeds that failed once with `Plan::with_deaths`: a start that waited for a pool whose other workers came up after one
-/// had failed for good.
-const REGRESSIONS_WITH_DEATHS: &[u64] = &[9425];
+/// had failed for good; a crash loop in which no slot was tried any more, after an adopted worker had become ready.
+const REGRESSIONS_WITH_DEATHS: &[u64] = &[9425, 112_690];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -795,6 +795,14 @@ impl Oracle {
                 "{id} is wanted"
             ),
             StopReason::Abandoned => {
+                let other_serves = model
+                    .of(pool_id)
+                    .any(|(other, w)| other != id && w.slot == worker.slot && w.serves());
+                hold!(
+                    !model.dropped || !worker.serves() || other_serves,
+                    "kept",
+                    "{id} is stopped because of the master, and no other one serves in its slot"
+                );
                 let older_stays = model
                     .of(pool_id)
                     .any(|(other, w)| other < id && w.slot == worker.slot && w.stays());
