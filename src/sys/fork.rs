@@ -1,4 +1,4 @@
-//! fork(2) for daemonizing, and _exit(2).
+//! fork(2) for daemonizing, a fork that shares the descriptor table, and _exit(2).
 
 use nix::libc;
 use std::io;
@@ -21,16 +21,39 @@ pub enum Fork {
 /// # Errors
 /// EAGAIN, ENOMEM: fork(2). `Other`: this process has more than one thread.
 pub fn fork() -> io::Result<Fork> {
-    // Without /proc the count is unknown; nothing in the launcher starts threads.
-    if let Ok(tasks) = std::fs::read_dir("/proc/self/task") {
-        let threads = tasks.count();
-        if threads != 1 {
-            return Err(io::Error::other(format!("fork with {threads} threads")));
-        }
-    }
+    check_threads()?;
     // SAFETY: one thread, checked above: the child's copy of every lock and of the heap is as consistent as ours.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
+    side(unsafe { libc::fork() })
+}
+
+/// As [`fork`], but the child has no descriptor table of its own: what one of the two opens or closes is open or closed
+/// in the other (clone(2), CLONE_FILES), until one of them executes a program. The descriptors of a child that is killed
+/// stay open.
+///
+/// # Errors
+/// As [`fork`].
+pub fn fork_sharing_descriptors() -> io::Result<Fork> {
+    check_threads()?;
+    let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
+    // SAFETY: as for fork(2), of which this is the system call: no new stack, no shared memory, no thread ids to store.
+    // glibc's copy of the thread id stays that of the parent; it reads that only for calls about other threads.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    side(pid as libc::pid_t)
+}
+
+/// Without /proc the count is unknown; nothing in the launcher starts threads.
+fn check_threads() -> io::Result<()> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count());
+    if threads == 1 {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("fork with {threads} threads")))
+    }
+}
+
+fn side(pid: libc::pid_t) -> io::Result<Fork> {
+    match pid {
+        ..0 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
         child => Ok(Fork::Parent { child }),
     }

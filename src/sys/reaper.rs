@@ -22,6 +22,20 @@ pub fn has_orphans() -> bool {
     unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) == 0 }
 }
 
+/// A child of this process that has ended and is not reaped yet.
+pub fn ended_child() -> Option<i32> {
+    // SAFETY: siginfo_t is plain data; all zeroes is a valid value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: info lives through the call and is written by it alone.
+    if unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) } < 0 {
+        return None;
+    }
+    // SAFETY: waitid filled the SIGCHLD part of the union, or left it zero (nothing has ended).
+    let pid = unsafe { info.si_pid() };
+    (pid != 0).then_some(pid)
+}
+
 /// Reaps one ended child, of any thread.
 pub fn reap_one_of(pid: i32) {
     // SAFETY: as above.

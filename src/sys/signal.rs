@@ -69,6 +69,70 @@ fn set(signal: i32, disposition: libc::sighandler_t) {
     unsafe { libc::sigaction(signal, &action, null_mut()) };
 }
 
+/// Who sent a signal, as far as it is passed on with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The sender's pid; 0: the kernel, for a terminal.
+    pub pid: i32,
+    /// Its uid.
+    pub uid: u32,
+}
+
+/// What of the siginfo_t of a signal that was sent (sigaction(2)) the receiver gets, in the kernel's layout.
+#[repr(C)]
+struct SentInfo {
+    signo: i32,
+    errno: i32,
+    code: i32,
+    // The union behind these three is aligned as a pointer.
+    #[cfg(target_pointer_width = "64")]
+    padding: i32,
+    pid: i32,
+    uid: u32,
+    value: usize,
+    rest: [u8; SENT_INFO_REST],
+}
+
+const SENT_INFO_REST: usize = if cfg!(target_pointer_width = "64") {
+    128 - 32
+} else {
+    128 - 24
+};
+const _: () = assert!(size_of::<SentInfo>() == 128, "the size of a siginfo_t");
+
+/// Passes a signal on to our own unreaped child, as if its sender had sent it there (rt_sigqueueinfo(2)): SI_QUEUE is the
+/// kind that a process may send in another one's name.
+///
+/// # Errors
+/// ESRCH: the child has been reaped; EAGAIN: too many signals wait there (RLIMIT_SIGPENDING).
+pub fn pass_on(child: i32, signal: i32, sender: Sender) -> std::io::Result<()> {
+    let code = if sender.pid == 0 {
+        FROM_THE_KERNEL
+    } else {
+        libc::SI_QUEUE
+    };
+    let info = SentInfo {
+        signo: signal,
+        errno: 0,
+        code,
+        #[cfg(target_pointer_width = "64")]
+        padding: 0,
+        pid: sender.pid,
+        uid: sender.uid,
+        value: 0,
+        rest: [0; SENT_INFO_REST],
+    };
+    // SAFETY: the kernel reads a siginfo_t, 128 bytes, from `info`, which has that size and lives through the call.
+    let done = unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, child, signal, &raw const info) };
+    if done < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The si_code of a signal of the kernel that is passed on: a process may not use the kernel's own (SI_KERNEL).
+pub const FROM_THE_KERNEL: i32 = libc::SI_ASYNCIO;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,38 @@
+//! The children of the guardian: the present master, and what dead masters have left: workers, and processes of theirs
+//! that have lost their parent.
+
+use super::link::{End, LinkMessage, Request, SavedExit};
+use crate::sys::process::Process;
+use crate::sys::reaper;
+
+/// Maximum requests of the master that are carried out before signals have their turn.
+const REQUESTS_A_TURN: usize = 256;
+
+/// Carries out what the master asks for.
+pub(super) fn answer_requests(end: &End) {
+    for _ in 0..REQUESTS_A_TURN {
+        let Some(request) = end.receive::<Request>() else {
+            return;
+        };
+        match request {
+            Request::Peek(pid) => {
+                let exit = Process::of_child(pid, None).peek_exit();
+                let exit = exit.ok().flatten().and_then(SavedExit::of);
+                // A master that does not read is asked for nothing more: it asks again.
+                end.send(&LinkMessage::Ended { pid, exit }).ok();
+            }
+            Request::Reap(pid) => reaper::reap_one_of(pid),
+        }
+    }
+}
+
+/// Before a master has died, no worker is a child of the guardian: what has ended are orphans that lie outside of the
+/// master's tree (as PID 1 of a container), and nobody asks for their status. The master stays unreaped.
+pub(super) fn reap_strangers(master: i32) {
+    while let Some(pid) = reaper::ended_child() {
+        if pid == master {
+            return;
+        }
+        reaper::reap_one_of(pid);
+    }
+}

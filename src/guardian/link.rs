@@ -1,0 +1,186 @@
+//! The connection between the guardian and the present master: a pair of sockets whose messages keep their borders
+//! (SOCK_SEQPACKET, unix(7)), one JSON text each.
+
+use crate::sys::process::Process;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use rotad_core::Exit;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Maximum length of a message in bytes: one to the service manager has at most 4096.
+const MAX_MESSAGE: usize = 16 * 1024;
+
+/// What a master asks of the guardian.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Request {
+    /// How did this child of the guardian end? It stays unreaped.
+    Peek(i32),
+    /// Reap this child of the guardian, if it has ended.
+    Reap(i32),
+}
+
+/// What the guardian tells the master.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkMessage {
+    /// A child of the guardian has ended so. None: it still runs, or is no child of the guardian.
+    Ended {
+        /// Its pid.
+        pid: i32,
+        /// How it ended.
+        exit: Option<SavedExit>,
+    },
+    /// Children of the guardian, which are workers of a dead master or their orphans, have ended.
+    ChildrenEnded,
+}
+
+/// [`Exit`], as it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SavedExit {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// This signal ended it, and it left a core dump.
+    CoreDump(i32),
+}
+
+impl From<SavedExit> for Exit {
+    fn from(saved: SavedExit) -> Self {
+        let signal = |signal, core_dumped| Self::Signal {
+            signal,
+            core_dumped,
+        };
+        match saved {
+            SavedExit::Code(code) => Self::Code(code),
+            SavedExit::Signal(number) => signal(number, false),
+            SavedExit::CoreDump(number) => signal(number, true),
+        }
+    }
+}
+
+impl SavedExit {
+    /// None for an exit whose status is not known.
+    pub(super) fn of(exit: Exit) -> Option<Self> {
+        Some(match exit {
+            Exit::Code(code) => Self::Code(code),
+            Exit::Signal {
+                signal,
+                core_dumped: false,
+            } => Self::Signal(signal),
+            Exit::Signal {
+                signal,
+                core_dumped: true,
+            } => Self::CoreDump(signal),
+            Exit::Unknown => return None,
+        })
+    }
+}
+
+/// One end of the connection.
+#[derive(Debug)]
+pub(super) struct End(OwnedFd);
+
+/// Both ends: the guardian's and the master's.
+pub(super) fn pair() -> io::Result<(End, End)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (guardian, master) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    Ok((End(guardian), End(master)))
+}
+
+impl End {
+    pub(super) fn send(&self, message: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_vec(message)?;
+        send(self.0.as_raw_fd(), &text, MsgFlags::MSG_NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// The next message. None: there is none. One that is not understood is passed over.
+    pub(super) fn receive<T: DeserializeOwned>(&self) -> Option<T> {
+        let mut buffer = [0; MAX_MESSAGE];
+        loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(0) => return None,
+                Ok(length) => {
+                    if let Ok(message) = serde_json::from_slice(&buffer[..length]) {
+                        return Some(message);
+                    }
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl AsFd for End {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A master's connection to its guardian.
+#[derive(Debug)]
+pub struct Link {
+    end: End,
+    guardian: Process,
+}
+
+impl Link {
+    pub(super) fn new(end: End, guardian: Process) -> Self {
+        Self { end, guardian }
+    }
+
+    /// The guardian: its pid, and the pidfd that tells when it dies.
+    pub fn guardian(&self) -> &Process {
+        &self.guardian
+    }
+
+    /// Asks how a child of the guardian has ended: [`LinkMessage::Ended`] follows.
+    ///
+    /// # Errors
+    /// EAGAIN: the guardian does not read (it is stopped); ECONNRESET: it is gone.
+    pub fn ask_exit(&self, pid: i32) -> io::Result<()> {
+        self.end.send(&Request::Peek(pid))
+    }
+
+    /// Has the guardian reap a child of its own that has ended.
+    ///
+    /// # Errors
+    /// As [`Link::ask_exit`].
+    pub fn reap(&self, pid: i32) -> io::Result<()> {
+        self.end.send(&Request::Reap(pid))
+    }
+
+    /// What the guardian has said. None: nothing more.
+    pub fn receive(&self) -> Option<LinkMessage> {
+        self.end.receive()
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_and_in_order() {
+        let (guardian, master) = pair().unwrap();
+        assert_eq!(guardian.receive::<Request>(), None);
+        master.send(&Request::Peek(12)).unwrap();
+        master.send(&"something else").unwrap();
+        master.send(&Request::Reap(12)).unwrap();
+        assert_eq!(guardian.receive(), Some(Request::Peek(12)));
+        assert_eq!(guardian.receive(), Some(Request::Reap(12)));
+        assert_eq!(guardian.receive::<Request>(), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! The memory that the guardian shares with each of its masters: a page of numbers, and behind it the saved state.
+//!
+//! | number | written by | what |
+//! |---|---|---|
+//! | 0 | master | how it ends, once it does so on purpose: 256 + its exit code |
+//! | 1 | guardian | how many masters have died so far |
+//! | 2 | guardian | how the last of them ended, as [`Death`] |
+//! | 3 | guardian | how long it had lived, in milliseconds |
+//! | 4 | guardian | 1: masters die so often that the next one gives up rolling restarts and requests that wait |
+//! | 8.. | master | see `saved_state::store` |
+
+use crate::exit_code::ExitCode;
+use crate::sys::shared_memory::SharedMemory;
+use rotad_core::Exit;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The size in bytes; only the pages that are written cost memory.
+const SIZE: usize = 128 << 20;
+
+const ENDING: usize = 0;
+const RESTARTS: usize = 1;
+const LAST_EXIT: usize = 2;
+const LAST_AGE: usize = 3;
+const SALVAGE: usize = 4;
+
+/// The end of a master that nobody had asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// How it ended.
+    pub exit: Exit,
+    /// How long it had lived, in milliseconds.
+    pub after_ms: u64,
+}
+
+/// The shared memory.
+#[derive(Debug)]
+pub struct SharedState(SharedMemory);
+
+impl SharedState {
+    /// New memory, without a state.
+    ///
+    /// # Errors
+    /// As [`SharedMemory::new`].
+    pub fn new() -> io::Result<Self> {
+        SharedMemory::new("rotad-state", SIZE).map(Self)
+    }
+
+    /// The memory, for `saved_state`.
+    pub fn memory(&self) -> &SharedMemory {
+        &self.0
+    }
+
+    /// The memory, to be written by `saved_state`.
+    pub fn memory_mut(&mut self) -> &mut SharedMemory {
+        &mut self.0
+    }
+
+    /// One of the numbers.
+    pub fn number(&self, index: usize) -> &AtomicU64 {
+        self.0.number(index)
+    }
+
+    /// This master ends on purpose: the guardian ends with its code and starts no other.
+    pub fn set_ending(&self, code: ExitCode) {
+        let value = 256 + u64::from(code.number());
+        self.number(ENDING).store(value, Ordering::Release);
+    }
+
+    /// The code with which the master ended on purpose.
+    pub(super) fn ending(&self) -> Option<ExitCode> {
+        let code = self
+            .number(ENDING)
+            .load(Ordering::Acquire)
+            .checked_sub(256)?;
+        u8::try_from(code).ok().map(ExitCode::of_child)
+    }
+
+    /// How many masters have died so far.
+    pub fn restarts(&self) -> u64 {
+        self.number(RESTARTS).load(Ordering::Acquire)
+    }
+
+    pub(super) fn record_death(&self, death: Death, salvage: bool) {
+        let exit = match death.exit {
+            Exit::Code(code) => u64::from(code.unsigned_abs()),
+            Exit::Signal {
+                signal,
+                core_dumped,
+            } => 1 << 32 | u64::from(core_dumped) << 33 | u64::from(signal.unsigned_abs()),
+            Exit::Unknown => 1 << 34,
+        };
+        self.number(LAST_EXIT).store(exit, Ordering::Release);
+        self.number(LAST_AGE)
+            .store(death.after_ms, Ordering::Release);
+        self.number(SALVAGE)
+            .store(salvage.into(), Ordering::Release);
+        self.number(RESTARTS).fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How the last master ended that nobody had asked to. None: none has.
+    pub fn last_death(&self) -> Option<Death> {
+        if self.restarts() == 0 {
+            return None;
+        }
+        let exit = self.number(LAST_EXIT).load(Ordering::Acquire);
+        let number = exit as u32 as i32;
+        let exit = match exit >> 32 {
+            0 => Exit::Code(number),
+            1 | 3 => Exit::Signal {
+                signal: number,
+                core_dumped: exit >> 33 & 1 == 1,
+            },
+            _ => Exit::Unknown,
+        };
+        let after_ms = self.number(LAST_AGE).load(Ordering::Acquire);
+        Some(Death { exit, after_ms })
+    }
+
+    /// Whether masters die so often that this one is to give up rolling restarts and requests that wait.
+    pub fn salvages(&self) -> bool {
+        self.number(SALVAGE).load(Ordering::Acquire) == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_ends_on_purpose_with_its_code_and_otherwise_not() {
+        let state = SharedState::new().unwrap();
+        assert_eq!(state.ending(), None);
+        state.set_ending(ExitCode::DONE);
+        assert_eq!(state.ending(), Some(ExitCode::DONE));
+        state.set_ending(ExitCode::of_child(255));
+        assert_eq!(state.ending(), Some(ExitCode::of_child(255)));
+    }
+
+    #[test]
+    fn the_next_master_reads_how_the_last_one_died() {
+        let state = SharedState::new().unwrap();
+        assert_eq!(state.last_death(), None);
+        let signal = |signal, core_dumped| Exit::Signal {
+            signal,
+            core_dumped,
+        };
+        for exit in [
+            signal(9, false),
+            signal(11, true),
+            Exit::Code(101),
+            Exit::Unknown,
+        ] {
+            let death = Death { exit, after_ms: 40 };
+            state.record_death(death, false);
+            assert_eq!(state.last_death(), Some(death));
+        }
+        assert_eq!(state.restarts(), 4);
+    }
+}

@@ -1,0 +1,140 @@
+//! Memory that outlives the process that writes it: a memfd (memfd_create(2)) mapped by the guardian and by each master.
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::null_mut;
+use std::sync::atomic::AtomicU64;
+
+/// A mapping of a memfd. Its size never changes (fcntl(2), F_SEAL_SHRINK), so an access within it cannot fail with
+/// SIGBUS; pages that nobody has touched cost nothing.
+#[derive(Debug)]
+pub struct SharedMemory {
+    base: *mut u8,
+    len: usize,
+    fd: OwnedFd,
+}
+
+// SAFETY: the mapping belongs to this value alone, and nothing in it is bound to a thread.
+unsafe impl Send for SharedMemory {}
+
+impl SharedMemory {
+    /// New memory of `len` bytes, all zero. `name` is shown in /proc/PID/maps.
+    ///
+    /// # Errors
+    /// ENOMEM, EMFILE; ENOSYS: memfd_create(2) is not permitted here.
+    pub fn new(name: &str, len: usize) -> io::Result<Self> {
+        let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        ftruncate(&fd, i64::try_from(len).map_err(io::Error::other)?)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        Self::map(fd, len)
+    }
+
+    fn map(fd: OwnedFd, len: usize) -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let base = unsafe { libc::mmap(null_mut(), len, access, flags, fd.as_raw_fd(), 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            base: base.cast(),
+            len,
+            fd,
+        })
+    }
+
+    /// Its size in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no room at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The number in the eight bytes at `index` times eight.
+    ///
+    /// # Panics
+    /// If that lies beyond the end.
+    pub fn number(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.len / size_of::<AtomicU64>(), "beyond the end");
+        // SAFETY: within the mapping, and aligned since the mapping begins at a page. Every bit pattern is a valid number,
+        // and all processes access it atomically.
+        unsafe { &*self.base.cast::<AtomicU64>().add(index) }
+    }
+
+    /// Writes bytes from `at` on. False, and nothing is written: they do not fit.
+    pub fn write(&mut self, at: usize, bytes: &[u8]) -> bool {
+        if at.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        // SAFETY: the range lies within the mapping, which `bytes` cannot overlap: nobody gets a reference into it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.add(at), bytes.len()) };
+        true
+    }
+
+    /// A copy of `len` bytes from `at` on. None: beyond the end.
+    pub fn read(&self, at: usize, len: usize) -> Option<Vec<u8>> {
+        if at.checked_add(len).is_none_or(|end| end > self.len) {
+            return None;
+        }
+        let mut bytes = vec![0; len];
+        // SAFETY: the range lies within the mapping, and the vector is new.
+        unsafe { std::ptr::copy_nonoverlapping(self.base.add(at), bytes.as_mut_ptr(), len) };
+        Some(bytes)
+    }
+}
+
+impl AsFd for SharedMemory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; no reference into it outlives this value.
+        unsafe { libc::munmap(self.base.cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn what_is_written_is_seen_by_the_next_process() {
+        let mut memory = SharedMemory::new("test", 8192).unwrap();
+        assert!(memory.write(4096, b"state"));
+        memory.number(3).store(7, Ordering::Release);
+        let again = SharedMemory::map(memory.fd.try_clone().unwrap(), 8192).unwrap();
+        drop(memory);
+        assert_eq!(again.read(4096, 5).unwrap(), b"state");
+        assert_eq!(again.number(3).load(Ordering::Acquire), 7);
+    }
+
+    #[test]
+    fn nothing_is_written_beyond_the_end() {
+        let mut memory = SharedMemory::new("test", 4096).unwrap();
+        assert!(!memory.write(4090, b"1234567"));
+        assert!(!memory.write(usize::MAX, b"1"));
+        assert!(memory.write(4089, b"1234567"));
+        assert_eq!(memory.read(4090, 7), None);
+        assert_eq!(memory.read(4095, 1).unwrap(), b"7");
+    }
+
+    #[test]
+    fn nobody_can_take_its_pages_away() {
+        let memory = SharedMemory::new("test", 8192).unwrap();
+        let error = ftruncate(&memory.fd, 4096).unwrap_err();
+        assert_eq!(error, nix::errno::Errno::EPERM);
+    }
+}
