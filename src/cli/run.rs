@@ -5,7 +5,10 @@ use crate::config::{self, Loaded};
 use crate::daemon::{self, Side, StartContext, StartOptions};
 use crate::event_loop::clock::Deadline;
 use crate::exit_code::ExitCode;
+use crate::guardian;
 use crate::plan::Plan;
+use crate::supervisor;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,9 +89,33 @@ fn load(file: Option<&Path>) -> Result<Plan, ExitCode> {
     }
 }
 
-/// Runs the master until its last worker is gone. Returns its exit code.
+/// Runs the master until its last worker is gone, below a guardian unless the configuration does without. Returns its
+/// exit code.
 fn serve(plan: Plan, context: StartContext) -> ExitCode {
-    crate::supervisor::serve(plan, context, Arc::new(load_for_log))
+    let reader = Arc::new(load_for_log);
+    if !plan.master.guardian {
+        return supervisor::serve(plan, context, reader, None);
+    }
+    match guardian::guard(context.hup_ignored) {
+        Ok(guardian::Side::Guardian(code)) => {
+            // The master has closed the descriptors in it, or will: they are shared.
+            let _ = ManuallyDrop::new((plan, context));
+            code
+        }
+        Ok(guardian::Side::Master(link, state)) => {
+            let code = supervisor::serve(plan, context, reader, Some(link));
+            state.set_ending(code);
+            code
+        }
+        Err(error) => {
+            let code = ExitCode::FAILED;
+            let text = format!(
+                "cannot start the guardian: {error}; `guardian = false` in [master] does without"
+            );
+            context.report.finish(code, &text);
+            code
+        }
+    }
 }
 
 /// Reads the configuration for a running master: the plan and its warnings, for the log.

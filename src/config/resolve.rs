@@ -104,6 +104,7 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
         log_keep: master.log_keep.value(),
         stop_timeout: master.stop_timeout.map(|at| at.value.into()),
         watch_config: master.watch_config.value(),
+        guardian: master.guardian.value(),
         runtime_dir,
         name,
     }

@@ -34,6 +34,8 @@ pub enum Source {
     Exit(WorkerId),
     /// A file of the runtime directory may have been removed.
     RuntimeDir,
+    /// The guardian has said something.
+    Guardian,
 }
 
 const KIND: u64 = 1 << 56;
@@ -51,6 +53,7 @@ impl Source {
             Self::Exit(id) => (7 * KIND) | id.0,
             Self::SocketFile(number) => (8 * KIND) | number,
             Self::RuntimeDir => 9 * KIND,
+            Self::Guardian => 10 * KIND,
         }
     }
 
@@ -67,6 +70,7 @@ impl Source {
             7 => Self::Exit(WorkerId(number)),
             8 => Self::SocketFile(number),
             9 => Self::RuntimeDir,
+            10 => Self::Guardian,
             _ => return None,
         })
     }

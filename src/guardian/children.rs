@@ -1,7 +1,8 @@
-//! The children of the guardian: the present master, and what dead masters have left: workers, and processes of theirs
+//! What the master asks of the guardian, most of it about the children of the guardian: the present master, and what dead masters have left: workers, and processes of theirs
 //! that have lost their parent.
 
 use super::link::{End, LinkMessage, Request, SavedExit};
+use super::manager_socket::ManagerSocket;
 use crate::sys::process::Process;
 use crate::sys::reaper;
 
@@ -9,7 +10,7 @@ use crate::sys::reaper;
 const REQUESTS_A_TURN: usize = 256;
 
 /// Carries out what the master asks for.
-pub(super) fn answer_requests(end: &End) {
+pub(super) fn answer_requests(end: &End, manager: &ManagerSocket) {
     for _ in 0..REQUESTS_A_TURN {
         let Some(request) = end.receive::<Request>() else {
             return;
@@ -22,6 +23,7 @@ pub(super) fn answer_requests(end: &End) {
                 end.send(&LinkMessage::Ended { pid, exit }).ok();
             }
             Request::Reap(pid) => reaper::reap_one_of(pid),
+            Request::Notify(text) => manager.send(&text),
         }
     }
 }

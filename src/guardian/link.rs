@@ -20,6 +20,8 @@ pub(super) enum Request {
     Peek(i32),
     /// Reap this child of the guardian, if it has ended.
     Reap(i32),
+    /// Send this to the service manager, which listens to the process that it has started (sd_notify(3)).
+    Notify(String),
 }
 
 /// What the guardian tells the master.
@@ -154,6 +156,11 @@ impl Link {
     /// As [`Link::ask_exit`].
     pub fn reap(&self, pid: i32) -> io::Result<()> {
         self.end.send(&Request::Reap(pid))
+    }
+
+    /// Sends a message to the service manager, which listens to the guardian. Dropped if the guardian does not read.
+    pub fn notify(&self, text: String) {
+        self.end.send(&Request::Notify(text)).ok();
     }
 
     /// What the guardian has said. None: nothing more.

@@ -11,9 +11,11 @@
 
 mod children;
 mod link;
+mod manager_socket;
 mod page;
 mod supervise;
 
 pub use link::{Link, LinkMessage};
+pub use manager_socket::ManagerSocket;
 pub use page::{Death, SharedState};
 pub use supervise::{Side, guard};

@@ -2,6 +2,7 @@
 
 use super::children;
 use super::link::{self, End, Link, LinkMessage};
+use super::manager_socket::ManagerSocket;
 use super::page::{Death, SharedState};
 use crate::event_loop::clock::Clock;
 use crate::exit_code::ExitCode;
@@ -41,6 +42,7 @@ pub enum Side {
 struct Guardian {
     signals: SignalFd,
     state: SharedState,
+    manager: ManagerSocket,
     end: End,
     /// For the next master.
     link: Link,
@@ -103,6 +105,8 @@ pub fn guard(hup_ignored: bool) -> io::Result<Side> {
         };
         let exit = guardian.watch(&master);
         if let Some(code) = guardian.state.ending() {
+            // The master has closed what it had of this.
+            let _ = ManuallyDrop::new(guardian);
             return Ok(Side::Guardian(code));
         }
         let delay = guardian.record_death(&master, exit);
@@ -126,6 +130,7 @@ impl Guardian {
         Ok(Self {
             signals: SignalFd::with_flags(signals, flags)?,
             state: SharedState::new()?,
+            manager: ManagerSocket::find(),
             end,
             // Each master gets a copy: the descriptors are shared, and none of this is dropped in the guardian.
             link: Link::new(master_end, Process::open_pid(std::process::id() as i32)?),
@@ -140,11 +145,12 @@ impl Guardian {
         let Self {
             signals,
             end,
+            manager,
             link,
             state,
             ..
         } = self;
-        let _ = (ManuallyDrop::new(signals), ManuallyDrop::new(end));
+        let _ = ManuallyDrop::new((signals, end, manager));
         Side::Master(link, state)
     }
 
@@ -173,7 +179,7 @@ impl Guardian {
             PollFd::new(self.end.as_fd(), PollFlags::POLLIN),
         ];
         poll(&mut fds, None).ok();
-        children::answer_requests(&self.end);
+        children::answer_requests(&self.end, &self.manager);
         let mut child_ended = false;
         while let Ok(Some(info)) = self.signals.read_signal() {
             match info.ssi_signo as i32 {

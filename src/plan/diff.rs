@@ -246,6 +246,7 @@ fn master(old: &Plan, new: &Plan) -> (Vec<String>, Vec<String>) {
         ("log_file", a.log_file != b.log_file),
         ("log_format", a.log_format != b.log_format),
         ("daemonize", a.daemonize != b.daemonize),
+        ("guardian", a.guardian != b.guardian),
         ("control.mode", old.control.mode != new.control.mode),
         ("control.group", old.control.group != new.control.group),
     ]);

@@ -90,6 +90,8 @@ pub struct MasterPlan {
     pub stop_timeout: Option<Duration>,
     /// Apply the configuration when the content of its files changes.
     pub watch_config: bool,
+    /// A guardian keeps what the master has open, and starts another one if it dies.
+    pub guardian: bool,
 }
 
 /// How lines of the master log are written.

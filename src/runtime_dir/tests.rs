@@ -18,6 +18,7 @@ fn plan(dir: &Path) -> Plan {
         log_keep: 1,
         stop_timeout: None,
         watch_config: false,
+        guardian: false,
     };
     let nothing = SignalAction::Ignore;
     Plan {

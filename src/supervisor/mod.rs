@@ -17,6 +17,7 @@ mod engine_queue;
 mod event_builder;
 mod event_log;
 mod facts;
+mod guardian;
 mod health;
 mod listening;
 mod log_hang;
@@ -44,6 +45,7 @@ use crate::event_loop::poller::{Poller, Source};
 use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
 use crate::event_loop::waker::Waker;
 use crate::exit_code::ExitCode;
+use crate::guardian::Link;
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use crate::plan::Plan;
@@ -67,6 +69,7 @@ use runtime_files::Runtime;
 use service_manager::ServiceManager;
 use shutdown::Shutdown;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Maximum batches of events handled before deadlines are checked, so that a flood of events cannot hold up timeouts.
@@ -88,6 +91,7 @@ struct Supervisor {
     log: Log,
     runtime: Runtime,
     service_manager: ServiceManager,
+    guardian: Option<Arc<Link>>,
     shutdown: Shutdown,
 }
 
@@ -128,8 +132,13 @@ struct Failed {
 
 /// Runs one master until it exits, and returns the exit code. `reader` reads the configuration for a reload; it is
 /// called on a thread.
-pub fn serve(plan: Plan, context: StartContext, reader: Reader) -> ExitCode {
-    match Supervisor::start(plan, context, reader) {
+pub fn serve(
+    plan: Plan,
+    context: StartContext,
+    reader: Reader,
+    guardian: Option<Link>,
+) -> ExitCode {
+    match Supervisor::start(plan, context, reader, guardian) {
         Ok((supervisor, take_over)) => supervisor.run(take_over),
         Err((context, failed)) => {
             context.report.finish(failed.code, &failed.message);
@@ -243,6 +252,7 @@ impl Supervisor {
                 let lives = |worker| self.workers.processes.get(worker).is_some();
                 self.runtime.on_change(self.clock.now(), lives);
             }
+            Source::Guardian => self.on_guardian(),
             Source::Client(client) => self.on_client_readable(client),
             Source::Exit(worker) => self.worker_exited(worker, true),
         }

@@ -2,49 +2,12 @@
 //! another rotad. `service_manager.rs` decides when to send what.
 
 use crate::observe::sanitize::sanitize;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 /// With more pools than this, only those with something to report are named in STATUS=.
 const MOST_POOLS: usize = 12;
 /// The longest line of a pool in STATUS=, in characters.
 const LONGEST: usize = 200;
-
-/// The socket at `NOTIFY_SOCKET`, if there is one.
-#[derive(Debug)]
-pub(super) struct ServiceManagerSocket(Option<(UnixDatagram, SocketAddr)>);
-
-impl ServiceManagerSocket {
-    /// Reads the environment once; workers never see the variable.
-    pub(super) fn find() -> Self {
-        Self(std::env::var_os("NOTIFY_SOCKET").and_then(|name| {
-            let name = name.into_encoded_bytes();
-            let address = match name.first()? {
-                b'@' => SocketAddr::from_abstract_name(&name[1..]).ok()?,
-                b'/' => SocketAddr::from_pathname(std::path::Path::new(
-                    std::str::from_utf8(&name).ok()?,
-                ))
-                .ok()?,
-                _ => return None,
-            };
-            let socket = UnixDatagram::unbound().ok()?;
-            socket.set_nonblocking(true).ok()?;
-            Some((socket, address))
-        }))
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Sends a message. If nothing receives it or the queue is full, it is dropped.
-    pub(super) fn send(&self, text: &str) {
-        if let Some((socket, address)) = &self.0 {
-            socket.send_to_addr(text.as_bytes(), address).ok();
-        }
-    }
-}
 
 /// How often to send `WATCHDOG=1`: twice as often as the manager requires of the process that it started with pid
 /// `activation_pid`. `None`: it does not require it.

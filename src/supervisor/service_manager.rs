@@ -3,12 +3,14 @@
 
 use super::Supervisor;
 use super::clients::outcome_text::reason;
-use super::sd_notify::{self, PoolLine, ServiceManagerSocket};
+use super::sd_notify::{self, PoolLine};
 use super::workers::exit_report::ExitReport;
 use crate::event_loop::clock::Clock;
+use crate::guardian::{Link, ManagerSocket};
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
 use rotad_core::{Cause, PoolId, PoolState, PoolView, RollState, Span, Time, WorkerId};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// While everything stops, the manager is asked for this much more time …
@@ -29,7 +31,9 @@ pub(super) struct PoolReport<'a> {
 /// What the service manager has been told.
 #[derive(Debug)]
 pub(super) struct ServiceManager {
-    socket: ServiceManagerSocket,
+    socket: ManagerSocket,
+    /// The manager listens to the guardian alone, which passes messages on.
+    guardian: Option<Arc<Link>>,
     clock: Clock,
     /// READY=1 has been sent.
     ready: bool,
@@ -46,11 +50,12 @@ pub(super) struct ServiceManager {
 
 impl ServiceManager {
     /// `activation_pid`: the process that the manager has started; a daemon has another pid.
-    pub(super) fn begin(activation_pid: u32, clock: Clock) -> Self {
-        let socket = ServiceManagerSocket::find();
+    pub(super) fn begin(activation_pid: u32, clock: Clock, guardian: Option<Arc<Link>>) -> Self {
+        let socket = ManagerSocket::find();
         let watchdog = sd_notify::watchdog(activation_pid).filter(|_| socket.is_open());
         Self {
             socket,
+            guardian,
             ready: false,
             stopping: false,
             reloading: false,
@@ -58,6 +63,22 @@ impl ServiceManager {
             extend: None,
             watchdog: watchdog.map(|every| (Span::from(every), clock.now())),
             clock,
+        }
+    }
+
+    fn send(&self, text: &str) {
+        match &self.guardian {
+            Some(guardian) if self.socket.is_open() => guardian.notify(text.to_owned()),
+            Some(_) => {}
+            None => self.socket.send(text),
+        }
+    }
+
+    /// The process that the manager is to watch.
+    fn main_pid(&self) -> i32 {
+        match &self.guardian {
+            Some(guardian) => guardian.guardian().pid(),
+            None => std::process::id() as i32,
         }
     }
 
@@ -86,7 +107,7 @@ impl ServiceManager {
             && *at <= now
         {
             *at = now + *every;
-            self.socket.send("WATCHDOG=1");
+            self.send("WATCHDOG=1");
         }
     }
 
@@ -99,7 +120,7 @@ impl ServiceManager {
         self.ask_for_time();
         let status = format!("stopping {left} processes that a killed master left");
         if status != self.status {
-            self.socket.send(&format!("STATUS={status}"));
+            self.send(&format!("STATUS={status}"));
             self.status = status;
         }
     }
@@ -114,15 +135,14 @@ impl ServiceManager {
         let now = self.clock.now();
         if self.extend.is_none_or(|at| at <= now) {
             self.extend = Some(now + EXTEND_EVERY);
-            self.socket
-                .send(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
+            self.send(&format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
         }
     }
 
     /// Everything stops: sent once.
     pub(super) fn tell_stopping(&mut self) {
         self.stopping = true;
-        self.socket.send("STOPPING=1\nSTATUS=stopping");
+        self.send("STOPPING=1\nSTATUS=stopping");
     }
 
     /// A reload or roll begins. `Type=notify-reload` (systemd.service(5)) waits for RELOADING=1 with a time after its
@@ -135,8 +155,7 @@ impl ServiceManager {
             return;
         };
         let micros = now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1000;
-        self.socket
-            .send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
         self.reloading = true;
     }
 
@@ -153,7 +172,7 @@ impl ServiceManager {
             self.ask_for_time();
         }
         if let Some(message) = self.message(reloads, pools) {
-            self.socket.send(&message);
+            self.send(&message);
         }
     }
 
@@ -168,7 +187,7 @@ impl ServiceManager {
         let mut text = String::new();
         if !self.stopping && !self.ready && pools.iter().all(settled) {
             self.ready = true;
-            text = format!("READY=1\nMAINPID={}", std::process::id());
+            text = format!("READY=1\nMAINPID={}", self.main_pid());
         }
         if !self.stopping && self.reloading && !rolls {
             self.reloading = false;

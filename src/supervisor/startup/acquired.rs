@@ -3,6 +3,7 @@
 use crate::control::server::Server;
 use crate::event_loop::clock::Clock;
 use crate::event_loop::signals::Signals;
+use crate::guardian::Link;
 use crate::listener::Listener;
 use crate::log::LogWriter;
 use crate::runtime_dir::RuntimeDir;
@@ -10,6 +11,7 @@ use crate::runtime_dir::stale_workers::WorkerJournal;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::service_manager::ServiceManager;
 use crate::supervisor::workers::WorkerCgroups;
+use std::sync::Arc;
 
 /// What is acquired before the supervisor exists.
 pub(super) struct Acquired {
@@ -25,4 +27,5 @@ pub(super) struct Acquired {
     pub(super) take_over: Vec<EventBuilder>,
     pub(super) cgroups: WorkerCgroups,
     pub(super) service_manager: ServiceManager,
+    pub(super) guardian: Option<Arc<Link>>,
 }

@@ -70,6 +70,9 @@ impl Parts {
             let null = File::options().read(true).write(true).open("/dev/null")?;
             poller.watch(acquired.signals.as_fd(), Source::Signals, Interest::Read)?;
             poller.watch(waker.as_fd(), Source::Waker, Interest::Read)?;
+            if let Some(guardian) = &acquired.guardian {
+                poller.watch(guardian.as_fd(), Source::Guardian, Interest::Read)?;
+            }
             for listener_fd in acquired.server.listeners() {
                 poller.watch(listener_fd, Source::Control, Interest::Read)?;
             }
@@ -231,6 +234,7 @@ impl Parts {
             },
             runtime: Runtime::new(runtime_dir, runtime_path),
             service_manager: acquired.service_manager,
+            guardian: acquired.guardian,
             shutdown: Shutdown::default(),
             plan,
         };

@@ -19,6 +19,7 @@ use crate::daemon::StartContext;
 use crate::event_loop::clock::Clock;
 use crate::event_loop::signals::Signals;
 use crate::exit_code::ExitCode;
+use crate::guardian::Link;
 use crate::listener::{self, ActivationSocket};
 use crate::plan::Plan;
 use crate::runtime_dir::stale_workers::WorkerJournal;
@@ -26,6 +27,7 @@ use crate::runtime_dir::{NOTIFY_DIR, RuntimeDir, make_notify_dir};
 use crate::sys;
 use acquired::Acquired;
 use assemble::Parts;
+use std::sync::Arc;
 use take_over::TakeOver;
 
 impl Failed {
@@ -43,9 +45,12 @@ impl Supervisor {
         plan: Plan,
         mut context: StartContext,
         reader: Reader,
+        guardian: Option<Link>,
     ) -> Result<(Self, Vec<EventBuilder>), (StartContext, Failed)> {
         let passed = std::mem::take(&mut context.activation_sockets);
-        match acquire(&plan, &mut context, passed).and_then(|acquired| Parts::on(&plan, acquired)) {
+        match acquire(&plan, &mut context, passed, guardian)
+            .and_then(|acquired| Parts::on(&plan, acquired))
+        {
             Ok(parts) => Ok(parts.supervisor(plan, context, reader)),
             Err(failed) => Err((context, failed)),
         }
@@ -56,6 +61,7 @@ fn acquire(
     plan: &Plan,
     context: &mut StartContext,
     passed: Vec<ActivationSocket>,
+    guardian: Option<Link>,
 ) -> Result<Acquired, Failed> {
     let (mut runtime_dir, signs) = RuntimeDir::enter(plan).map_err(|e| Failed {
         code: e.code,
@@ -72,7 +78,9 @@ fn acquire(
     // it.
     let mut signals = Signals::install(plan.signals, context.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
-    let mut service_manager = ServiceManager::begin(context.activation_pid, clock.clone());
+    let guardian = guardian.map(Arc::new);
+    let mut service_manager =
+        ServiceManager::begin(context.activation_pid, clock.clone(), guardian.clone());
     let take_over = TakeOver {
         plan,
         log_writer: &log_writer,
@@ -137,6 +145,7 @@ fn acquire(
         take_over,
         cgroups,
         service_manager,
+        guardian,
     })
 }
 

@@ -1,0 +1,40 @@
+//! The socket of the service manager that has started us (NOTIFY_SOCKET, sd_notify(3)): systemd, or another rotad.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+
+/// The socket at `NOTIFY_SOCKET`, if there is one.
+#[derive(Debug)]
+pub struct ManagerSocket(Option<(UnixDatagram, SocketAddr)>);
+
+impl ManagerSocket {
+    /// Reads the environment once; workers never see the variable.
+    pub fn find() -> Self {
+        Self(std::env::var_os("NOTIFY_SOCKET").and_then(|name| {
+            let name = name.into_encoded_bytes();
+            let address = match name.first()? {
+                b'@' => SocketAddr::from_abstract_name(&name[1..]).ok()?,
+                b'/' => {
+                    SocketAddr::from_pathname(Path::new(std::str::from_utf8(&name).ok()?)).ok()?
+                }
+                _ => return None,
+            };
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.set_nonblocking(true).ok()?;
+            Some((socket, address))
+        }))
+    }
+
+    /// There is a service manager that listens.
+    pub fn is_open(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Sends a message. If nothing receives it or the queue is full, it is dropped.
+    pub fn send(&self, text: &str) {
+        if let Some((socket, address)) = &self.0 {
+            socket.send_to_addr(text.as_bytes(), address).ok();
+        }
+    }
+}
