@@ -18,6 +18,7 @@ pub use pool::{
 pub use sources::{changed, read};
 pub use template::{Context, Fault, Sockets};
 
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use std::time::Duration;
 pub const MAX_UNIX_PATH: usize = 107;
 
 /// One configuration, ready to be executed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// The configuration file: its absolute path as given, with links unresolved. A reload reads it from here.
     pub config: PathBuf,
@@ -50,7 +51,7 @@ pub struct Plan {
 }
 
 /// A file that a plan was read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// Its absolute path, with links unresolved.
     pub path: PathBuf,
@@ -59,7 +60,7 @@ pub struct Source {
 }
 
 /// The master's own settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MasterPlan {
     /// By default the file's stem, or the name of its directory if the file is called `rotad.toml`.
     pub name: String,
@@ -95,7 +96,7 @@ pub struct MasterPlan {
 }
 
 /// How lines of the master log are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogFormat {
     /// For people: time, level, message.
     Text,
@@ -104,7 +105,7 @@ pub enum LogFormat {
 }
 
 /// Severities of master log lines, the most severe first. A level includes all before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogLevel {
     /// What has failed.
     Error,
@@ -119,7 +120,7 @@ pub enum LogLevel {
 }
 
 /// Who may use the control socket.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ControlPlan {
     /// Permission bits of the control socket's file; connect(2) needs write permission (unix(7)).
     pub mode: u32,
@@ -128,7 +129,7 @@ pub struct ControlPlan {
 }
 
 /// What the signals do that an operator may assign (`[signals]`). TERM, QUIT, INT and RTMIN always do the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignalMap {
     /// SIGHUP; by default [`SignalAction::ApplyConfig`].
     pub hup: SignalAction,
@@ -142,7 +143,7 @@ pub struct SignalMap {
 }
 
 /// What a signal to the master does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SignalAction {
     /// Roll all pools of kind `worker`.
     RollWorkers,
@@ -161,7 +162,7 @@ pub enum SignalAction {
 }
 
 /// One listening socket, opened once and shared by its pools.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenPlan {
     /// The name in `[listen.NAME]`; for an address written in a pool: the address itself.
     pub name: String,
@@ -181,7 +182,7 @@ pub struct ListenPlan {
 }
 
 /// Where a listener listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Address {
     /// A TCP socket. Port 0: the kernel picks one (ip(7)).
     Tcp(SocketAddr),
@@ -190,11 +191,11 @@ pub enum Address {
 }
 
 /// Text with placeholders, parsed and checked. Its pieces follow one another without separators.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Template(pub Vec<Piece>);
 
 /// One piece of a [`Template`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Piece {
     /// Stands for itself.
     Text(String),

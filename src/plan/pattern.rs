@@ -10,6 +10,7 @@
 //! match with [`PatternSet::step`], so what `rotad check` accepts can be watched.
 
 use glob::{MatchOptions, Pattern};
+use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -40,7 +41,8 @@ enum Part {
 }
 
 /// One pattern that matches files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "WrittenPattern", try_from = "WrittenPattern")]
 pub struct PathPattern {
     /// As written.
     pub text: String,
@@ -49,6 +51,27 @@ pub struct PathPattern {
     /// The components before the first with a wildcard; never the last component.
     root: PathBuf,
     parts: Vec<Part>,
+}
+
+/// A pattern as it is saved: what it is made from.
+#[derive(Serialize, Deserialize)]
+struct WrittenPattern {
+    text: String,
+    base: PathBuf,
+}
+
+impl From<PathPattern> for WrittenPattern {
+    fn from(PathPattern { text, base, .. }: PathPattern) -> Self {
+        Self { text, base }
+    }
+}
+
+impl TryFrom<WrittenPattern> for PathPattern {
+    type Error = String;
+
+    fn try_from(written: WrittenPattern) -> Result<Self, String> {
+        Self::new(&written.text, &written.base)
+    }
 }
 
 /// Why the search for matches failed.

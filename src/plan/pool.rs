@@ -2,11 +2,12 @@
 
 use super::Template;
 use rotad_core::Policy;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// One pool: `[pool.NAME]`, with `[defaults]` applied.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PoolPlan {
     /// NAME in `[pool.NAME]`.
     pub name: String,
@@ -35,7 +36,7 @@ pub struct PoolPlan {
 }
 
 /// The kind of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// Serves; SIGUSR1 rolls it.
     Worker,
@@ -46,7 +47,7 @@ pub enum Kind {
 }
 
 /// A range of ports, both ends included; each worker gets one of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ports {
     /// The lowest port.
     pub first: u16,
@@ -62,7 +63,7 @@ impl Ports {
 }
 
 /// When a healthy worker is replaced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recycle {
     /// Once it has run for this long, ± 10 %, so that workers that began together do not leave together. `None`: at
     /// any age.
@@ -72,7 +73,7 @@ pub struct Recycle {
 }
 
 /// How a ready worker shows that it is alive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Health {
     /// WATCHDOG=1 must arrive at least this often (sd_watchdog_enabled(3)).
     Watchdog(Duration),
@@ -104,7 +105,7 @@ impl Health {
 }
 
 /// A check of one worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Check {
     /// HOST:PORT accepts a connection.
     Connect(Template),
@@ -115,7 +116,7 @@ pub enum Check {
 }
 
 /// What makes a worker ready, and so how the supervisor finds out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ready {
     /// With listeners: seen accepting; without: READY=1, or alive for 1 s.
     Auto,
@@ -132,7 +133,7 @@ pub enum Ready {
 }
 
 /// Whether a request for all pools, or for all of one kind, rolls this one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RollOn {
     /// It always rolls.
     #[default]
@@ -142,7 +143,7 @@ pub enum RollOn {
 }
 
 /// Files that roll the pool when their content changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watch {
     /// The directory that relative patterns start from.
     pub base: PathBuf,
@@ -153,7 +154,7 @@ pub struct Watch {
 }
 
 /// Where a pool's output goes. `max_size` and `keep` apply to its own files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPlan {
     /// Descriptor 1.
     pub stdout: Sink,
@@ -168,7 +169,7 @@ pub struct LogPlan {
 }
 
 /// Owner, group and mode of log files; `None`: as the previous file had it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileAccess {
     /// Permission bits (chmod(2)).
     pub mode: Option<u32>,
@@ -179,7 +180,7 @@ pub struct FileAccess {
 }
 
 /// Where a worker's output goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sink {
     /// The master's log, line by line.
     Master,
@@ -194,7 +195,7 @@ pub enum Sink {
 }
 
 /// How to spawn a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipe {
     /// Program and arguments, with placeholders.
     pub command: Vec<Template>,
@@ -223,7 +224,7 @@ pub struct Recipe {
 }
 
 /// A user, looked up when the configuration was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// The name in the user database (passwd(5)).
     pub name: String,
@@ -240,7 +241,7 @@ pub struct Account {
 }
 
 /// One resource limit (setrlimit(2)).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     /// The name in lower case: `nofile`, `core`, `as`.
     pub name: String,

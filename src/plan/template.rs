@@ -1,12 +1,13 @@
 //! Text with placeholders: parsed once, checked against the pool's listeners, expanded for each spawn.
 
 use super::{Address, ListenPlan, Piece, Template};
+use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
 
 /// Why a text is not a valid template.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// What is wrong, for the user.
     pub message: String,
