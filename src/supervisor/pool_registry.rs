@@ -6,11 +6,12 @@ use crate::control::protocol::Selector;
 use crate::exit_code::ExitCode;
 use crate::plan::{Health, Kind, ListenPlan, PoolPlan};
 use rotad_core::{Generation, Policy, PoolId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What the workers of one generation are spawned from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct PoolSpec {
     pub plan: PoolPlan,
     /// The sockets in the order of the plan's `listen`, as configured; `listeners` has their ids.
@@ -71,6 +72,64 @@ struct PoolEntry {
     removed: bool,
 }
 
+/// What is saved of an entry. Specs that generations share are saved once.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedEntry {
+    specs: Vec<Arc<PoolSpec>>,
+    /// Its index in `specs`; so are those of the generations.
+    next_spec: usize,
+    generations: BTreeMap<Generation, usize>,
+    scaled: Option<u32>,
+    stopped_by_operator: bool,
+    removed: bool,
+}
+
+/// What is saved of the registry.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedPools {
+    entries: BTreeMap<PoolId, SavedEntry>,
+    last: u32,
+    reverted: BTreeSet<PoolId>,
+}
+
+impl PoolEntry {
+    fn saved(&self) -> SavedEntry {
+        let mut specs: Vec<Arc<PoolSpec>> = Vec::new();
+        let mut index = |spec: &Arc<PoolSpec>| {
+            let known = specs.iter().position(|other| Arc::ptr_eq(other, spec));
+            known.unwrap_or_else(|| {
+                specs.push(spec.clone());
+                specs.len() - 1
+            })
+        };
+        let next_spec = index(&self.next_spec);
+        let generations = self.generations.iter();
+        let generations = generations.map(|(generation, spec)| (*generation, index(spec)));
+        SavedEntry {
+            next_spec,
+            generations: generations.collect(),
+            specs,
+            scaled: self.scaled,
+            stopped_by_operator: self.stopped_by_operator,
+            removed: self.removed,
+        }
+    }
+
+    /// None: it refers to a spec that it does not have.
+    fn restore(saved: SavedEntry) -> Option<Self> {
+        let spec = |index: usize| saved.specs.get(index).cloned();
+        let generations = saved.generations.iter();
+        let generations = generations.map(|(generation, index)| Some((*generation, spec(*index)?)));
+        Some(Self {
+            next_spec: spec(saved.next_spec)?,
+            generations: generations.collect::<Option<_>>()?,
+            scaled: saved.scaled,
+            stopped_by_operator: saved.stopped_by_operator,
+            removed: saved.removed,
+        })
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct PoolRegistry {
     entries: BTreeMap<PoolId, PoolEntry>,
@@ -80,6 +139,27 @@ pub(super) struct PoolRegistry {
 }
 
 impl PoolRegistry {
+    /// What is saved of it.
+    pub(super) fn saved(&self) -> SavedPools {
+        let entries = self.entries.iter();
+        SavedPools {
+            entries: entries.map(|(id, entry)| (*id, entry.saved())).collect(),
+            last: self.last,
+            reverted: self.reverted.clone(),
+        }
+    }
+
+    /// The registry that was saved. None: it contradicts itself.
+    pub(super) fn restore(saved: SavedPools) -> Option<Self> {
+        let entries = saved.entries.into_iter();
+        let entries = entries.map(|(id, entry)| Some((id, PoolEntry::restore(entry)?)));
+        Some(Self {
+            entries: entries.collect::<Option<_>>()?,
+            last: saved.last,
+            reverted: saved.reverted,
+        })
+    }
+
     /// Adds a new pool.
     pub(super) fn add(&mut self, spec: PoolSpec) -> PoolId {
         let id = PoolId(self.last);

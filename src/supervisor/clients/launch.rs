@@ -7,9 +7,10 @@ use crate::exit_code::ExitCode;
 use crate::observe::clip::join_within;
 use crate::supervisor::clients::tickets::MAX_REPORT_BYTES;
 use rotad_core::{PoolId, Up};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum StartState {
     Pending,
     Ready,
@@ -28,6 +29,7 @@ pub(crate) struct StartWatch {
     final_report: Option<(ExitCode, String)>,
 }
 
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Pool {
     name: String,
     state: StartState,

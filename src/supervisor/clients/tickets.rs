@@ -5,13 +5,14 @@
 use crate::exit_code::ExitCode;
 use crate::observe::clip::join_within;
 use rotad_core::{PoolId, Ticket, WorkerId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Maximum size of one reply, or of the report of a failed start, in bytes: many pools, each with the last lines of a worker.
 pub(crate) const MAX_REPORT_BYTES: usize = 512 << 10;
 
 /// One request of a client, or one signal, about one or more pools.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct PendingWait {
     /// The client to reply to. None: a signal, which is answered in the log only.
     client: Option<u64>,
@@ -25,11 +26,11 @@ struct PendingWait {
     lines: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct WaitId(u64);
 
 /// Who gets the outcome of a ticket.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Owner {
     /// A client, or a signal, with all its other tickets.
     Wait(WaitId),
@@ -41,10 +42,11 @@ pub(crate) enum Owner {
     Recycling(WorkerId),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tickets {
     last: u64,
     waits: BTreeMap<u64, PendingWait>,
+    #[serde(with = "crate::saved_state::pairs")]
     owners: BTreeMap<Ticket, Owner>,
 }
 

@@ -2,9 +2,10 @@
 
 use super::machine::Joins;
 use crate::control::protocol::{ReloadScope, Selector, Wait};
+use serde::{Deserialize, Serialize};
 
 /// Who asked for the configuration to be applied, and how far.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ReloadRequest {
     /// None: a signal, or a client that no longer waits.
     pub client: Option<u64>,

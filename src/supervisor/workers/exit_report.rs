@@ -4,6 +4,7 @@ use crate::event_loop::signals;
 use crate::observe::sanitize::sanitize;
 use crate::observe::status::LastExit;
 use rotad_core::{Cause, Exit, Generation, PoolId, Slot, WorkerId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 
@@ -12,7 +13,7 @@ const MAX_REPORTS: usize = 64;
 /// Maximum characters quoted from a worker's status or output.
 const MAX_QUOTED_CHARS: usize = 200;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ExitReport {
     pub pool: PoolId,
     pub slot: Slot,
@@ -23,9 +24,10 @@ pub(crate) struct ExitReport {
     pub served: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ExitReports {
     recent: VecDeque<(WorkerId, ExitReport)>,
+    #[serde(with = "crate::saved_state::pairs")]
     of_slot: BTreeMap<(PoolId, Slot), LastExit>,
     /// Pools whose program goes into the background, and how that was seen.
     daemonized: BTreeMap<PoolId, String>,
