@@ -7,6 +7,7 @@ use crate::event_loop::clock::Deadline;
 use crate::exit_code::ExitCode;
 use crate::guardian;
 use crate::plan::Plan;
+use crate::saved_state::store::Store;
 use crate::supervisor;
 use std::mem::ManuallyDrop;
 use std::path::Path;
@@ -103,8 +104,9 @@ fn serve(plan: Plan, context: StartContext) -> ExitCode {
             code
         }
         Ok(guardian::Side::Master(link, state)) => {
-            let code = supervisor::serve(plan, context, reader, Some(link));
-            state.set_ending(code);
+            let (link, store) = (Arc::new(link), Store::new(state));
+            let code = supervisor::serve(plan, context, reader, Some((link.clone(), store)));
+            link.end(code);
             code
         }
         Err(error) => {

@@ -3,19 +3,17 @@
 
 use super::link::{End, LinkMessage, Request, SavedExit};
 use super::manager_socket::ManagerSocket;
+use crate::exit_code::ExitCode;
 use crate::sys::process::Process;
 use crate::sys::reaper;
 
-/// Maximum requests of the master that are carried out before signals have their turn.
-const REQUESTS_A_TURN: usize = 256;
-
-/// Carries out what the master asks for.
-pub(super) fn answer_requests(end: &End, manager: &ManagerSocket) {
-    for _ in 0..REQUESTS_A_TURN {
-        let Some(request) = end.receive::<Request>() else {
-            return;
-        };
+/// Carries out what the master asks for, until it has asked for nothing more. Returns the exit code of a master that ends
+/// on purpose.
+pub(super) fn answer_requests(end: &End, manager: &ManagerSocket) -> Option<ExitCode> {
+    let mut code = None;
+    while let Some(request) = end.receive::<Request>() {
         match request {
+            Request::End(with) => code = Some(with),
             Request::Peek(pid) => {
                 let exit = Process::of_child(pid, None).peek_exit();
                 let exit = exit.ok().flatten().and_then(SavedExit::of);
@@ -26,6 +24,7 @@ pub(super) fn answer_requests(end: &End, manager: &ManagerSocket) {
             Request::Notify(text) => manager.send(&text),
         }
     }
+    code
 }
 
 /// Before a master has died, no worker is a child of the guardian: what has ended are orphans that lie outside of the

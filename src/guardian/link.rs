@@ -1,6 +1,7 @@
 //! The connection between the guardian and the present master: a pair of sockets whose messages keep their borders
 //! (SOCK_SEQPACKET, unix(7)), one JSON text each.
 
+use crate::exit_code::ExitCode;
 use crate::sys::process::Process;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use rotad_core::Exit;
@@ -20,6 +21,8 @@ pub(super) enum Request {
     Peek(i32),
     /// Reap this child of the guardian, if it has ended.
     Reap(i32),
+    /// This master ends on purpose, with this exit code: start no other.
+    End(ExitCode),
     /// Send this to the service manager, which listens to the process that it has started (sd_notify(3)).
     Notify(String),
 }
@@ -156,6 +159,12 @@ impl Link {
     /// As [`Link::ask_exit`].
     pub fn reap(&self, pid: i32) -> io::Result<()> {
         self.end.send(&Request::Reap(pid))
+    }
+
+    /// This master ends on purpose: the guardian ends with its code and starts no other.
+    pub fn end(&self, code: ExitCode) {
+        // It is read at the latest when this process has ended.
+        self.end.send(&Request::End(code)).ok();
     }
 
     /// Sends a message to the service manager, which listens to the guardian. Dropped if the guardian does not read.

@@ -2,14 +2,12 @@
 //!
 //! | number | written by | what |
 //! |---|---|---|
-//! | 0 | master | how it ends, once it does so on purpose: 256 + its exit code |
 //! | 1 | guardian | how many masters have died so far |
 //! | 2 | guardian | how the last of them ended, as [`Death`] |
 //! | 3 | guardian | how long it had lived, in milliseconds |
 //! | 4 | guardian | 1: masters die so often that the next one gives up rolling restarts and requests that wait |
 //! | 8.. | master | see `saved_state::store` |
 
-use crate::exit_code::ExitCode;
 use crate::sys::shared_memory::SharedMemory;
 use rotad_core::Exit;
 use std::io;
@@ -18,7 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The size in bytes; only the pages that are written cost memory.
 const SIZE: usize = 128 << 20;
 
-const ENDING: usize = 0;
 const RESTARTS: usize = 1;
 const LAST_EXIT: usize = 2;
 const LAST_AGE: usize = 3;
@@ -59,21 +56,6 @@ impl SharedState {
     /// One of the numbers.
     pub fn number(&self, index: usize) -> &AtomicU64 {
         self.0.number(index)
-    }
-
-    /// This master ends on purpose: the guardian ends with its code and starts no other.
-    pub fn set_ending(&self, code: ExitCode) {
-        let value = 256 + u64::from(code.number());
-        self.number(ENDING).store(value, Ordering::Release);
-    }
-
-    /// The code with which the master ended on purpose.
-    pub(super) fn ending(&self) -> Option<ExitCode> {
-        let code = self
-            .number(ENDING)
-            .load(Ordering::Acquire)
-            .checked_sub(256)?;
-        u8::try_from(code).ok().map(ExitCode::of_child)
     }
 
     /// How many masters have died so far.
@@ -126,16 +108,6 @@ impl SharedState {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_master_ends_on_purpose_with_its_code_and_otherwise_not() {
-        let state = SharedState::new().unwrap();
-        assert_eq!(state.ending(), None);
-        state.set_ending(ExitCode::DONE);
-        assert_eq!(state.ending(), Some(ExitCode::DONE));
-        state.set_ending(ExitCode::of_child(255));
-        assert_eq!(state.ending(), Some(ExitCode::of_child(255)));
-    }
 
     #[test]
     fn the_next_master_reads_how_the_last_one_died() {

@@ -47,6 +47,8 @@ struct Guardian {
     /// For the next master.
     link: Link,
     clock: Clock,
+    /// The exit code of a master that ends on purpose.
+    ending: Option<ExitCode>,
     /// When the last masters died.
     deaths: VecDeque<Duration>,
 }
@@ -104,7 +106,7 @@ pub fn guard(hup_ignored: bool) -> io::Result<Side> {
             born: guardian.clock.elapsed(),
         };
         let exit = guardian.watch(&master);
-        if let Some(code) = guardian.state.ending() {
+        if let Some(code) = guardian.ending {
             // The master has closed what it had of this.
             let _ = ManuallyDrop::new(guardian);
             return Ok(Side::Guardian(code));
@@ -135,6 +137,7 @@ impl Guardian {
             // Each master gets a copy: the descriptors are shared, and none of this is dropped in the guardian.
             link: Link::new(master_end, Process::open_pid(std::process::id() as i32)?),
             clock: Clock::start(),
+            ending: None,
             deaths: VecDeque::new(),
         })
     }
@@ -162,6 +165,7 @@ impl Guardian {
             match child.peek_exit() {
                 Ok(Some(exit)) => {
                     child.reap().ok();
+                    self.answer_requests();
                     return exit;
                 }
                 Ok(None) => {}
@@ -179,7 +183,7 @@ impl Guardian {
             PollFd::new(self.end.as_fd(), PollFlags::POLLIN),
         ];
         poll(&mut fds, None).ok();
-        children::answer_requests(&self.end, &self.manager);
+        self.answer_requests();
         let mut child_ended = false;
         while let Ok(Some(info)) = self.signals.read_signal() {
             match info.ssi_signo as i32 {
@@ -202,6 +206,11 @@ impl Guardian {
                 self.end.send(&LinkMessage::ChildrenEnded).ok();
             }
         }
+    }
+
+    fn answer_requests(&mut self) {
+        let ending = children::answer_requests(&self.end, &self.manager);
+        self.ending = ending.or(self.ending);
     }
 
     /// Returns how long to wait before the next master is started.

@@ -6,7 +6,9 @@ use super::bug::bug;
 use super::clients::launch::StartAction;
 use super::clients::tickets::Owner;
 use super::health::ports::PortRequest;
-use rotad_core::{Command, Generation, Input, Outcome, PoolId, Signal, Slot, Ticket, WorkerId};
+use rotad_core::{
+    Command, Generation, Input, Outcome, PoolId, Signal, Slot, Ticket, Time, WorkerId,
+};
 
 impl Supervisor {
     /// Gives the engine what is queued, executes its commands, and lets the reload act on what has happened, until
@@ -26,7 +28,7 @@ impl Supervisor {
     /// All commands of one call of the engine are executed before the next call.
     fn settle_inputs(&mut self) {
         let mut worker_gone = false;
-        while let Some(input) = self.engine.pop() {
+        while let Some((at, input)) = self.next_input() {
             worker_gone |= matches!(input, Input::TreeGone(_) | Input::SpawnFailed(_));
             let gone = if let Input::TreeGone(worker) = input {
                 Some(worker)
@@ -38,19 +40,22 @@ impl Supervisor {
                 let starting = pools.pools().map(|(_, pool)| pool.starting as usize).sum();
                 self.health.boot_samples.before_deadline(starting);
             }
-            let (commands, notices) = self.engine.handle(self.clock.now(), input).split();
+            let (commands, notices) = self.engine.handle(at, input).split();
             // Capacity first; what a notice says is read from the tables before the rest of the commands changes them.
+            self.output_begins();
             let (first, then): (Vec<Command>, Vec<Command>) =
                 commands.into_iter().partition(goes_first);
             let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(signal_of).collect();
             for command in first {
                 self.execute(command);
+                self.command_done();
             }
             for notice in notices {
                 self.report(notice);
             }
             for command in then {
                 self.execute(command);
+                self.command_done();
             }
             for (worker, signal) in sent {
                 let action = self.workers.report_signal(worker, signal);
@@ -67,6 +72,12 @@ impl Supervisor {
         if std::mem::take(&mut self.listening.may_be_unused) {
             self.close_unused();
         }
+    }
+
+    /// The next input of the engine: what it follows from is saved before.
+    fn next_input(&mut self) -> Option<(Time, Input)> {
+        self.save();
+        self.engine.pop(self.clock.now())
     }
 
     fn execute(&mut self, command: Command) {

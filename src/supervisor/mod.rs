@@ -27,6 +27,7 @@ mod pool_registry;
 mod reload;
 mod report;
 mod runtime_files;
+mod saver;
 mod sd_notify;
 mod service_manager;
 mod shutdown;
@@ -49,6 +50,8 @@ use crate::guardian::Link;
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use crate::plan::Plan;
+use crate::saved_state::store::Store;
+use crate::saved_state::tracked::Tracked;
 
 use action::Action;
 use clients::Clients;
@@ -66,6 +69,7 @@ use pool_registry::PoolRegistry;
 use report::Report;
 use rotad_core::{Input, Policy, PoolId, Request};
 use runtime_files::Runtime;
+use saver::Saver;
 use service_manager::ServiceManager;
 use shutdown::Shutdown;
 use std::path::PathBuf;
@@ -77,11 +81,11 @@ const MAX_BATCHES: u32 = 16;
 
 /// The supervisor: the engine, and each part that acts for it.
 struct Supervisor {
-    plan: Plan,
+    plan: Tracked<Plan>,
     clock: LoopClock,
     event_loop: EventLoop,
     engine: EngineQueue,
-    pools: PoolRegistry,
+    pools: Tracked<PoolRegistry>,
     listening: Listening,
     workers: Workers,
     health: Health,
@@ -92,7 +96,8 @@ struct Supervisor {
     runtime: Runtime,
     service_manager: ServiceManager,
     guardian: Option<Arc<Link>>,
-    shutdown: Shutdown,
+    saver: Option<Saver>,
+    shutdown: Tracked<Shutdown>,
 }
 
 /// What the main thread waits for.
@@ -136,7 +141,7 @@ pub fn serve(
     plan: Plan,
     context: StartContext,
     reader: Reader,
-    guardian: Option<Link>,
+    guardian: Option<(Arc<Link>, Store)>,
 ) -> ExitCode {
     match Supervisor::start(plan, context, reader, guardian) {
         Ok((supervisor, take_over)) => supervisor.run(take_over),

@@ -35,6 +35,14 @@ struct Pool {
     state: StartState,
 }
 
+/// What is saved of it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedStart {
+    waits: bool,
+    pools: BTreeMap<PoolId, Pool>,
+    final_report: Option<(ExitCode, String)>,
+}
+
 /// How the first start of a pool has ended.
 #[derive(Debug)]
 pub(crate) enum Started {
@@ -71,6 +79,15 @@ impl StartWatch {
             watch.finish(ExitCode::DONE, "");
         }
         watch
+    }
+
+    /// What is saved of it.
+    pub(crate) fn saved(&self) -> SavedStart {
+        SavedStart {
+            waits: self.waits(),
+            pools: self.pools.clone(),
+            final_report: self.final_report.clone(),
+        }
     }
 
     /// The command that started the master waits for the pools.

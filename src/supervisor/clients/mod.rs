@@ -18,6 +18,7 @@ use crate::control::server::{ReadOutcome, Server};
 use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::exit_code::ExitCode;
 use crate::observe::events::Event;
+use crate::saved_state::tracked::Tracked;
 use crate::supervisor::Supervisor;
 use launch::StartWatch;
 use log_clients::LogClients;
@@ -41,8 +42,8 @@ pub(crate) struct Clients {
     followers: BTreeMap<u64, u64>,
     pub(crate) statuses: PendingStatuses,
     pub(crate) log_clients: LogClients,
-    pub(crate) tickets: Tickets,
-    pub(crate) start_watch: StartWatch,
+    pub(crate) tickets: Tracked<Tickets>,
+    pub(crate) start_watch: Tracked<StartWatch>,
     /// Clients that wait for the master to stop.
     stop_clients: Vec<u64>,
 }
@@ -54,8 +55,8 @@ impl Clients {
             followers: BTreeMap::new(),
             statuses: PendingStatuses::default(),
             log_clients: LogClients::default(),
-            tickets: Tickets::default(),
-            start_watch,
+            tickets: Tracked::default(),
+            start_watch: Tracked::new(start_watch),
             stop_clients: Vec::new(),
         }
     }

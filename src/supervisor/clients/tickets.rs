@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub(crate) const MAX_REPORT_BYTES: usize = 512 << 10;
 
 /// One request of a client, or one signal, about one or more pools.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct PendingWait {
     /// The client to reply to. None: a signal, which is answered in the log only.
     client: Option<u64>,
@@ -42,7 +42,7 @@ pub(crate) enum Owner {
     Recycling(WorkerId),
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Tickets {
     last: u64,
     waits: BTreeMap<u64, PendingWait>,

@@ -9,6 +9,7 @@ use crate::log::LogWriter;
 use crate::runtime_dir::RuntimeDir;
 use crate::runtime_dir::stale_workers::WorkerJournal;
 use crate::supervisor::event_builder::EventBuilder;
+use crate::supervisor::saver::Saver;
 use crate::supervisor::service_manager::ServiceManager;
 use crate::supervisor::workers::WorkerCgroups;
 use std::sync::Arc;
@@ -28,4 +29,5 @@ pub(super) struct Acquired {
     pub(super) cgroups: WorkerCgroups,
     pub(super) service_manager: ServiceManager,
     pub(super) guardian: Option<Arc<Link>>,
+    pub(super) saver: Option<Saver>,
 }

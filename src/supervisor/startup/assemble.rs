@@ -13,6 +13,7 @@ use crate::process::orphan_scanner::OrphanScanner;
 use crate::process::tree;
 use crate::process::{Spawner, SpawnerConfig, shim};
 use crate::runtime_dir::{NOTIFY_DIR, RuntimeDirRepair};
+use crate::saved_state::tracked::Tracked;
 use crate::supervisor::clients::Clients;
 use crate::supervisor::clients::launch::StartWatch;
 use crate::supervisor::engine_queue::EngineQueue;
@@ -29,7 +30,7 @@ use crate::supervisor::reload::on_change::OnChange;
 use crate::supervisor::report::Report;
 use crate::supervisor::runtime_files::Runtime;
 use crate::supervisor::workers::{Journal, Orphans, WorkerParts, Workers};
-use crate::supervisor::{EventLoop, Failed, Log, Reload, Shutdown, Supervisor};
+use crate::supervisor::{EventLoop, Failed, Log, Reload, Supervisor};
 use crossbeam_channel::Receiver;
 use rotad_core::Engine;
 use std::collections::BTreeSet;
@@ -207,7 +208,7 @@ impl Parts {
                 waker,
                 reports,
             },
-            pools,
+            pools: Tracked::new(pools),
             listening,
             workers: Workers::new(WorkerParts {
                 spawner,
@@ -235,8 +236,9 @@ impl Parts {
             runtime: Runtime::new(runtime_dir, runtime_path),
             service_manager: acquired.service_manager,
             guardian: acquired.guardian,
-            shutdown: Shutdown::default(),
-            plan,
+            shutdown: Tracked::default(),
+            saver: acquired.saver,
+            plan: Tracked::new(plan),
         };
         (supervisor, acquired.take_over)
     }

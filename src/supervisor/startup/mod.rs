@@ -11,6 +11,7 @@ use super::clients;
 use super::event_builder::EventBuilder;
 use super::reload::blocking::Reader;
 use super::reload::fd_budget::raise_nofile;
+use super::saver::Saver;
 use super::service_manager::ServiceManager;
 use super::workers::WorkerCgroups;
 use super::{Failed, Supervisor};
@@ -24,6 +25,7 @@ use crate::listener::{self, ActivationSocket};
 use crate::plan::Plan;
 use crate::runtime_dir::stale_workers::WorkerJournal;
 use crate::runtime_dir::{NOTIFY_DIR, RuntimeDir, make_notify_dir};
+use crate::saved_state::store::Store;
 use crate::sys;
 use acquired::Acquired;
 use assemble::Parts;
@@ -45,7 +47,7 @@ impl Supervisor {
         plan: Plan,
         mut context: StartContext,
         reader: Reader,
-        guardian: Option<Link>,
+        guardian: Option<(Arc<Link>, Store)>,
     ) -> Result<(Self, Vec<EventBuilder>), (StartContext, Failed)> {
         let passed = std::mem::take(&mut context.activation_sockets);
         match acquire(&plan, &mut context, passed, guardian)
@@ -61,7 +63,7 @@ fn acquire(
     plan: &Plan,
     context: &mut StartContext,
     passed: Vec<ActivationSocket>,
-    guardian: Option<Link>,
+    guardian: Option<(Arc<Link>, Store)>,
 ) -> Result<Acquired, Failed> {
     let (mut runtime_dir, signs) = RuntimeDir::enter(plan).map_err(|e| Failed {
         code: e.code,
@@ -78,7 +80,10 @@ fn acquire(
     // it.
     let mut signals = Signals::install(plan.signals, context.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
-    let guardian = guardian.map(Arc::new);
+    let (guardian, saver) = match guardian {
+        Some((link, store)) => (Some(link), Some(Saver::new(store))),
+        None => (None, None),
+    };
     let mut service_manager =
         ServiceManager::begin(context.activation_pid, clock.clone(), guardian.clone());
     let take_over = TakeOver {
@@ -146,6 +151,7 @@ fn acquire(
         cgroups,
         service_manager,
         guardian,
+        saver,
     })
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct ExitReport {
     pub served: bool,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ExitReports {
     recent: VecDeque<(WorkerId, ExitReport)>,
     #[serde(with = "crate::saved_state::pairs")]
