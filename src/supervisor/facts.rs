@@ -135,6 +135,9 @@ impl Supervisor {
         self.read_messages(worker);
         self.on_exec_status(worker);
         self.settle();
+        if certain && self.asks_guardian(worker) {
+            return;
+        }
         let now = self.clock.now();
         let view = self.engine.view().worker(worker);
         let life = view.map_or_else(Life::default, |view| Life {

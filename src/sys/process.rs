@@ -37,6 +37,8 @@ pub struct Process {
     pid: i32,
     pidfd: Option<OwnedFd>,
     child: bool,
+    /// How it ended, as its parent has said; for one that is not our child.
+    told_exit: Option<Exit>,
 }
 
 /// What is saved of a process.
@@ -54,6 +56,7 @@ impl Process {
             pid,
             pidfd,
             child: true,
+            told_exit: None,
         }
     }
 
@@ -79,6 +82,7 @@ impl Process {
             pid,
             pidfd: Some(pidfd),
             child: false,
+            told_exit: None,
         })
     }
 
@@ -110,6 +114,7 @@ impl Process {
             pid: saved.pid,
             pidfd: Some(pidfd),
             child: false,
+            told_exit: None,
         })
     }
 
@@ -243,7 +248,25 @@ impl Process {
         })
     }
 
+    /// Whether it is not our child, and its parent has not said how it ended.
+    pub fn needs_telling(&self) -> bool {
+        !self.child && self.told_exit.is_none()
+    }
+
+    /// Whether it is our child, so that waitid(2) tells how it ended.
+    pub fn is_child(&self) -> bool {
+        self.child
+    }
+
+    /// Its parent has said how it ended.
+    pub fn set_exit(&mut self, exit: Exit) {
+        self.told_exit = Some(exit);
+    }
+
     fn wait(&self, flags: i32) -> io::Result<Option<Exit>> {
+        if self.told_exit.is_some() {
+            return Ok(self.told_exit);
+        }
         // SAFETY: siginfo_t is plain data; all zeroes is a valid value.
         let mut info: nix::libc::siginfo_t = unsafe { std::mem::zeroed() };
         let flags = nix::libc::WEXITED | nix::libc::WNOHANG | flags;

@@ -16,6 +16,7 @@ pub(crate) mod notify_sockets;
 pub(crate) mod orphans;
 pub(crate) mod probe_request;
 pub(crate) mod process_table;
+pub(crate) mod saved_worker;
 pub(crate) mod spawn_spec;
 mod spawning;
 mod trees;

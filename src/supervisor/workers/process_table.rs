@@ -1,6 +1,7 @@
 //! The process table: the only place that maps a worker's id to its process. `spawning.rs` adds entries,
 //! `exits.rs` records exits, `orphans.rs` removes entries once the whole process tree is gone.
 
+use crate::guardian::Link;
 use crate::log::{LogWriter, WorkerOutput};
 use crate::notify_socket::NotifySocket;
 use crate::observe::status::LastExit;
@@ -12,12 +13,13 @@ use crate::supervisor::workers::exit_report::ExitReport;
 use crate::supervisor::workers::trees::Trees;
 use crate::sys::process::Process;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
-use std::collections::{BTreeMap, HashSet};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// A signal for a worker that is not spawned yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum DeferredSignal {
     Signal(Signal),
     Kill,
@@ -108,12 +110,16 @@ pub(crate) enum TreeState {
 #[derive(Debug, Default)]
 pub(crate) struct ProcessTable {
     processes: BTreeMap<WorkerId, WorkerProcess>,
+    /// Those that may have changed since they were saved.
+    changed: BTreeSet<WorkerId>,
     /// The highest id added so far; ids only grow.
     last: Option<WorkerId>,
     /// Pids of all children that are not reaped yet.
     pids: HashSet<i32>,
     /// Exited children that a tracer holds: the kernel lets nobody else reap them.
     unreaped: Vec<Process>,
+    /// The parent of the workers of dead masters.
+    pub guardian: Option<Arc<Link>>,
     /// The kernel has no pidfds: exits are checked at each SIGCHLD.
     pub without_pidfds: bool,
 }
@@ -132,6 +138,7 @@ impl ProcessTable {
 
     pub(crate) fn add(&mut self, id: WorkerId, process: WorkerProcess) {
         self.last = self.last.max(Some(id));
+        self.changed.insert(id);
         self.processes.insert(id, process);
     }
 
@@ -140,15 +147,39 @@ impl ProcessTable {
     }
 
     pub(crate) fn get_mut(&mut self, id: WorkerId) -> Option<&mut WorkerProcess> {
-        self.processes.get_mut(&id)
+        let process = self.processes.get_mut(&id)?;
+        self.changed.insert(id);
+        Some(process)
+    }
+
+    /// The workers that may have changed since the last call.
+    pub(crate) fn take_changes(&mut self) -> BTreeSet<WorkerId> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Adds a worker of a dead master, as it was saved.
+    pub(crate) fn restore(&mut self, id: WorkerId, process: WorkerProcess) {
+        self.last = self.last.max(Some(id));
+        if let Some(pid) = process.pid() {
+            self.pids.insert(pid);
+        }
+        self.processes.insert(id, process);
     }
 
     pub(crate) fn remove(&mut self, id: WorkerId) -> Option<WorkerProcess> {
+        self.changed.insert(id);
         self.processes.remove(&id)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &WorkerProcess)> {
         self.processes.iter().map(|(id, process)| (*id, process))
+    }
+
+    /// The worker with this pid.
+    pub(crate) fn of_pid(&self, pid: i32) -> Option<WorkerId> {
+        self.iter()
+            .find(|(_, process)| process.pid() == Some(pid))
+            .map(|(id, _)| id)
     }
 
     pub(crate) fn pids(&self) -> &HashSet<i32> {
@@ -161,6 +192,14 @@ impl ProcessTable {
 
     /// Reaps a worker that has exited, or keeps it for later if a tracer holds it.
     pub(crate) fn reap(&mut self, child: Process) {
+        if !child.is_child() {
+            self.pids.remove(&child.pid());
+            if let Some(guardian) = &self.guardian {
+                // If it does not read, the guardian reaps it when it ends.
+                guardian.reap(child.pid()).ok();
+            }
+            return;
+        }
         match child.reap() {
             Ok(None) => self.unreaped.push(child),
             // Reaped, or no longer our child.
@@ -233,7 +272,7 @@ impl ProcessTable {
 
     /// A polite signal, then SIGCONT: a stopped process would not see it.
     pub(crate) fn signal(&mut self, id: WorkerId, signal: Signal) {
-        let Some(process) = self.processes.get_mut(&id) else {
+        let Some(process) = self.get_mut(id) else {
             return;
         };
         match &mut process.stage {
@@ -270,7 +309,7 @@ impl ProcessTable {
 
     /// SIGKILL to the worker and its process group.
     pub(crate) fn kill(&mut self, id: WorkerId) {
-        let Some(process) = self.processes.get_mut(&id) else {
+        let Some(process) = self.get_mut(id) else {
             return;
         };
         match &mut process.stage {
