@@ -69,6 +69,8 @@ pub struct ScanRequest {
     pub unreaped: HashSet<i32>,
     /// The spawner threads, whose children are scanned beside those of the main thread.
     pub threads: Vec<i32>,
+    /// The guardian, to which workers of dead masters and their orphans have gone.
+    pub guardian: Option<i32>,
     /// The directory of the workers' cgroups: a process in there belongs to a worker.
     pub cgroup_base: Option<PathBuf>,
     /// Processes that existed before the master (`sh -c 'helper & exec rotad run'`): neither they nor their descendants
@@ -95,6 +97,7 @@ impl Clone for ScanRequest {
             delivered,
             unreaped,
             threads,
+            guardian,
             cgroup_base,
             preexisting,
             ..
@@ -110,6 +113,7 @@ impl Clone for ScanRequest {
             last: self.last,
             unreaped: unreaped.clone(),
             threads: threads.clone(),
+            guardian: *guardian,
             cgroup_base: cgroup_base.clone(),
             preexisting: preexisting.clone(),
             now: self.now,
@@ -228,9 +232,10 @@ impl ScanMemory {
 }
 
 /// The children that this process has already, with their descendants: to be called before any worker is spawned.
-pub fn preexisting_children() -> HashSet<Identity> {
+/// `guardian`: the children of that as well.
+pub fn preexisting_children(guardian: Option<i32>) -> HashSet<Identity> {
     let me = std::process::id() as i32;
-    let forest = procfs::forest(&children(me, &[], &HashSet::new()));
+    let forest = procfs::forest(&children(me, &[], guardian, &HashSet::new()));
     let stats = forest.into_iter().filter_map(|(pid, _)| Stat::of(pid).ok());
     stats.map(|stat| (stat.pid, stat.start_time)).collect()
 }
@@ -267,10 +272,11 @@ pub fn scan(
     for _ in 0..MAX_PASSES {
         // A process whose parent exited during the listing was in neither list: by the next pass it is our child. The
         // exiting parent was either listed as alive, or had ended and given up its children before that.
-        let mut next: Vec<(i32, Option<Owner>)> = children(me, &request.threads, &request.unreaped)
-            .into_iter()
-            .map(|pid| (pid, None))
-            .collect();
+        let mut next: Vec<(i32, Option<Owner>)> =
+            children(me, &request.threads, request.guardian, &request.unreaped)
+                .into_iter()
+                .map(|pid| (pid, None))
+                .collect();
         // While the worker itself lives, its descendants are below it.
         let whole = |(pid, worker): (&i32, &WorkerId)| {
             let wanted =
@@ -369,7 +375,7 @@ pub fn scan(
 
 /// The orphans and the unrequested siblings of workers: children of the main thread, and those of the given threads
 /// that are no worker. Kernels that do not list a thread's children (CONFIG_PROC_CHILDREN) list every process.
-fn children(me: i32, threads: &[i32], workers: &HashSet<i32>) -> Vec<i32> {
+fn children(me: i32, threads: &[i32], guardian: Option<i32>, workers: &HashSet<i32>) -> Vec<i32> {
     let mut found = match procfs::children_of_thread(me, me) {
         Some(children) => children,
         None => {
@@ -385,7 +391,12 @@ fn children(me: i32, threads: &[i32], workers: &HashSet<i32>) -> Vec<i32> {
             .filter_map(|tid| procfs::children_of_thread(me, *tid))
             .flatten(),
     );
-    found.retain(|pid| !workers.contains(pid));
+    found.extend(
+        guardian
+            .and_then(|pid| procfs::children_of_thread(pid, pid))
+            .unwrap_or_default(),
+    );
+    found.retain(|pid| *pid != me && !workers.contains(pid));
     found
 }
 

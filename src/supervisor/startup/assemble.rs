@@ -148,7 +148,9 @@ impl Parts {
         } = self;
         let orphans = Orphans::new(
             OrphanScanner::new(mailbox.of(Report::Orphans), acquired.clock.clone()),
-            tree::preexisting_children(),
+            tree::preexisting_children(
+                acquired.guardian.as_ref().map(|link| link.guardian().pid()),
+            ),
         );
         let mut listening = Listening::default();
         let ids: Vec<_> = acquired

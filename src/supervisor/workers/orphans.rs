@@ -107,7 +107,7 @@ impl Workers {
                         TreeState::None => false,
                         TreeState::Lives => true,
                         // Without orphans there is nothing to scan for.
-                        TreeState::Unseen => reaper::has_orphans(),
+                        TreeState::Unseen => self.has_orphans(),
                     };
                     self.tell_trees(context, Event::GroupKilled { worker, left }, actions);
                 }
@@ -145,10 +145,16 @@ impl Workers {
         }
     }
 
+    /// Whether there are orphans. Those of workers of a dead master went to the guardian, which is not asked: there may
+    /// be some.
+    fn has_orphans(&self) -> bool {
+        self.processes.guardian_pid().is_some() || reaper::has_orphans()
+    }
+
     /// `unless_orphans`: the scan kills instead. A child that has not called setsid(2) yet would die with the group,
     /// uncounted.
     fn kill_group(&mut self, worker: WorkerId, unless_orphans: bool) -> TreeState {
-        match unless_orphans && reaper::has_orphans() {
+        match unless_orphans && self.has_orphans() {
             true => TreeState::Unseen,
             false => self.processes.kill_group(worker),
         }
@@ -176,7 +182,7 @@ impl Workers {
             .processes
             .get(id)
             .is_some_and(|process| process.child().is_some());
-        let left = has_process && (reaper::has_orphans() || self.processes.cgroup_is_populated(id));
+        let left = has_process && (self.has_orphans() || self.processes.cgroup_is_populated(id));
         let event = Event::Finish {
             worker: id,
             signal,
@@ -300,6 +306,7 @@ impl Workers {
     fn scan_request(&self, now: Time) -> ScanRequest {
         ScanRequest {
             threads: self.spawner.threads(),
+            guardian: self.processes.guardian_pid(),
             delivered: self.orphans.signalled.clone(),
             cgroup_base: self.cgroups.base().map(std::path::Path::to_owned),
             preexisting: self.orphans.preexisting.clone(),
@@ -448,7 +455,7 @@ impl Workers {
             if !self.processes.pids().contains(&pid)
                 && Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time)
             {
-                reaper::reap_one_of(pid);
+                self.processes.reap_stranger(pid);
             }
         }
         let strange = |one: &UnownedProcess| {

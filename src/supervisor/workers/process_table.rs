@@ -12,6 +12,7 @@ use crate::supervisor::pool_registry::PoolSpec;
 use crate::supervisor::workers::exit_report::ExitReport;
 use crate::supervisor::workers::trees::Trees;
 use crate::sys::process::Process;
+use crate::sys::reaper;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -118,7 +119,7 @@ pub(crate) struct ProcessTable {
     pids: HashSet<i32>,
     /// Exited children that a tracer holds: the kernel lets nobody else reap them.
     unreaped: Vec<Process>,
-    /// The parent of the workers of dead masters.
+    /// The parent of the workers of dead masters, if there were any.
     pub guardian: Option<Arc<Link>>,
     /// The kernel has no pidfds: exits are checked at each SIGCHLD.
     pub without_pidfds: bool,
@@ -173,6 +174,21 @@ impl ProcessTable {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &WorkerProcess)> {
         self.processes.iter().map(|(id, process)| (*id, process))
+    }
+
+    /// The parent of the workers of dead masters, if there were any.
+    pub(crate) fn guardian_pid(&self) -> Option<i32> {
+        self.guardian
+            .as_ref()
+            .map(|guardian| guardian.guardian().pid())
+    }
+
+    /// Reaps a child of ours or of the guardian that is no worker.
+    pub(crate) fn reap_stranger(&self, pid: i32) {
+        reaper::reap_one_of(pid);
+        if let Some(guardian) = &self.guardian {
+            guardian.reap(pid).ok();
+        }
     }
 
     /// The worker with this pid.
