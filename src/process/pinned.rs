@@ -5,6 +5,7 @@ use super::error::executable;
 use super::{SpawnError, SpawnFault, SpawnStage};
 use nix::libc;
 use rotad_core::Time;
+use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -41,7 +42,7 @@ struct Hang {
 }
 
 /// Real paths, without symlinks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolved {
     /// The real path of the program.
     pub program: PathBuf,
@@ -51,7 +52,7 @@ pub struct Resolved {
 
 /// The identity of program and directory, whatever names lead to them: a file that replaces another under the same name
 /// counts as changed, and so does one that was overwritten.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct FileIds {
     paths: Resolved,
     /// Device, inode, size, and modification time in seconds and nanoseconds.
@@ -80,7 +81,46 @@ impl FileIds {
     }
 }
 
+/// What is saved of the paths of a generation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SavedPaths {
+    program: OsString,
+    directory: OsString,
+    path: Option<OsString>,
+    resolved: Option<Resolved>,
+    first: Option<FileIds>,
+    held: bool,
+}
+
 impl PinnedPaths {
+    /// What the next master needs to know of it.
+    pub fn saved(&self) -> SavedPaths {
+        SavedPaths {
+            program: self.program.clone(),
+            directory: self.directory.clone().into_os_string(),
+            path: self.path.clone(),
+            resolved: self.resolved(),
+            first: self.first.get().cloned(),
+            held: self.is_held(),
+        }
+    }
+
+    /// The paths as they were saved.
+    pub fn restore(saved: SavedPaths) -> Self {
+        let directory = saved.resolved.as_ref();
+        let directory = directory.map(|resolved| resolved.directory.clone());
+        Self {
+            program: saved.program,
+            directory: saved.directory.into(),
+            path: saved.path,
+            resolved: Mutex::new(saved.resolved),
+            first: saved.first.map_or_else(OnceLock::new, OnceLock::from),
+            hang: Mutex::default(),
+            dir: Mutex::new(directory),
+            held: AtomicBool::new(saved.held),
+        }
+    }
+
     /// `program`: as written, the first word of the command; `directory`: absolute; `path`: the worker's PATH.
     pub fn new(program: OsString, directory: PathBuf, path: Option<OsString>) -> Self {
         Self {
