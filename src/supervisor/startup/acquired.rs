@@ -4,11 +4,9 @@ use crate::control::server::Server;
 use crate::event_loop::clock::Clock;
 use crate::event_loop::signals::Signals;
 use crate::guardian::Link;
-use crate::listener::Listener;
 use crate::log::LogWriter;
 use crate::runtime_dir::RuntimeDir;
 use crate::runtime_dir::stale_workers::WorkerJournal;
-use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::saver::Saver;
 use crate::supervisor::service_manager::ServiceManager;
 use crate::supervisor::workers::WorkerCgroups;
@@ -19,13 +17,11 @@ pub(super) struct Acquired {
     pub(super) runtime_dir: RuntimeDir,
     pub(super) nofile: (u64, u64),
     pub(super) signals: Signals,
-    pub(super) listeners: Vec<Listener>,
     pub(super) clock: Clock,
     pub(super) log_writer: LogWriter,
     pub(super) server: Server,
     pub(super) journal: WorkerJournal,
     pub(super) tag: String,
-    pub(super) take_over: Vec<EventBuilder>,
     pub(super) cgroups: WorkerCgroups,
     pub(super) service_manager: ServiceManager,
     pub(super) guardian: Option<Arc<Link>>,

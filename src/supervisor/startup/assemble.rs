@@ -7,6 +7,7 @@ use crate::event_loop::clock::LoopClock;
 use crate::event_loop::mailbox::{self, Mailbox};
 use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::event_loop::waker::Waker;
+use crate::listener::Listener;
 use crate::plan::Plan;
 use crate::probe::accept::AcceptProbe;
 use crate::process::orphan_scanner::OrphanScanner;
@@ -17,7 +18,6 @@ use crate::saved_state::tracked::Tracked;
 use crate::supervisor::clients::Clients;
 use crate::supervisor::clients::launch::StartWatch;
 use crate::supervisor::engine_queue::EngineQueue;
-use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::event_log::EventLog;
 use crate::supervisor::health::Health;
 use crate::supervisor::listening::Listening;
@@ -37,6 +37,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The main loop's mailbox, and where its reports come out.
@@ -55,7 +56,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn on(plan: &Plan, acquired: Acquired) -> Result<Self, Failed> {
+    pub(super) fn of(acquired: Acquired) -> Result<Self, Failed> {
         let build = || -> io::Result<(Poller, Waker, Spawner, Health, Reports, OwnedFd)> {
             let poller = Poller::new()?;
             let waker = Waker::new()?;
@@ -77,21 +78,6 @@ impl Parts {
             for listener_fd in acquired.server.listeners() {
                 poller.watch(listener_fd, Source::Control, Interest::Read)?;
             }
-            for (number, listener) in acquired.listeners.iter().enumerate() {
-                // `Listening` assigns the same numbers.
-                poller.watch(
-                    listener.fd().as_fd(),
-                    Source::Listener(number as u64),
-                    Interest::Hangup,
-                )?;
-                if let Some(file_watch) = listener.file_watch() {
-                    poller.watch(
-                        file_watch,
-                        Source::SocketFile(number as u64),
-                        Interest::Read,
-                    )?;
-                }
-            }
             Ok((
                 poller,
                 waker,
@@ -103,21 +89,6 @@ impl Parts {
         };
         let (poller, waker, spawner, health, (mailbox, reports), null) =
             build().map_err(|e| Failed::at("cannot begin", e))?;
-        for listener in &acquired.listeners {
-            tracing::info!(
-                listen = listener.name(),
-                "listening on {}",
-                listener.addr_text()
-            );
-            if let Some(most) = listener.effective_backlog() {
-                tracing::warn!(
-                    listen = listener.name(),
-                    "the system clips the backlog to {most} (net.core.somaxconn): {} was asked for",
-                    listener.plan().backlog
-                );
-            }
-        }
-        tracing::debug!("{} pools", plan.pools.len());
         Ok(Self {
             acquired,
             poller,
@@ -130,12 +101,8 @@ impl Parts {
         })
     }
 
-    pub(super) fn supervisor(
-        self,
-        plan: Plan,
-        context: StartContext,
-        reader: Reader,
-    ) -> (Supervisor, Vec<EventBuilder>) {
+    /// The supervisor of these tables.
+    pub(super) fn supervisor(self, tables: Tables, reader: Reader) -> Supervisor {
         let Self {
             acquired,
             poller,
@@ -146,15 +113,88 @@ impl Parts {
             health,
             null,
         } = self;
+        let guardian = acquired.guardian.as_ref();
         let orphans = Orphans::new(
             OrphanScanner::new(mailbox.of(Report::Orphans), acquired.clock.clone()),
-            tree::preexisting_children(
-                acquired.guardian.as_ref().map(|link| link.guardian().pid()),
-            ),
+            tree::preexisting_children(guardian.map(|link| link.guardian().pid())),
         );
+        for id in tables.listening.ids() {
+            tables.listening.watch(id, &poller);
+        }
+        let runtime_path = acquired.runtime_dir.path().to_owned();
+        let notify_dir = runtime_path.join(NOTIFY_DIR);
+        let journal_dir = acquired.runtime_dir.path().to_owned();
+        let runtime_dir = RuntimeDirRepair::new(acquired.runtime_dir);
+        if let Some(inotify) = runtime_dir.inotify()
+            && let Err(error) = poller.watch(inotify, Source::RuntimeDir, Interest::Read)
+        {
+            tracing::warn!(
+                "what is taken from the runtime directory goes unnoticed until the next HUP: {error}"
+            );
+        }
+        Supervisor {
+            engine: tables.engine,
+            clock: LoopClock::new(acquired.clock.clone()),
+            event_loop: EventLoop {
+                poller,
+                signals: acquired.signals,
+                waker,
+                reports,
+            },
+            pools: Tracked::new(tables.pools),
+            listening: tables.listening,
+            workers: Workers::new(WorkerParts {
+                spawner,
+                cgroups: acquired.cgroups,
+                journal: Journal::new(acquired.journal, journal_dir),
+                orphans,
+                tag: acquired.tag,
+                notify_dir,
+                null,
+            }),
+            health,
+            reload: Reload {
+                state: ReloadState::default(),
+                blocking: BlockingPool::new(mailbox.of(Report::Job), reader),
+                on_change: OnChange::default(),
+                file_watch: FileWatch::new(mailbox.of(Report::Files), acquired.clock),
+            },
+            clients: Clients::new(acquired.server, tables.start_watch),
+            event_log: EventLog::default(),
+            log: Log {
+                writer: acquired.log_writer,
+                hang: LogHang::default(),
+                file: tables.log_file,
+            },
+            runtime: Runtime::new(runtime_dir, runtime_path),
+            service_manager: acquired.service_manager,
+            guardian: acquired.guardian,
+            shutdown: Tracked::default(),
+            saver: acquired.saver,
+            plan: Tracked::new(tables.plan),
+        }
+    }
+}
+
+/// What the supervisor knows when it begins.
+pub(super) struct Tables {
+    pub(super) plan: Plan,
+    pub(super) engine: EngineQueue,
+    pub(super) pools: PoolRegistry,
+    pub(super) listening: Listening,
+    pub(super) start_watch: StartWatch,
+    /// The master's log file. None: it logs to stderr.
+    pub(super) log_file: Option<PathBuf>,
+}
+
+impl Tables {
+    /// Those of a master that has not started anything yet.
+    pub(super) fn of_plan(plan: Plan, listeners: Vec<Listener>, context: StartContext) -> Self {
+        for listener in &listeners {
+            report_listener(listener);
+        }
         let mut listening = Listening::default();
-        let ids: Vec<_> = acquired
-            .listeners
+        let ids: Vec<_> = listeners
             .into_iter()
             .map(|listener| listening.add(listener))
             .collect();
@@ -173,7 +213,6 @@ impl Parts {
                 listeners,
             });
         }
-        let log_file = logs::log_file(&plan, &context).cloned();
         let used: BTreeSet<usize> = plan
             .pools
             .iter()
@@ -189,60 +228,30 @@ impl Parts {
             .iter()
             .map(|(id, pool)| (id, pool.name.clone()))
             .collect();
-        let start_watch = StartWatch::new(context, watched.into_iter());
-        let runtime_path = acquired.runtime_dir.path().to_owned();
-        let notify_dir = runtime_path.join(NOTIFY_DIR);
-        let journal_dir = acquired.runtime_dir.path().to_owned();
-        let runtime_dir = RuntimeDirRepair::new(acquired.runtime_dir);
-        if let Some(inotify) = runtime_dir.inotify()
-            && let Err(error) = poller.watch(inotify, Source::RuntimeDir, Interest::Read)
-        {
-            tracing::warn!(
-                "what is taken from the runtime directory goes unnoticed until the next HUP: {error}"
-            );
-        }
-        let supervisor = Supervisor {
+        let log_file = logs::log_file(&plan, context.foreground).cloned();
+        Self {
+            plan,
             engine: EngineQueue::new(Engine::with_processors(processors())),
-            clock: LoopClock::new(acquired.clock.clone()),
-            event_loop: EventLoop {
-                poller,
-                signals: acquired.signals,
-                waker,
-                reports,
-            },
-            pools: Tracked::new(pools),
+            pools,
             listening,
-            workers: Workers::new(WorkerParts {
-                spawner,
-                cgroups: acquired.cgroups,
-                journal: Journal::new(acquired.journal, journal_dir),
-                orphans,
-                tag: acquired.tag,
-                notify_dir,
-                null,
-            }),
-            health,
-            reload: Reload {
-                state: ReloadState::default(),
-                blocking: BlockingPool::new(mailbox.of(Report::Job), reader),
-                on_change: OnChange::default(),
-                file_watch: FileWatch::new(mailbox.of(Report::Files), acquired.clock),
-            },
-            clients: Clients::new(acquired.server, start_watch),
-            event_log: EventLog::default(),
-            log: Log {
-                writer: acquired.log_writer,
-                hang: LogHang::default(),
-                file: log_file,
-            },
-            runtime: Runtime::new(runtime_dir, runtime_path),
-            service_manager: acquired.service_manager,
-            guardian: acquired.guardian,
-            shutdown: Tracked::default(),
-            saver: acquired.saver,
-            plan: Tracked::new(plan),
-        };
-        (supervisor, acquired.take_over)
+            start_watch: StartWatch::new(context, watched.into_iter()),
+            log_file,
+        }
+    }
+}
+
+fn report_listener(listener: &Listener) {
+    tracing::info!(
+        listen = listener.name(),
+        "listening on {}",
+        listener.addr_text()
+    );
+    if let Some(most) = listener.effective_backlog() {
+        tracing::warn!(
+            listen = listener.name(),
+            "the system clips the backlog to {most} (net.core.somaxconn): {} was asked for",
+            listener.plan().backlog
+        );
     }
 }
 

@@ -1,6 +1,5 @@
 //! Opens the logs at the start of the master: its own, and each pool's once, to check it.
 
-use crate::daemon::StartContext;
 use crate::event_loop::clock::Clock;
 use crate::log::tracing_setup;
 use crate::log::{self, LogWriter, MasterLog, Rotation};
@@ -10,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Opens the master's log, and each pool's log once to check it, so that one that cannot be written is reported now.
-pub(super) fn open(plan: &Plan, context: &StartContext, clock: Clock) -> Result<LogWriter, Failed> {
-    let master_log = master_log(plan, context)?;
+pub(super) fn open(plan: &Plan, foreground: bool, clock: Clock) -> Result<LogWriter, Failed> {
+    let master_log = master_log(plan, foreground)?;
     for pool in &plan.pools {
         for sink in [&pool.log.stdout, &pool.log.stderr] {
             if let Sink::File(path) = sink {
@@ -36,17 +35,17 @@ pub(super) fn open(plan: &Plan, context: &StartContext, clock: Clock) -> Result<
 }
 
 /// The master's log file. None: it logs to stderr.
-pub(super) fn log_file<'p>(plan: &'p Plan, context: &StartContext) -> Option<&'p PathBuf> {
+pub(super) fn log_file(plan: &Plan, foreground: bool) -> Option<&PathBuf> {
     let master = &plan.master;
     master
         .log_file
         .as_ref()
-        .or_else(|| (!context.foreground).then_some(&master.default_log_file))
+        .or_else(|| (!foreground).then_some(&master.default_log_file))
 }
 
-fn master_log(plan: &Plan, context: &StartContext) -> Result<MasterLog, Failed> {
+fn master_log(plan: &Plan, foreground: bool) -> Result<MasterLog, Failed> {
     let master = &plan.master;
-    let Some(file) = log_file(plan, context) else {
+    let Some(file) = log_file(plan, foreground) else {
         return Ok(MasterLog::stderr(master.log_format));
     };
     let rotation = Rotation {

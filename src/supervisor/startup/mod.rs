@@ -21,14 +21,14 @@ use crate::event_loop::clock::Clock;
 use crate::event_loop::signals::Signals;
 use crate::exit_code::ExitCode;
 use crate::guardian::Link;
-use crate::listener::{self, ActivationSocket};
+use crate::listener::{self, ActivationSocket, Listener};
 use crate::plan::Plan;
 use crate::runtime_dir::stale_workers::WorkerJournal;
 use crate::runtime_dir::{NOTIFY_DIR, RuntimeDir, make_notify_dir};
 use crate::saved_state::store::Store;
 use crate::sys;
 use acquired::Acquired;
-use assemble::Parts;
+use assemble::{Parts, Tables};
 use std::sync::Arc;
 use take_over::TakeOver;
 
@@ -50,10 +50,14 @@ impl Supervisor {
         guardian: Option<(Arc<Link>, Store)>,
     ) -> Result<(Self, Vec<EventBuilder>), (StartContext, Failed)> {
         let passed = std::mem::take(&mut context.activation_sockets);
-        match acquire(&plan, &mut context, passed, guardian)
-            .and_then(|acquired| Parts::on(&plan, acquired))
-        {
-            Ok(parts) => Ok(parts.supervisor(plan, context, reader)),
+        let begun = acquire(&plan, &mut context, passed, guardian).and_then(
+            |(acquired, listeners, take_over)| Ok((Parts::of(acquired)?, listeners, take_over)),
+        );
+        match begun {
+            Ok((parts, listeners, take_over)) => {
+                let tables = Tables::of_plan(plan, listeners, context);
+                Ok((parts.supervisor(tables, reader), take_over))
+            }
             Err(failed) => Err((context, failed)),
         }
     }
@@ -64,7 +68,7 @@ fn acquire(
     context: &mut StartContext,
     passed: Vec<ActivationSocket>,
     guardian: Option<(Arc<Link>, Store)>,
-) -> Result<Acquired, Failed> {
+) -> Result<(Acquired, Vec<Listener>, Vec<EventBuilder>), Failed> {
     let (mut runtime_dir, signs) = RuntimeDir::enter(plan).map_err(|e| Failed {
         code: e.code,
         message: e.message,
@@ -75,7 +79,7 @@ fn acquire(
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
     let nofile = raise_nofile(plan)?;
     let clock = Clock::start();
-    let log_writer = logs::open(plan, context, clock.clone())?;
+    let log_writer = logs::open(plan, context.foreground, clock.clone())?;
     // Before the workers of a killed master are stopped: that may take as long as a stop, and a signal has to interrupt
     // it.
     let mut signals = Signals::install(plan.signals, context.hup_ignored)
@@ -137,22 +141,21 @@ fn acquire(
     if context.hup_ignored {
         tracing::warn!("HUP was ignored when we were started (nohup), and stays so");
     }
-    Ok(Acquired {
+    let acquired = Acquired {
         clock,
         runtime_dir,
         nofile,
         signals,
-        listeners,
         log_writer,
         server,
         journal,
         tag,
-        take_over,
         cgroups,
         service_manager,
         guardian,
         saver,
-    })
+    };
+    Ok((acquired, listeners, take_over))
 }
 
 /// The prefix of ROTAD_WORKER for the workers of this master. The time makes it unique across reboots and reused pids.
