@@ -130,10 +130,9 @@ fn colour(event: &Event) -> Option<u8> {
         PassedOver if event.cause.as_deref() == Some("unchanged") => None,
         RollEnded | Journal | PassedOver => Some(RED),
         Background | CrashLoopEases | RollingBack | Kill | DescendantsKilled | Orphan
-        | LogHangs | PathsResolvedAgain | Listener | MasterPaused | RollSuperseded
-        | ConfigPutBack | Restored | ProbeFailed | TookOver | PortsExhausted | Zombie | Cgroup => {
-            Some(YELLOW)
-        }
+        | LogHangs | PathsResolvedAgain | Listener | MasterPaused | MasterRestored
+        | RollSuperseded | ConfigPutBack | Restored | ProbeFailed | TookOver | PortsExhausted
+        | Zombie | Cgroup => Some(YELLOW),
         Signal | Spawn | CanaryPassed | Stopped | RollStep | RollWaits | Waiting => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
         MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired

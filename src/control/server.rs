@@ -507,6 +507,12 @@ impl Server {
         Some((peer.pid(), peer.uid()))
     }
 
+    /// Of each client its number, whether it follows events or logs, and whether it has sent its request.
+    pub fn states(&self) -> Vec<(u64, bool, bool)> {
+        let state = |(id, client): (&u64, &Client)| (*id, client.follows, client.has_request);
+        self.clients.iter().map(state).collect()
+    }
+
     /// The connection of a client.
     pub fn stream(&self, id: u64) -> Option<BorrowedFd<'_>> {
         self.clients.get(&id).map(|client| client.stream.as_fd())

@@ -56,6 +56,11 @@ impl Engine {
         core::mem::take(&mut self.out)
     }
 
+    /// The time of the last input.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
     /// When the engine must be called next, with [`Input::TimerFired`]; `None` while nothing is due.
     pub fn deadline(&self) -> Option<Time> {
         self.deadlines.next()

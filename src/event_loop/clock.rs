@@ -40,6 +40,18 @@ impl Clock {
         }))
     }
 
+    /// A clock that goes on at this time: that of a master that has died.
+    pub fn start_at(now: Time) -> Self {
+        let origin = monotonic();
+        Self(Arc::new(ClockState {
+            // Cannot fail: the clock of the dead master had begun after the boot of the machine.
+            origin: origin
+                .checked_sub(Duration::from_millis(now.0))
+                .unwrap_or(origin),
+            paused: AtomicU64::new(0),
+        }))
+    }
+
     /// The time now. Between the end of a pause and the moment at which the main loop notices it, the pause still
     /// counts: the main loop compares deadlines with [`LoopClock::now`] for that reason.
     pub fn now(&self) -> Time {

@@ -1,6 +1,7 @@
 //! The connection between the guardian and the present master: a pair of sockets whose messages keep their borders
 //! (SOCK_SEQPACKET, unix(7)), one JSON text each.
 
+use super::page::Death;
 use crate::exit_code::ExitCode;
 use crate::sys::process::Process;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
@@ -8,7 +9,7 @@ use rotad_core::Exit;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Maximum length of a message in bytes: one to the service manager has at most 4096.
 const MAX_MESSAGE: usize = 16 * 1024;
@@ -133,11 +134,36 @@ impl AsFd for End {
 pub struct Link {
     end: End,
     guardian: Process,
+    /// The descriptors of the guardian itself, this connection's and the state's among them.
+    own_fds: Vec<RawFd>,
+    last_death: Option<Death>,
 }
 
 impl Link {
     pub(super) fn new(end: End, guardian: Process) -> Self {
-        Self { end, guardian }
+        Self {
+            end,
+            guardian,
+            own_fds: Vec::new(),
+            last_death: None,
+        }
+    }
+
+    /// In a new master: what it is told at its birth.
+    pub(super) fn begin(&mut self, own_fds: Vec<RawFd>, last_death: Option<Death>) {
+        self.own_fds = own_fds;
+        self.last_death = last_death;
+    }
+
+    /// The descriptors in the shared table that are the guardian's and this connection's: a master that goes on after
+    /// another one leaves them alone.
+    pub fn own_fds(&self) -> &[RawFd] {
+        &self.own_fds
+    }
+
+    /// How the master before this one died. None: this is the first one.
+    pub fn last_death(&self) -> Option<Death> {
+        self.last_death
     }
 
     /// The guardian: its pid, and the pidfd that tells when it dies.

@@ -1,5 +1,6 @@
 //! The socket of the service manager that has started us (NOTIFY_SOCKET, sd_notify(3)): systemd, or another rotad.
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
@@ -29,6 +30,11 @@ impl ManagerSocket {
     /// There is a service manager that listens.
     pub fn is_open(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// The number of its descriptor.
+    pub(super) fn number(&self) -> Option<RawFd> {
+        self.0.as_ref().map(|(socket, _)| socket.as_raw_fd())
     }
 
     /// Sends a message. If nothing receives it or the queue is full, it is dropped.

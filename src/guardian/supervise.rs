@@ -20,7 +20,7 @@ use rotad_core::Exit;
 use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 /// This many deaths …
@@ -149,10 +149,19 @@ impl Guardian {
             signals,
             end,
             manager,
-            link,
+            mut link,
             state,
             ..
         } = self;
+        let mut own_fds = vec![
+            signals.as_fd().as_raw_fd(),
+            end.as_fd().as_raw_fd(),
+            link.as_fd().as_raw_fd(),
+            state.memory().as_fd().as_raw_fd(),
+        ];
+        own_fds.extend(link.guardian().pidfd().map(|fd| fd.as_raw_fd()));
+        own_fds.extend(manager.number());
+        link.begin(own_fds, state.last_death());
         let _ = ManuallyDrop::new((signals, end, manager));
         Side::Master(link, state)
     }

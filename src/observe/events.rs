@@ -46,6 +46,8 @@ words! {
     MasterStopping = "master-stopping",
     /// The last worker is gone; the master exits.
     MasterStopped = "master-stopped",
+    /// A master has died, and another one goes on with its workers.
+    MasterRestored = "master-restored",
     /// The master did not run for a while; every deadline moves by that time.
     MasterPaused = "master-paused",
     /// A signal reached the master.
@@ -205,10 +207,33 @@ impl Ring {
         event.text = clip(&event.text, MAX_TEXT);
         self.bytes += event.bytes();
         self.events.push_back(event);
+        self.drop_surplus();
+        &self.events[self.events.len() - 1]
+    }
+
+    /// The number of the last event; 0: there was none.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The events after the one with this number.
+    pub fn after(&self, seq: u64) -> impl Iterator<Item = &Event> {
+        let first = self.events.partition_point(|event| event.seq <= seq);
+        self.events.range(first..)
+    }
+
+    /// Adds an event with its number and time, which must be later than those that are there.
+    pub fn restore(&mut self, event: Event) {
+        self.last = event.seq;
+        self.bytes += event.bytes();
+        self.events.push_back(event);
+        self.drop_surplus();
+    }
+
+    fn drop_surplus(&mut self) {
         while self.events.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.events.len() > 1) {
             self.bytes -= self.events.pop_front().map_or(0, |old| old.bytes());
         }
-        &self.events[self.events.len() - 1]
     }
 
     /// The last `max` events, the oldest first.

@@ -22,7 +22,7 @@ mod thread_state;
 pub mod tree;
 
 pub use error::{SpawnError, SpawnFault, SpawnStage};
-pub use pinned::{PinnedPaths, Resolved};
+pub use pinned::{PinnedPaths, Resolved, SavedPaths};
 pub use shim::exec_status;
 pub use spawner::{Spawner, SpawnerConfig};
 

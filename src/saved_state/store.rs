@@ -148,6 +148,11 @@ impl Store {
         true
     }
 
+    /// Nothing that was written counts any more.
+    pub fn forget(&mut self) {
+        self.shared.number(IN_USE).store(0, Ordering::Release);
+    }
+
     /// How far the engine has come.
     pub fn progress(&self) -> Progress {
         let number = self.shared.number(PROGRESS).load(Ordering::Acquire);

@@ -43,8 +43,7 @@ impl Supervisor {
             let (commands, notices) = self.engine.handle(at, input).split();
             // Capacity first; what a notice says is read from the tables before the rest of the commands changes them.
             self.output_begins();
-            let (first, then): (Vec<Command>, Vec<Command>) =
-                commands.into_iter().partition(goes_first);
+            let (first, then) = in_order(commands);
             let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(signal_of).collect();
             for command in first {
                 self.execute(command);
@@ -69,7 +68,8 @@ impl Supervisor {
         if worker_gone {
             self.on_worker_gone();
         }
-        if std::mem::take(&mut self.listening.may_be_unused) {
+        if self.listening.may_be_unused {
+            self.listening.may_be_unused = false;
             self.close_unused();
         }
     }
@@ -77,10 +77,11 @@ impl Supervisor {
     /// The next input of the engine: what it follows from is saved before.
     fn next_input(&mut self) -> Option<(Time, Input)> {
         self.save();
+        self.compact(false);
         self.engine.pop(self.clock.now())
     }
 
-    fn execute(&mut self, command: Command) {
+    pub(super) fn execute(&mut self, command: Command) {
         match command {
             Command::Spawn {
                 worker,
@@ -204,6 +205,12 @@ impl Supervisor {
         let actions = self.health.ports.cancel(worker);
         self.perform(actions);
     }
+}
+
+/// The commands of one output in the order in which they are executed: those before its notices are reported, and the
+/// others.
+pub(super) fn in_order(commands: Vec<Command>) -> (Vec<Command>, Vec<Command>) {
+    commands.into_iter().partition(goes_first)
 }
 
 /// Spawns and signals, and the specification that a spawn is made from, do not wait for anything else.

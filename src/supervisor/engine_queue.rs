@@ -45,6 +45,12 @@ impl EngineQueue {
         self.inputs.push_back(QueuedInput { at, input });
     }
 
+    /// Queues an input that a dead master has saved with its time.
+    pub(super) fn push_at(&mut self, (at, input): (Time, Input)) {
+        self.inputs.push_back(QueuedInput { at, input });
+        self.timed = self.inputs.len();
+    }
+
     /// Queues a request that nothing waits for.
     pub(super) fn request(&mut self, request: Request) {
         self.push(Input::Requested(None, request));

@@ -26,6 +26,21 @@ impl EventLog {
         self.ring.push(event)
     }
 
+    /// The number of the last event.
+    pub(super) fn last(&self) -> u64 {
+        self.ring.last()
+    }
+
+    /// The events after this one.
+    pub(super) fn after(&self, seq: u64) -> impl Iterator<Item = &Event> {
+        self.ring.after(seq)
+    }
+
+    /// Adds an event of a dead master.
+    pub(super) fn restore(&mut self, event: Event) {
+        self.ring.restore(event);
+    }
+
     /// All events that are kept, the oldest first.
     pub(super) fn all(&self) -> Vec<Event> {
         self.ring.latest(usize::MAX).cloned().collect()

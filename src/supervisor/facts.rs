@@ -37,6 +37,7 @@ impl Supervisor {
             return;
         };
         let (pool, generation) = (process.pool, process.generation);
+        self.workers.spawn_specs.set_resolved(pool, generation);
         if repinned {
             let text = format!(
                 "the directory or program that it was pinned to is gone; resolved again: {} in {}",

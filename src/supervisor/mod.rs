@@ -72,6 +72,7 @@ use runtime_files::Runtime;
 use saver::Saver;
 use service_manager::ServiceManager;
 use shutdown::Shutdown;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +87,7 @@ struct Supervisor {
     event_loop: EventLoop,
     engine: EngineQueue,
     pools: Tracked<PoolRegistry>,
-    listening: Listening,
+    listening: Tracked<Listening>,
     workers: Workers,
     health: Health,
     reload: Reload,
@@ -143,6 +144,27 @@ pub fn serve(
     reader: Reader,
     guardian: Option<(Arc<Link>, Store)>,
 ) -> ExitCode {
+    let guardian = match guardian {
+        Some((link, store)) if link.last_death().is_some() => {
+            let restored = Supervisor::restore(reader.clone(), link.clone(), store);
+            match restored {
+                Ok(Some((mut supervisor, resume))) => {
+                    // What the dead master had of it is in the state.
+                    let _ = ManuallyDrop::new(context);
+                    supervisor.resume(resume);
+                    return supervisor.turn();
+                }
+                Ok(None) => {
+                    return ExitCode::FAILED;
+                }
+                Err(failed) => {
+                    tracing::error!("{}", failed.message);
+                    return failed.code;
+                }
+            }
+        }
+        guardian => guardian,
+    };
     match Supervisor::start(plan, context, reader, guardian) {
         Ok((supervisor, take_over)) => supervisor.run(take_over),
         Err((context, failed)) => {
@@ -183,7 +205,13 @@ impl Supervisor {
             self.engine
                 .push(Input::Requested(ticket, Request::EnsurePool(pool, policy)));
         }
+        self.compact(true);
         self.settle();
+        self.turn()
+    }
+
+    /// The main loop.
+    fn turn(mut self) -> ExitCode {
         let mut sources = Vec::new();
         loop {
             let timeout = self.poll_timeout();

@@ -115,6 +115,17 @@ impl Supervisor {
 
     /// Exec has succeeded: starts the checks of readiness and health.
     fn program_runs(&mut self, worker: WorkerId) -> Vec<Action> {
+        self.engine.push(Input::Started(worker));
+        self.watch_readiness(worker)
+    }
+
+    /// Starts the checks of readiness of a worker of a dead master.
+    pub(super) fn check_readiness(&mut self, worker: WorkerId) {
+        let actions = self.watch_readiness(worker);
+        self.perform(actions);
+    }
+
+    fn watch_readiness(&mut self, worker: WorkerId) -> Vec<Action> {
         let Some(process) = self.workers.processes.get(worker) else {
             return Vec::new();
         };
@@ -128,7 +139,6 @@ impl Supervisor {
                 .collect();
             self.health.readiness.watch(worker, pid, targets);
         }
-        self.engine.push(Input::Started(worker));
         self.health.on_running(worker, plan, self.clock.now())
     }
 

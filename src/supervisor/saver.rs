@@ -2,77 +2,265 @@
 //!
 //! The loop calls [`Supervisor::save`] before the engine gets an input, and after each of its commands: what has changed
 //! since the last call is appended as records and committed at once. So an act that cannot be undone comes after the
-//! record that it follows from.
+//! record that it follows from. `startup/restore.rs` reads the records.
 
 use super::Supervisor;
 use super::clients::launch::SavedStart;
 use super::clients::tickets::Tickets;
+use super::listening::SavedListening;
 use super::pool_registry::SavedPools;
+use super::reload::ReloadRequest;
+use super::workers::SavedCgroups;
 use super::workers::exit_report::ExitReports;
+use super::workers::saved_worker::SavedWorker;
+use crate::control::server::SavedServer;
+use crate::exit_code::ExitCode;
+use crate::observe::events::Event;
 use crate::plan::Plan;
+use crate::process::SavedPaths;
+use crate::runtime_dir::SavedRuntimeDir;
 use crate::saved_state::store::{Progress, Store};
-use rotad_core::{Input, SavedEngine, Time};
+use rotad_core::{Generation, Input, PoolId, SavedEngine, Time, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::io;
 
-/// One record. Of all but inputs, a later one takes the place of an earlier one of its kind.
+/// One record. Of all but inputs, events, workers and paths, a later one takes the place of an earlier one of its kind.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Record<'a> {
+    /// What stays as it is.
+    Master(SavedMaster),
     /// The engine, after so many inputs.
-    Engine(u64, SavedEngine<'a>),
+    Engine(u64, Box<SavedEngine<'a>>),
     /// The next input, with its time.
     Input(Time, Cow<'a, Input>),
     /// The configuration in force.
     Plan(Cow<'a, Plan>),
     /// The pools, and what their generations are made from.
     Pools(SavedPools),
+    /// A worker; None: nothing is left of it.
+    Worker(WorkerId, Option<Box<SavedWorker>>),
+    /// What a generation is pinned to.
+    Paths(PoolId, Generation, SavedPaths),
+    /// The listening sockets.
+    Listening(SavedListening),
+    /// The control socket and its clients.
+    Server(SavedServer),
     /// Who waits for which requests.
     Tickets(Cow<'a, Tickets>),
+    /// The reloads that are not in force yet.
+    Reloads(Vec<ReloadRequest>),
     /// How far the start has come.
     Start(SavedStart),
     /// How workers have ended.
     ExitReports(Cow<'a, ExitReports>),
+    /// How far the stop has come.
+    Shutdown(SavedShutdown),
+    /// The next event.
+    Event(Cow<'a, Event>),
+}
+
+/// What stays as it is over the life of a master and those after it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SavedMaster {
+    /// The version that has written the state.
+    pub version: String,
+    /// The prefix of ROTAD_WORKER.
+    pub tag: String,
+    /// As [`crate::daemon::StartContext`] has it; so are the next two.
+    pub foreground: bool,
+    pub hup_ignored: bool,
+    pub activation_pid: u32,
+    /// Soft and hard limit of open files that workers get.
+    pub nofile: (u64, u64),
+    pub cgroups: Option<SavedCgroups>,
+    pub runtime_dir: Option<SavedRuntimeDir>,
+}
+
+/// What is saved of a stop.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedShutdown {
+    pub stopping: bool,
+    pub interrupted: bool,
+    pub exit_code: Option<ExitCode>,
+    /// The clients that wait for it.
+    pub clients: Vec<u64>,
 }
 
 pub(super) struct Saver {
     store: Store,
     progress: Progress,
+    master: SavedMaster,
+    /// The number of the last event that is saved.
+    event: u64,
+    /// Reloads were saved as not in force yet.
+    reloads: bool,
+    /// The state cannot be saved any more, which was reported.
+    failed: bool,
 }
 
 impl Saver {
-    pub(super) fn new(store: Store) -> Self {
+    pub(super) fn new(store: Store, master: SavedMaster) -> Self {
         let progress = store.progress();
-        Self { store, progress }
+        Self {
+            store,
+            progress,
+            master,
+            event: 0,
+            reloads: false,
+            failed: false,
+        }
+    }
+
+    pub(super) fn master(&self) -> &SavedMaster {
+        &self.master
     }
 }
 
 impl Supervisor {
     /// Saves what has changed since the last call.
     pub(super) fn save(&mut self) {
-        let Some(saver) = &mut self.saver else {
+        if self.saver.is_none() {
             return;
-        };
-        let store = &mut saver.store;
+        }
+        let mut saver = self.saver.take();
+        if let Some(saver) = &mut saver
+            && !saver.failed
+        {
+            if let Err(error) = self.append_changes(saver) {
+                self.report_unsaved(saver, &error.to_string());
+            }
+            saver.store.commit();
+        }
+        self.saver = saver;
+    }
+
+    /// Writes the whole state anew, where the journal has become long. To be called between two inputs.
+    pub(super) fn compact(&mut self, even_if_short: bool) {
+        let mut saver = self.saver.take();
+        if let Some(saver) = &mut saver
+            && !saver.failed
+            && (even_if_short || saver.store.is_long())
+        {
+            let mut result = Ok(());
+            let fits = saver
+                .store
+                .compact(|store| result = self.append_all(&saver.master, store));
+            saver.event = self.event_log.last();
+            match result {
+                Err(error) => self.report_unsaved(saver, &error.to_string()),
+                Ok(()) if !fits => self.report_unsaved(saver, "it is too large"),
+                Ok(()) => {}
+            }
+        }
+        self.saver = saver;
+    }
+
+    fn report_unsaved(&mut self, saver: &mut Saver, why: &str) {
+        saver.failed = true;
+        saver.store.forget();
+        tracing::error!(
+            "the state of the master cannot be saved any more: {why}; if it dies, the next start takes over its workers"
+        );
+    }
+
+    fn append_changes(&mut self, saver: &mut Saver) -> io::Result<()> {
+        let Saver {
+            store,
+            event,
+            reloads,
+            ..
+        } = saver;
         if self.plan.take_change() {
             store.append(&Record::Plan(Cow::Borrowed(&self.plan)));
+        }
+        if self.listening.take_change() {
+            store.append(&Record::Listening(self.listening.saved()?));
         }
         if self.pools.take_change() {
             store.append(&Record::Pools(self.pools.saved()));
         }
+        for worker in self.workers.processes.take_changes() {
+            let process = self.workers.processes.get(worker);
+            let saved = process.map(|process| process.saved(&self.pools).map(Box::new));
+            store.append(&Record::Worker(worker, saved.transpose()?));
+        }
+        for (pool, generation, paths) in self.workers.spawn_specs.take_changes() {
+            store.append(&Record::Paths(pool, generation, paths));
+        }
+        if let Some(server) = self.clients.take_change() {
+            store.append(&Record::Server(server?));
+        }
         if self.clients.tickets.take_change() {
             store.append(&Record::Tickets(Cow::Borrowed(&self.clients.tickets)));
         }
+        let requests = self.reload.state.requests();
+        if *reloads || !requests.is_empty() {
+            *reloads = !requests.is_empty();
+            store.append(&Record::Reloads(requests));
+        }
         if self.clients.start_watch.take_change() {
-            store.append(&Record::Start(self.clients.start_watch.saved()));
+            store.append(&Record::Start(self.clients.start_watch.saved()?));
         }
         if self.workers.exit_reports.take_change() {
             let reports = Cow::Borrowed(&*self.workers.exit_reports);
             store.append(&Record::ExitReports(reports));
         }
+        if self.shutdown.take_change() {
+            store.append(&Record::Shutdown(self.saved_shutdown()));
+        }
+        for new in self.event_log.after(*event) {
+            store.append(&Record::Event(Cow::Borrowed(new)));
+        }
+        *event = self.event_log.last();
         for (at, input) in self.engine.take_time(self.clock.now()) {
             store.append(&Record::Input(at, Cow::Borrowed(input)));
         }
-        store.commit();
+        Ok(())
+    }
+
+    fn append_all(&mut self, master: &SavedMaster, store: &mut Store) -> io::Result<()> {
+        let master = SavedMaster {
+            cgroups: Some(self.workers.saved_cgroups()),
+            runtime_dir: self.runtime.dir().saved()?,
+            ..master.clone()
+        };
+        store.append(&Record::Master(master));
+        store.append(&Record::Plan(Cow::Borrowed(&self.plan)));
+        store.append(&Record::Listening(self.listening.saved()?));
+        store.append(&Record::Pools(self.pools.saved()));
+        for (id, process) in self.workers.processes.iter() {
+            let saved = Box::new(process.saved(&self.pools)?);
+            store.append(&Record::Worker(id, Some(saved)));
+        }
+        for (pool, generation, paths) in self.workers.spawn_specs.all_saved() {
+            store.append(&Record::Paths(pool, generation, paths));
+        }
+        store.append(&Record::Server(self.clients.saved()?));
+        store.append(&Record::Tickets(Cow::Borrowed(&self.clients.tickets)));
+        store.append(&Record::Reloads(self.reload.state.requests()));
+        store.append(&Record::Start(self.clients.start_watch.saved()?));
+        let reports = Cow::Borrowed(&*self.workers.exit_reports);
+        store.append(&Record::ExitReports(reports));
+        store.append(&Record::Shutdown(self.saved_shutdown()));
+        for event in self.event_log.after(0) {
+            store.append(&Record::Event(Cow::Borrowed(event)));
+        }
+        let engine = Box::new(self.engine.engine().save());
+        store.append(&Record::Engine(self.engine.handled(), engine));
+        for (at, input) in self.engine.waiting() {
+            store.append(&Record::Input(at, Cow::Borrowed(input)));
+        }
+        Ok(())
+    }
+
+    fn saved_shutdown(&self) -> SavedShutdown {
+        SavedShutdown {
+            stopping: self.shutdown.stopping,
+            interrupted: self.shutdown.interrupted,
+            exit_code: self.shutdown.exit_code,
+            clients: self.clients.stop_clients().to_vec(),
+        }
     }
 
     /// The engine has the next input: none of the commands that follow from it was executed.

@@ -41,15 +41,15 @@ impl KeptFd {
 pub struct FdTable(BTreeMap<RawFd, OwnedFd>);
 
 impl FdTable {
-    /// The descriptors from `first` on, all close-on-exec from now on. To be made once in a process, while no code owns
-    /// one of them.
+    /// The descriptors from `first` on, but for `others`, all close-on-exec from now on. To be made once in a process,
+    /// while no code owns one of them; `others` have owners.
     ///
     /// # Errors
     /// Those of reading /proc/self/fd.
-    pub fn of_process(first: RawFd) -> io::Result<Self> {
+    pub fn of_process(first: RawFd, others: &[RawFd]) -> io::Result<Self> {
         let numbers: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .filter(|number| *number >= first)
+            .filter(|number| *number >= first && !others.contains(number))
             .collect();
         // The listing has listed its own descriptor, which is closed by now.
         let open = numbers

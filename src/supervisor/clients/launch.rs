@@ -2,13 +2,15 @@
 //! ready, or has failed. Each pool's first request has a ticket, and `effects.rs` calls [`StartWatch::started`] with its
 //! outcome; with `run` and `--no-wait` nothing waits.
 
-use crate::daemon::{Report, StartContext};
+use crate::daemon::{Report, SavedReport, StartContext};
 use crate::exit_code::ExitCode;
 use crate::observe::clip::join_within;
 use crate::supervisor::clients::tickets::MAX_REPORT_BYTES;
+use crate::sys::kept_fd::FdTable;
 use rotad_core::{PoolId, Up};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum StartState {
@@ -38,7 +40,7 @@ struct Pool {
 /// What is saved of it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SavedStart {
-    waits: bool,
+    report: Option<SavedReport>,
     pools: BTreeMap<PoolId, Pool>,
     final_report: Option<(ExitCode, String)>,
 }
@@ -82,11 +84,26 @@ impl StartWatch {
     }
 
     /// What is saved of it.
-    pub(crate) fn saved(&self) -> SavedStart {
-        SavedStart {
-            waits: self.waits(),
+    ///
+    /// # Errors
+    /// Those of fstat(2); none for an open descriptor.
+    pub(crate) fn saved(&self) -> io::Result<SavedStart> {
+        Ok(SavedStart {
+            report: self.report.as_ref().map(Report::saved).transpose()?,
             pools: self.pools.clone(),
             final_report: self.final_report.clone(),
+        })
+    }
+
+    /// Goes on with the start of a dead master.
+    pub(crate) fn restore(saved: SavedStart, table: &mut FdTable) -> Self {
+        Self {
+            // A launcher that is gone is not waited for.
+            report: saved
+                .report
+                .and_then(|report| Report::restore(report, table).ok()),
+            pools: saved.pools,
+            final_report: saved.final_report,
         }
     }
 

@@ -14,17 +14,19 @@ pub(crate) mod status;
 pub(crate) mod tickets;
 
 use crate::control::protocol::{Request, Response, Selector};
-use crate::control::server::{ReadOutcome, Server};
+use crate::control::server::{ReadOutcome, SavedServer, Server};
 use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::exit_code::ExitCode;
 use crate::observe::events::Event;
 use crate::saved_state::tracked::Tracked;
 use crate::supervisor::Supervisor;
+use crate::supervisor::reload::ReloadRequest;
 use launch::StartWatch;
 use log_clients::LogClients;
 use rotad_core::{PoolId, Time};
 use status::PendingStatuses;
 use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use tickets::{Settled, Tickets, WaitId};
@@ -37,7 +39,7 @@ const MAX_FOLLOWERS: usize = 16;
 
 /// The clients, and what each of them waits for.
 pub(crate) struct Clients {
-    server: Server,
+    server: Tracked<Server>,
     /// The clients that follow events: for each, how many it has missed.
     followers: BTreeMap<u64, u64>,
     pub(crate) statuses: PendingStatuses,
@@ -51,13 +53,59 @@ pub(crate) struct Clients {
 impl Clients {
     pub(crate) fn new(server: Server, start_watch: StartWatch) -> Self {
         Self {
-            server,
+            server: Tracked::new(server),
             followers: BTreeMap::new(),
             statuses: PendingStatuses::default(),
             log_clients: LogClients::default(),
             tickets: Tracked::default(),
             start_watch: Tracked::new(start_watch),
             stop_clients: Vec::new(),
+        }
+    }
+
+    /// What the next master needs to go on with the clients; None: nothing has changed since the last call.
+    pub(crate) fn take_change(&mut self) -> Option<io::Result<SavedServer>> {
+        self.server.take_change().then(|| self.server.saved())
+    }
+
+    /// What the next master needs to go on with the clients.
+    ///
+    /// # Errors
+    /// Those of fstat(2); none for open descriptors.
+    pub(crate) fn saved(&self) -> io::Result<SavedServer> {
+        self.server.saved()
+    }
+
+    /// The clients that wait for the master to stop.
+    pub(crate) fn stop_clients(&self) -> &[u64] {
+        &self.stop_clients
+    }
+
+    /// Goes on with what clients of a dead master wait for. One that waits for nothing any more is dropped: it asks
+    /// again.
+    pub(crate) fn restore(
+        &mut self,
+        tickets: Tickets,
+        stop_clients: Vec<u64>,
+        reloads: &[ReloadRequest],
+        poller: &Poller,
+    ) {
+        *self.tickets = tickets;
+        self.stop_clients = stop_clients;
+        for (client, follows, has_request) in self.server.states() {
+            let waits = self.tickets.waits_for(client)
+                || self.stop_clients.contains(&client)
+                || reloads.iter().any(|request| request.client == Some(client));
+            if follows {
+                self.followers.insert(client, 0);
+            }
+            let watched = self.server.stream(client).is_some_and(|stream| {
+                let source = Source::Client(client);
+                poller.watch(stream, source, Interest::Read).is_ok()
+            });
+            if !watched || has_request && !waits && !follows {
+                self.drop_client(client, poller);
+            }
         }
     }
 

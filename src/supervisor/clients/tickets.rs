@@ -143,6 +143,11 @@ impl Tickets {
             .collect()
     }
 
+    /// Whether a client waits for something.
+    pub(crate) fn waits_for(&self, client: u64) -> bool {
+        self.waits.values().any(|wait| wait.client == Some(client))
+    }
+
     /// The client has disconnected; the work goes on.
     pub(crate) fn detach(&mut self, client: u64) {
         for wait in self.waits.values_mut().filter(|w| w.client == Some(client)) {

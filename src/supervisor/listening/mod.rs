@@ -9,13 +9,23 @@ pub(super) use id::ListenerId;
 use super::action::Action;
 use super::event_builder::EventBuilder;
 use crate::event_loop::poller::{Interest, Poller, Source};
-use crate::listener::{FileCheckResult, Listener, ReplacementSocket};
+use crate::listener::{FileCheckResult, Listener, ReplacementSocket, SavedListener};
 use crate::observe::events::EventKind;
 use crate::plan::{Address, ListenPlan};
+use crate::sys::kept_fd::FdTable;
 use repair::{Finding, ListenerRepair, Note};
 use rotad_core::Time;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+
+/// What is saved of the listening sockets.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SavedListening {
+    open: Vec<(ListenerId, SavedListener)>,
+    last: ListenerId,
+    lone: BTreeSet<ListenerId>,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Listening {
@@ -30,6 +40,36 @@ pub(super) struct Listening {
 }
 
 impl Listening {
+    /// What the next master needs to go on with the sockets.
+    ///
+    /// # Errors
+    /// Those of fstat(2); none for open descriptors.
+    pub(super) fn saved(&self) -> io::Result<SavedListening> {
+        let open = self.open.iter();
+        let open = open.map(|(id, listener)| Ok((*id, listener.saved()?)));
+        Ok(SavedListening {
+            open: open.collect::<io::Result<_>>()?,
+            last: self.last,
+            lone: self.lone.clone(),
+        })
+    }
+
+    /// Goes on with the sockets of a dead master.
+    ///
+    /// # Errors
+    /// As [`FdTable::take`].
+    pub(super) fn restored(saved: SavedListening, table: &mut FdTable) -> io::Result<Self> {
+        let open = saved.open.into_iter();
+        let open = open.map(|(id, listener)| Ok((id, Listener::restored(listener, table)?)));
+        Ok(Self {
+            open: open.collect::<io::Result<_>>()?,
+            last: saved.last,
+            lone: saved.lone,
+            may_be_unused: true,
+            repair: ListenerRepair::default(),
+        })
+    }
+
     pub(super) fn add(&mut self, listener: Listener) -> ListenerId {
         let id = self.last;
         self.last += 1;

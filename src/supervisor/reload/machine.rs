@@ -146,6 +146,11 @@ impl<R: Joins, C> Reloads<R, C> {
         }
     }
 
+    /// The request that is under way and those that wait, in their order.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &R> {
+        self.request().into_iter().chain(&self.queue)
+    }
+
     pub(crate) fn request(&self) -> Option<&R> {
         self.current.as_ref().map(|current| &current.request)
     }

@@ -87,6 +87,15 @@ impl ReloadState {
         self.machine.deadline()
     }
 
+    /// The request that is under way and those that wait, in their order.
+    pub(crate) fn requests(&self) -> Vec<ReloadRequest> {
+        let told = self.events.iter().filter_map(|event| match event {
+            Event::Requested(request) => Some(request),
+            _ => None,
+        });
+        self.machine.requests().chain(told).cloned().collect()
+    }
+
     /// A reload is running or waiting.
     pub(crate) fn is_active(&self) -> bool {
         self.machine.is_active()

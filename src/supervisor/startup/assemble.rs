@@ -142,7 +142,7 @@ impl Parts {
                 reports,
             },
             pools: Tracked::new(tables.pools),
-            listening: tables.listening,
+            listening: Tracked::new(tables.listening),
             workers: Workers::new(WorkerParts {
                 spawner,
                 cgroups: acquired.cgroups,

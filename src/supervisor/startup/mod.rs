@@ -5,13 +5,14 @@
 mod acquired;
 mod assemble;
 mod logs;
+mod restore;
 mod take_over;
 
 use super::clients;
 use super::event_builder::EventBuilder;
 use super::reload::blocking::Reader;
 use super::reload::fd_budget::raise_nofile;
-use super::saver::Saver;
+use super::saver::{SavedMaster, Saver};
 use super::service_manager::ServiceManager;
 use super::workers::WorkerCgroups;
 use super::{Failed, Supervisor};
@@ -84,8 +85,8 @@ fn acquire(
     // it.
     let mut signals = Signals::install(plan.signals, context.hup_ignored)
         .map_err(|e| Failed::at("cannot install signal handlers", e))?;
-    let (guardian, saver) = match guardian {
-        Some((link, store)) => (Some(link), Some(Saver::new(store))),
+    let (guardian, store) = match guardian {
+        Some((link, store)) => (Some(link), Some(store)),
         None => (None, None),
     };
     let mut service_manager =
@@ -141,6 +142,17 @@ fn acquire(
     if context.hup_ignored {
         tracing::warn!("HUP was ignored when we were started (nohup), and stays so");
     }
+    let master = SavedMaster {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tag: tag.clone(),
+        foreground: context.foreground,
+        hup_ignored: context.hup_ignored,
+        activation_pid: context.activation_pid,
+        nofile,
+        cgroups: None,
+        runtime_dir: None,
+    };
+    let saver = store.map(|store| Saver::new(store, master));
     let acquired = Acquired {
         clock,
         runtime_dir,

@@ -21,7 +21,7 @@ pub(crate) mod spawn_spec;
 mod spawning;
 mod trees;
 
-pub(crate) use cgroups::WorkerCgroups;
+pub(crate) use cgroups::{SavedCgroups, WorkerCgroups};
 pub(crate) use context::LoopContext;
 pub(crate) use exits::Life;
 pub(crate) use journal::Journal;
@@ -96,6 +96,11 @@ impl Workers {
             reaped: BTreeMap::new(),
             tag,
         }
+    }
+
+    /// What is saved of the cgroups.
+    pub(crate) fn saved_cgroups(&self) -> SavedCgroups {
+        self.cgroups.saved()
     }
 
     /// The pool is gone, and with it its generations.

@@ -3,10 +3,10 @@
 
 use crate::listener::Listener;
 use crate::plan::{Address, Context, Health};
-use crate::process::{PinnedPaths, Resolved, SpawnRequest, environment};
+use crate::process::{PinnedPaths, Resolved, SavedPaths, SpawnRequest, environment};
 use crate::supervisor::pool_registry::PoolSpec;
 use rotad_core::{Generation, PoolId, Slot, WorkerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,8 @@ pub(crate) struct SpawnSpecs {
     /// The base environment of each generation, computed once.
     base: BTreeMap<(PoolId, Generation), Vec<(OsString, OsString)>>,
     rotad: PathBuf,
+    /// Generations whose paths may have been resolved since they were saved.
+    changed: BTreeSet<(PoolId, Generation)>,
 }
 
 /// What one spawn adds to its pool's spec.
@@ -45,6 +47,7 @@ impl SpawnSpecs {
             pinned: BTreeMap::new(),
             base: BTreeMap::new(),
             rotad,
+            changed: BTreeSet::new(),
         }
     }
 
@@ -152,6 +155,42 @@ impl SpawnSpecs {
             cgroup: params.cgroup.clone(),
             pid: params.pid.clone(),
         }
+    }
+
+    /// A spawn has resolved the paths of a generation.
+    pub(crate) fn set_resolved(&mut self, pool: PoolId, generation: Generation) {
+        self.changed.insert((pool, generation));
+    }
+
+    /// The paths that have been resolved since the last call, as they are saved.
+    pub(crate) fn take_changes(&mut self) -> Vec<(PoolId, Generation, SavedPaths)> {
+        std::mem::take(&mut self.changed)
+            .into_iter()
+            .filter_map(|(pool, generation)| self.saved(pool, generation))
+            .collect()
+    }
+
+    /// All of them.
+    pub(crate) fn all_saved(&self) -> Vec<(PoolId, Generation, SavedPaths)> {
+        self.pinned
+            .keys()
+            .filter_map(|(pool, generation)| self.saved(*pool, *generation))
+            .collect()
+    }
+
+    fn saved(
+        &self,
+        pool: PoolId,
+        generation: Generation,
+    ) -> Option<(PoolId, Generation, SavedPaths)> {
+        let pinned = self.pinned.get(&(pool, generation))?;
+        Some((pool, generation, pinned.saved()))
+    }
+
+    /// Pins a generation to what a dead master has resolved.
+    pub(crate) fn restore(&mut self, pool: PoolId, generation: Generation, saved: SavedPaths) {
+        let pinned = Arc::new(PinnedPaths::restore(saved));
+        self.pinned.insert((pool, generation), pinned);
     }
 
     /// The path that `{rotad}` expands to.

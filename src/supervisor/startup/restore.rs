@@ -1,0 +1,425 @@
+//! Goes on where a dead master has stopped: reads the records that it has left (`saver.rs`), takes its descriptors out of
+//! the table that all masters of a guardian share, and makes a supervisor that knows what the dead one knew.
+//!
+//! `serve` calls [`Supervisor::restore`]; [`Supervisor::resume`] then watches and checks the workers again, has the engine
+//! repeat what it was given, and executes what is left of its last output.
+
+use super::acquired::Acquired;
+use super::assemble::{Parts, Tables};
+use super::logs;
+use crate::control::server::Server;
+use crate::event_loop::clock::Clock;
+use crate::event_loop::poller::{Interest, Source};
+use crate::event_loop::signals::Signals;
+use crate::guardian::Link;
+use crate::observe::events::{Event, EventKind};
+use crate::plan::Plan;
+use crate::process::SavedPaths;
+use crate::runtime_dir::RuntimeDir;
+use crate::runtime_dir::stale_workers::WorkerJournal;
+use crate::saved_state::store::{Progress, Store};
+use crate::supervisor::clients::launch::{SavedStart, StartWatch};
+use crate::supervisor::clients::tickets::Tickets;
+use crate::supervisor::effects::in_order;
+use crate::supervisor::engine_queue::EngineQueue;
+use crate::supervisor::event_builder::EventBuilder;
+use crate::supervisor::listening::{Listening, SavedListening};
+use crate::supervisor::pool_registry::{PoolRegistry, SavedPools};
+use crate::supervisor::reload::ReloadRequest;
+use crate::supervisor::reload::blocking::Reader;
+use crate::supervisor::saver::{Record, SavedMaster, SavedShutdown, Saver};
+use crate::supervisor::service_manager::ServiceManager;
+use crate::supervisor::workers::WorkerCgroups;
+use crate::supervisor::workers::exit_report::ExitReports;
+use crate::supervisor::workers::process_table::{ProcessStage, WorkerProcess};
+use crate::supervisor::workers::saved_worker::SavedWorker;
+use crate::supervisor::{Failed, Supervisor};
+use crate::sys;
+use crate::sys::kept_fd::FdTable;
+use rotad_core::{
+    Command, Engine, Generation, Input, Notice, PoolId, SavedEngine, Time, WorkerId, WorkerState,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The first descriptor that is not a standard stream.
+const FIRST_FD: i32 = 3;
+
+/// What the records say, each of its kind the last one.
+#[derive(Default)]
+struct Records {
+    master: Option<SavedMaster>,
+    engine: Option<(u64, SavedEngine<'static>)>,
+    /// Those after the engine was saved.
+    inputs: Vec<(Time, Input)>,
+    plan: Option<Plan>,
+    pools: Option<SavedPools>,
+    workers: BTreeMap<WorkerId, SavedWorker>,
+    paths: Vec<(PoolId, Generation, SavedPaths)>,
+    listening: Option<SavedListening>,
+    server: Option<crate::control::server::SavedServer>,
+    tickets: Tickets,
+    reloads: Vec<ReloadRequest>,
+    start: Option<SavedStart>,
+    exit_reports: ExitReports,
+    shutdown: Option<SavedShutdown>,
+    events: Vec<Event>,
+}
+
+impl Records {
+    fn read(lines: &[String]) -> Result<Self, serde_json::Error> {
+        let mut all = Self::default();
+        for line in lines {
+            match serde_json::from_str::<Record<'static>>(line)? {
+                Record::Master(master) => all.master = Some(master),
+                Record::Engine(inputs, engine) => {
+                    all.engine = Some((inputs, *engine));
+                    all.inputs.clear();
+                }
+                Record::Input(at, input) => all.inputs.push((at, input.into_owned())),
+                Record::Plan(plan) => all.plan = Some(plan.into_owned()),
+                Record::Pools(pools) => all.pools = Some(pools),
+                Record::Worker(id, Some(worker)) => drop(all.workers.insert(id, *worker)),
+                Record::Worker(id, None) => drop(all.workers.remove(&id)),
+                Record::Paths(pool, generation, paths) => {
+                    all.paths.push((pool, generation, paths));
+                }
+                Record::Listening(listening) => all.listening = Some(listening),
+                Record::Server(server) => all.server = Some(server),
+                Record::Tickets(tickets) => all.tickets = tickets.into_owned(),
+                Record::Reloads(reloads) => all.reloads = reloads,
+                Record::Start(start) => all.start = Some(start),
+                Record::ExitReports(reports) => all.exit_reports = reports.into_owned(),
+                Record::Shutdown(shutdown) => all.shutdown = Some(shutdown),
+                Record::Event(event) => all.events.push(event.into_owned()),
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// What is left to be done once the supervisor exists.
+pub(in crate::supervisor) struct Resume {
+    workers: BTreeMap<WorkerId, WorkerProcess>,
+    paths: Vec<(PoolId, Generation, SavedPaths)>,
+    tickets: Tickets,
+    reloads: Vec<ReloadRequest>,
+    exit_reports: ExitReports,
+    shutdown: Option<SavedShutdown>,
+    events: Vec<Event>,
+    /// Commands of the last output that were not executed, and its notices.
+    commands: Vec<Command>,
+    notices: Vec<Notice>,
+    /// Inputs that the engine was not given.
+    inputs: Vec<(Time, Input)>,
+    /// What is missing, for people.
+    doubts: Vec<String>,
+}
+
+fn missing(what: &str) -> Failed {
+    Failed::at(
+        "the state of the master that has died cannot be read",
+        format!("it has no {what}"),
+    )
+}
+
+impl Supervisor {
+    /// A supervisor that goes on with the state in `store`. None: there is no state; no master had begun to serve.
+    pub(in crate::supervisor) fn restore(
+        reader: Reader,
+        link: Arc<Link>,
+        store: Store,
+    ) -> Result<Option<(Self, Resume)>, Failed> {
+        let Some(lines) = store.records() else {
+            return Ok(None);
+        };
+        let unreadable = |error: &dyn std::fmt::Display| {
+            Failed::at(
+                "the state of the master that has died cannot be read",
+                error,
+            )
+        };
+        let mut table = FdTable::of_process(FIRST_FD, link.own_fds())
+            .map_err(|error| Failed::at("cannot list our descriptors", error))?;
+        let records = Records::read(&lines).map_err(|error| unreadable(&error))?;
+        let master = records.master.ok_or_else(|| missing("master"))?;
+        let plan = records.plan.ok_or_else(|| missing("configuration"))?;
+        let (inputs, engine) = records.engine.ok_or_else(|| missing("engine"))?;
+        let progress = store.progress();
+        let replayed =
+            replay(engine, inputs, records.inputs, progress).map_err(|error| unreadable(&error))?;
+        let pools = records
+            .pools
+            .and_then(PoolRegistry::restore)
+            .ok_or_else(|| missing("pools"))?;
+        let listening = records.listening.ok_or_else(|| missing("listeners"))?;
+        let listening = Listening::restored(listening, &mut table)
+            .map_err(|error| Failed::at("the listening sockets are not there", error))?;
+        let mut doubts = Vec::new();
+        let mut workers = BTreeMap::new();
+        for (id, worker) in records.workers {
+            match worker.restore(&pools, &mut table, &mut doubts) {
+                Ok(process) => drop(workers.insert(id, process)),
+                Err(error) => doubts.push(format!("worker {id} cannot be taken over: {error}")),
+            }
+        }
+        let start_watch = match records.start {
+            Some(saved) => StartWatch::restore(saved, &mut table),
+            None => return Err(missing("start")),
+        };
+        let server = records.server.ok_or_else(|| missing("control socket"))?;
+        let mut server = Server::restore(server, &mut table)
+            .map_err(|error| Failed::at("the control socket is not there", error))?;
+        let clock = Clock::start_at(replayed.last);
+        let now = clock.now();
+        server.restore_unsaved(&mut table, now);
+        let runtime_dir = master
+            .runtime_dir
+            .clone()
+            .ok_or_else(|| missing("runtime directory"))?;
+        let mut runtime_dir = RuntimeDir::restore(runtime_dir, &mut table)
+            .map_err(|error| Failed::at("the runtime directory is not ours any more", error))?;
+        // Whatever else the dead master had open: its epoll instance, files that it was reading.
+        drop(table);
+        sys::reaper::become_subreaper()
+            .map_err(|error| Failed::at("cannot become the reaper of orphans", error))?;
+        let log_writer = logs::open(&plan, master.foreground, clock.clone())?;
+        let signals = Signals::install(plan.signals, master.hup_ignored)
+            .map_err(|error| Failed::at("cannot install signal handlers", error))?;
+        let service_manager =
+            ServiceManager::begin(master.activation_pid, clock.clone(), Some(link.clone()));
+        let cgroups = match master.cgroups.clone() {
+            Some(saved) => WorkerCgroups::restore(saved),
+            None => WorkerCgroups::find(&plan.master.name),
+        };
+        let dir = runtime_dir.path().to_owned();
+        let tag = master.tag.clone();
+        let journal = WorkerJournal::reopen(&dir, &tag, cgroups.base(), clock.clone())
+            .or_else(|_| WorkerJournal::open(&dir, &tag, cgroups.base(), clock.clone()))
+            .map_err(|error| Failed::at("cannot write the list of workers", error))?;
+        runtime_dir.write_pid().map_err(|error| Failed {
+            code: error.code,
+            message: error.message,
+        })?;
+        let log_file = logs::log_file(&plan, master.foreground).cloned();
+        let nofile = master.nofile;
+        let acquired = Acquired {
+            runtime_dir,
+            nofile,
+            signals,
+            clock,
+            log_writer,
+            server,
+            journal,
+            tag,
+            cgroups,
+            service_manager,
+            guardian: Some(link),
+            saver: Some(Saver::new(store, master)),
+        };
+        let tables = Tables {
+            plan,
+            engine: replayed.engine,
+            pools,
+            listening,
+            start_watch,
+            log_file,
+        };
+        let supervisor = Parts::of(acquired)?.supervisor(tables, reader);
+        let resume = Resume {
+            workers,
+            paths: records.paths,
+            tickets: records.tickets,
+            reloads: records.reloads,
+            exit_reports: records.exit_reports,
+            shutdown: records.shutdown,
+            events: records.events,
+            commands: replayed.commands,
+            notices: replayed.notices,
+            inputs: replayed.waiting,
+            doubts,
+        };
+        Ok(Some((supervisor, resume)))
+    }
+
+    /// Goes on with the workers, the clients and the engine's commands.
+    pub(in crate::supervisor) fn resume(&mut self, resume: Resume) {
+        for event in resume.events {
+            self.event_log.restore(event);
+        }
+        for (pool, generation, paths) in resume.paths {
+            self.workers.spawn_specs.restore(pool, generation, paths);
+        }
+        *self.workers.exit_reports = resume.exit_reports;
+        self.workers.processes.guardian = self.guardian.clone();
+        let (mut stop_clients, mut stops) = (Vec::new(), false);
+        if let Some(shutdown) = resume.shutdown {
+            stops = shutdown.stopping;
+            self.shutdown.stopping = shutdown.stopping;
+            self.shutdown.interrupted = shutdown.interrupted;
+            self.shutdown.exit_code = shutdown.exit_code;
+            stop_clients = shutdown.clients;
+        }
+        let count = resume.workers.len();
+        for (id, process) in resume.workers {
+            self.workers.processes.restore(id, process);
+            self.watch_restored(id);
+        }
+        let poller = &self.event_loop.poller;
+        self.clients
+            .restore(resume.tickets, stop_clients, &resume.reloads, poller);
+        let death = self.guardian.as_ref().and_then(|link| link.last_death());
+        let how = death.map_or_else(String::new, |death| {
+            let exit = crate::supervisor::workers::exit_report::exit_text(death.exit);
+            let after = death.after_ms as f64 / 1000.0;
+            format!(" ({exit} after {after:.1} s)")
+        });
+        let doubts = match resume.doubts.len() {
+            0 => String::new(),
+            _ => format!("; in doubt: {}", resume.doubts.join("; ")),
+        };
+        let text = format!(
+            "the master before this one has died{how}; {count} workers were taken over and serve on{doubts}"
+        );
+        self.emit(EventBuilder::new(EventKind::MasterRestored, text).warn());
+        self.refresh_plan();
+        self.watch_files();
+        self.health_of_restored();
+        for input in resume.inputs {
+            self.engine.push_at(input);
+        }
+        for request in resume.reloads {
+            if !stops {
+                self.reload(request);
+            }
+        }
+        self.compact(true);
+        for notice in resume.notices {
+            self.report(notice);
+        }
+        for command in resume.commands {
+            self.execute(command);
+            self.command_done();
+        }
+        self.trees_of_restored();
+        self.settle();
+    }
+
+    /// Watches a worker's descriptors as the dead master did.
+    fn watch_restored(&mut self, id: WorkerId) {
+        let Some(process) = self.workers.processes.get(id) else {
+            return;
+        };
+        let poller = &self.event_loop.poller;
+        if let Some(output) = &process.output {
+            self.log.writer.adopt(output);
+        }
+        let ProcessStage::Alive(child) = &process.stage else {
+            return;
+        };
+        let mut watched = Ok(());
+        if let (Some(pidfd), None) = (child.pidfd(), process.exit) {
+            watched = poller.watch(pidfd, Source::Exit(id), Interest::Read);
+        }
+        if let (Ok(()), Some(notify)) = (&watched, &process.notify) {
+            watched = poller.watch(notify, Source::Notify(id), Interest::Read);
+        }
+        if let (Ok(()), Some(status)) = (&watched, &process.exec_status) {
+            watched = poller.watch(status, Source::ExecStatus(id), Interest::Read);
+        }
+        if let Err(error) = watched {
+            tracing::error!("cannot watch a worker: {error}");
+        }
+    }
+
+    /// Begins the checks of the workers that run: those that start are looked at for their readiness, those that serve
+    /// for their health.
+    fn health_of_restored(&mut self) {
+        let view = self.engine.view();
+        let states: Vec<(WorkerId, WorkerState)> = view
+            .workers()
+            .map(|worker| (worker.id, worker.state))
+            .collect();
+        for (id, state) in states {
+            let runs = |process: &WorkerProcess| {
+                process.child().is_some() && process.exec_status.is_none() && process.exit.is_none()
+            };
+            if !self.workers.processes.get(id).is_some_and(runs) {
+                continue;
+            }
+            match state {
+                WorkerState::Starting => self.check_readiness(id),
+                WorkerState::Ready | WorkerState::Soaking => {
+                    self.check_readiness(id);
+                    self.execute(Command::StartHealth(id));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// What is left of the trees of workers that have ended is looked for again.
+    fn trees_of_restored(&mut self) {
+        let ended: Vec<WorkerId> = self
+            .workers
+            .processes
+            .iter()
+            .filter(|(_, process)| process.exit.is_some())
+            .map(|(id, _)| id)
+            .collect();
+        for id in ended {
+            let finishing = self
+                .engine
+                .view()
+                .worker(id)
+                .is_some_and(|worker| worker.state == WorkerState::Stopping);
+            let command = if finishing {
+                Command::SignalRemaining(id, None)
+            } else {
+                Command::KillTree(id)
+            };
+            self.execute(command);
+        }
+    }
+}
+
+/// The engine as the dead master had it.
+struct Replayed {
+    engine: EngineQueue,
+    /// The time of the last input.
+    last: Time,
+    commands: Vec<Command>,
+    notices: Vec<Notice>,
+    waiting: Vec<(Time, Input)>,
+}
+
+fn replay(
+    saved: SavedEngine<'_>,
+    inputs: u64,
+    mut recorded: Vec<(Time, Input)>,
+    progress: Progress,
+) -> Result<Replayed, rotad_core::RestoreError> {
+    let mut engine = Engine::restore(saved)?;
+    let handled = progress.input.saturating_sub(inputs) as usize;
+    let waiting = recorded.split_off(handled.min(recorded.len()));
+    let last = waiting.iter().chain(&recorded).map(|(at, _)| *at).max();
+    let last = last.unwrap_or_default().max(engine.now());
+    let given = inputs + recorded.len() as u64;
+    let (mut commands, mut notices) = (Vec::new(), Vec::new());
+    if !recorded.is_empty() {
+        let (all, said) = engine.replay(recorded)?.split();
+        let (first, then) = in_order(all);
+        let executed = usize::from(progress.commands);
+        if executed < first.len() {
+            notices = said;
+        }
+        commands = first.into_iter().chain(then).skip(executed).collect();
+    }
+    Ok(Replayed {
+        engine: EngineQueue::restored(engine, given, last),
+        last,
+        commands,
+        notices,
+        waiting,
+    })
+}
