@@ -70,6 +70,8 @@ struct Client {
     has_request: bool,
     /// How many bytes of its request are still in the connection.
     unconsumed: usize,
+    /// Its request, once it is complete.
+    request: Vec<u8>,
     deadline: Time,
     /// Close the connection once the outbox is empty.
     closing: bool,
@@ -108,6 +110,8 @@ pub struct SavedServer {
 struct SavedClient {
     stream: KeptFd,
     inbox: SavedBytes,
+    #[serde(default)]
+    request: Option<SavedBytes>,
     outbox: SavedBytes,
     has_request: bool,
     /// In milliseconds of the master's time.
@@ -150,6 +154,7 @@ impl Client {
         Ok(SavedClient {
             stream: KeptFd::of(&self.stream)?,
             inbox: (&*self.inbox).into(),
+            request: self.has_request.then(|| (&*self.request).into()),
             outbox: (&*self.outbox).into(),
             has_request: self.has_request,
             deadline: self.deadline.0,
@@ -168,6 +173,7 @@ impl Client {
             has_request: saved.has_request,
             // If its request is still in the connection, it is input after the request, which is discarded.
             unconsumed: 0,
+            request: saved.request.map(Vec::from).unwrap_or_default(),
             deadline: Time(saved.deadline),
             closing: saved.closing,
             refused: saved.refused,
@@ -417,6 +423,7 @@ impl Server {
             outbox: Vec::new(),
             has_request: false,
             unconsumed: 0,
+            request: Vec::new(),
             deadline: now + REQUEST_TIMEOUT,
             closing: false,
             refused,
@@ -507,10 +514,14 @@ impl Server {
         Some((peer.pid(), peer.uid()))
     }
 
-    /// Of each client its number, whether it follows events or logs, and whether it has sent its request.
-    pub fn states(&self) -> Vec<(u64, bool, bool)> {
-        let state = |(id, client): (&u64, &Client)| (*id, client.follows, client.has_request);
-        self.clients.iter().map(state).collect()
+    /// The numbers of all clients.
+    pub fn ids(&self) -> Vec<u64> {
+        self.clients.keys().copied().collect()
+    }
+
+    /// Whether a client follows events or logs.
+    pub fn is_following(&self, id: u64) -> bool {
+        self.clients.get(&id).is_some_and(|client| client.follows)
     }
 
     /// The connection of a client.
@@ -549,6 +560,7 @@ impl Server {
                 client.has_request = true;
                 let mut line = std::mem::take(&mut client.inbox);
                 line.truncate(begin + end);
+                client.request.clone_from(&line);
                 let refused = client.refused;
                 let outcome = self.parse_request(id, &line, refused);
                 if matches!(outcome, ReadOutcome::Nothing) {
@@ -572,6 +584,18 @@ impl Server {
             }
         }
         ReadOutcome::Nothing
+    }
+
+    /// The request of a client of a dead master that nothing came of: it is not answered, and nothing is queued for it.
+    pub fn request_again(&mut self, id: u64) -> ReadOutcome {
+        let Some(client) = self.clients.get(&id) else {
+            return ReadOutcome::Gone;
+        };
+        if !client.has_request || client.closing || !client.outbox.is_empty() {
+            return ReadOutcome::Nothing;
+        }
+        let (line, refused) = (client.request.clone(), client.refused);
+        self.parse_request(id, &line, refused)
     }
 
     /// Removes a request from the connection: it is recorded, and a next master need not read it again.
@@ -670,6 +694,10 @@ impl Server {
     /// Sends what the client takes. `None`: done, forget it; `Some(true)`: there is more to send.
     pub fn flush(&mut self, id: u64) -> Option<bool> {
         let client = self.clients.get_mut(&id)?;
+        if !client.outbox.is_empty() {
+            // A connection that is closed with unread input is reset, and the response lost.
+            client.consume();
+        }
         let mut sent = 0;
         for _ in 0..MAX_WRITES {
             if sent == client.outbox.len() {

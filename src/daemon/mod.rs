@@ -6,6 +6,7 @@ mod startup_report;
 use crate::event_loop::signals;
 use crate::exit_code::ExitCode;
 use crate::listener::{ActivationSocket, InheritedFds};
+use crate::observe::print;
 use crate::plan::Plan;
 use crate::sys::descriptors::close_all_but;
 use crate::sys::fork::{Fork, exit_now, fork};
@@ -16,6 +17,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 pub use startup_report::{LauncherEnd, Report, SavedReport};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::RawFd;
 use std::path::Path;
 
 /// How the master was started, for its main loop.
@@ -35,6 +37,32 @@ pub struct StartContext {
     pub activation_pid: u32,
     /// Sockets from the service manager.
     pub activation_sockets: Vec<ActivationSocket>,
+}
+
+impl StartContext {
+    /// The descriptors that it owns.
+    pub fn fds(&self) -> Vec<RawFd> {
+        let sockets = self.activation_sockets.iter().map(ActivationSocket::number);
+        self.report
+            .descriptor()
+            .into_iter()
+            .chain(sockets)
+            .collect()
+    }
+
+    /// For a master that starts afresh after one whose state is lost, with a warning: nobody waits for its report.
+    pub fn without_fds(&self, warning: String) -> Self {
+        print::error(&warning);
+        Self {
+            report: Report::to_stderr(),
+            activation_sockets: Vec::new(),
+            foreground: self.foreground,
+            no_wait: true,
+            no_take_over: false,
+            hup_ignored: self.hup_ignored,
+            activation_pid: self.activation_pid,
+        }
+    }
 }
 
 /// The options of a start from the command line.

@@ -14,6 +14,15 @@ const TICK: Duration = Duration::from_millis(250);
 /// A wait that ends this much late means that the master was paused.
 const LATE: Duration = Duration::from_millis(150);
 
+/// Time since boot, without suspend (clock_gettime(2), CLOCK_MONOTONIC), in milliseconds: what another process reads is
+/// comparable.
+pub fn monotonic_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| {
+        now.tv_sec().cast_unsigned() * 1000 + now.tv_nsec().cast_unsigned() / 1_000_000
+    })
+}
+
 /// The only call of its kind: clippy refuses others.
 #[expect(clippy::disallowed_methods, reason = "the one place")]
 fn monotonic() -> Instant {
@@ -61,6 +70,11 @@ impl Clock {
     /// The same as [`Clock::now`], to the nanosecond: for measurements.
     pub fn elapsed(&self) -> Duration {
         self.at(monotonic().saturating_duration_since(self.0.origin))
+    }
+
+    /// When it began, in the time of [`monotonic_ms`], later by all pauses so far.
+    pub fn began_ms(&self) -> u64 {
+        monotonic_ms().saturating_sub(self.now().0)
     }
 
     /// How long until then; zero if it has passed.

@@ -1,7 +1,7 @@
 //! The connection between the guardian and the present master: a pair of sockets whose messages keep their borders
 //! (SOCK_SEQPACKET, unix(7)), one JSON text each.
 
-use super::page::Death;
+use super::page::{Death, SharedState};
 use crate::exit_code::ExitCode;
 use crate::sys::process::Process;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
@@ -137,6 +137,7 @@ pub struct Link {
     /// The descriptors of the guardian itself, this connection's and the state's among them.
     own_fds: Vec<RawFd>,
     last_death: Option<Death>,
+    died_at: u64,
 }
 
 impl Link {
@@ -146,13 +147,15 @@ impl Link {
             guardian,
             own_fds: Vec::new(),
             last_death: None,
+            died_at: 0,
         }
     }
 
     /// In a new master: what it is told at its birth.
-    pub(super) fn begin(&mut self, own_fds: Vec<RawFd>, last_death: Option<Death>) {
+    pub(super) fn begin(&mut self, own_fds: Vec<RawFd>, state: &SharedState) {
         self.own_fds = own_fds;
-        self.last_death = last_death;
+        self.last_death = state.last_death();
+        self.died_at = state.died_at();
     }
 
     /// The descriptors in the shared table that are the guardian's and this connection's: a master that goes on after
@@ -169,6 +172,11 @@ impl Link {
     /// The guardian: its pid, and the pidfd that tells when it dies.
     pub fn guardian(&self) -> &Process {
         &self.guardian
+    }
+
+    /// When that was, on the dead master's own clock, in milliseconds.
+    pub fn died_at(&self) -> u64 {
+        self.died_at
     }
 
     /// Asks how a child of the guardian has ended: [`LinkMessage::Ended`] follows.

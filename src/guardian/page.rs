@@ -6,8 +6,11 @@
 //! | 2 | guardian | how the last of them ended, as [`Death`] |
 //! | 3 | guardian | how long it had lived, in milliseconds |
 //! | 4 | guardian | 1: masters die so often that the next one gives up rolling restarts and requests that wait |
+//! | 5 | guardian | when it was found dead, in the time of `clock::monotonic_ms` |
+//! | 6 | master | when its clock began, in the same time ([`SharedState::set_clock`]) |
 //! | 8.. | master | see `saved_state::store` |
 
+use crate::event_loop::clock::monotonic_ms;
 use crate::sys::shared_memory::SharedMemory;
 use rotad_core::Exit;
 use std::io;
@@ -20,6 +23,8 @@ const RESTARTS: usize = 1;
 const LAST_EXIT: usize = 2;
 const LAST_AGE: usize = 3;
 const SALVAGE: usize = 4;
+const DIED_AT: usize = 5;
+const CLOCK: usize = 6;
 
 /// The end of a master that nobody had asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +68,21 @@ impl SharedState {
         self.number(RESTARTS).load(Ordering::Acquire)
     }
 
+    /// The master's clock has begun then ([`crate::event_loop::clock::Clock::began_ms`]): so the next master knows the time
+    /// of its death on it.
+    pub fn set_clock(&self, began_ms: u64) {
+        self.number(CLOCK).store(began_ms, Ordering::Release);
+    }
+
+    /// The time of its own clock at which the last master died, in milliseconds.
+    pub fn died_at(&self) -> u64 {
+        let died = self.number(DIED_AT).load(Ordering::Acquire);
+        died.saturating_sub(self.number(CLOCK).load(Ordering::Acquire))
+    }
+
     pub(super) fn record_death(&self, death: Death, salvage: bool) {
+        self.number(DIED_AT)
+            .store(monotonic_ms(), Ordering::Release);
         let exit = match death.exit {
             Exit::Code(code) => u64::from(code.unsigned_abs()),
             Exit::Signal {

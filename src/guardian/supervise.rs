@@ -27,6 +27,8 @@ use std::time::Duration;
 const MANY_DEATHS: usize = 3;
 /// … within this time are too many: the next master gives up what may be the reason.
 const DEATH_WINDOW: Duration = Duration::from_secs(10);
+/// After this many, the next master waits.
+const MOST_DEATHS: usize = 10;
 /// How long the guardian waits before it starts another master after that many deaths, and after a refused fork(2).
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
@@ -161,7 +163,7 @@ impl Guardian {
         ];
         own_fds.extend(link.guardian().pidfd().map(|fd| fd.as_raw_fd()));
         own_fds.extend(manager.number());
-        link.begin(own_fds, state.last_death());
+        link.begin(own_fds, &state);
         let _ = ManuallyDrop::new((signals, end, manager));
         Side::Master(link, state)
     }
@@ -226,21 +228,21 @@ impl Guardian {
     fn record_death(&mut self, master: &Master, exit: Exit) -> Option<Duration> {
         let now = self.clock.elapsed();
         self.deaths.push_back(now);
-        if self.deaths.len() > MANY_DEATHS {
+        while self
+            .deaths
+            .front()
+            .is_some_and(|first| now - *first >= DEATH_WINDOW)
+        {
             self.deaths.pop_front();
         }
-        let many = self.deaths.len() == MANY_DEATHS
-            && self
-                .deaths
-                .front()
-                .is_some_and(|first| now - *first < DEATH_WINDOW);
         let lived = now.saturating_sub(master.born);
         let death = Death {
             exit,
             after_ms: u64::try_from(lived.as_millis()).unwrap_or(u64::MAX),
         };
-        self.state.record_death(death, many);
-        many.then_some(RESTART_DELAY)
+        self.state
+            .record_death(death, self.deaths.len() >= MANY_DEATHS);
+        (self.deaths.len() > MOST_DEATHS).then_some(RESTART_DELAY)
     }
 }
 

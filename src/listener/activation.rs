@@ -33,6 +33,13 @@ pub struct ActivationSocket {
     fd: OwnedFd,
 }
 
+impl ActivationSocket {
+    /// The number of its descriptor.
+    pub fn number(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
 impl InheritedFds {
     /// Reads LISTEN_FDS. Empty if LISTEN_PID names another process. Must be called by the process that was started, before
     /// it opens anything: a descriptor that is announced but not open would soon be another file.

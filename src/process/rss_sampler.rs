@@ -29,13 +29,16 @@ fn usage(stat: &Stat) -> Usage {
     }
 }
 
-/// The resources of those processes that are still children of this one. A pid that was reaped meanwhile may belong to
-/// an unrelated process.
+/// The resources of those processes that are still children of this one, or of its parent: a guardian, which has got the
+/// workers of dead masters. A pid that was reaped meanwhile may belong to an unrelated process.
 pub fn of_children(pids: &[i32]) -> Vec<(i32, Usage)> {
-    let me = std::process::id();
+    let me = std::process::id().cast_signed();
+    let guardian = nix::unistd::getppid().as_raw();
     let child = |pid: &i32| {
         let stat = Stat::of(*pid).ok()?;
-        (u32::try_from(stat.parent) == Ok(me)).then(|| (*pid, usage(&stat)))
+        [me, guardian]
+            .contains(&stat.parent)
+            .then(|| (*pid, usage(&stat)))
     };
     pids.iter().filter_map(child).collect()
 }

@@ -7,12 +7,13 @@ use super::lock::{LockOwner, SPAWN_WAIT, exiting, try_lock};
 use crate::event_loop::clock::Deadline;
 use crate::sys::kept_fd::{FdTable, KeptFd};
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
-use nix::sys::stat::{FileStat, Mode, SFlag};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{AccessFlags, geteuid};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -48,17 +49,23 @@ impl PidFile {
 
     /// Goes on with the pid file of a dead master. It has that one's pid until [`PidFile::write`].
     pub(super) fn restore(saved: SavedPidFile, table: &mut FdTable) -> io::Result<Self> {
-        Ok(Self {
+        let mut file = Self {
             path: saved.path.into(),
             name: saved.name,
             directory: TrustedDir {
                 fd: table.take(saved.directory)?,
             },
-            written: saved
-                .written
-                .map(|kept| table.take(kept).map(File::from))
-                .transpose()?,
-        })
+            written: None,
+        };
+        let kept = saved.written.and_then(|kept| table.take(kept).ok());
+        // Its master may have died after it had written the file again, and before that was saved.
+        let in_place = file.directory.identity(&file.name);
+        let is_in_place =
+            |fd: &OwnedFd| fstat(fd).is_ok_and(|stat| in_place == Some((stat.st_dev, stat.st_ino)));
+        file.written = kept
+            .or_else(|| table.take_if(is_in_place).pop())
+            .map(File::from);
+        Ok(file)
     }
 
     /// Checks that the pid file can be written: its directory is writable, and no other file has its name. Removes the pid

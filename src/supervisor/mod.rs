@@ -72,7 +72,6 @@ use runtime_files::Runtime;
 use saver::Saver;
 use service_manager::ServiceManager;
 use shutdown::Shutdown;
-use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,26 +143,17 @@ pub fn serve(
     reader: Reader,
     guardian: Option<(Arc<Link>, Store)>,
 ) -> ExitCode {
-    let guardian = match guardian {
+    let (guardian, context) = match guardian {
         Some((link, store)) if link.last_death().is_some() => {
-            let restored = Supervisor::restore(reader.clone(), link.clone(), store);
-            match restored {
-                Ok(Some((mut supervisor, resume))) => {
-                    // What the dead master had of it is in the state.
-                    let _ = ManuallyDrop::new(context);
+            match Supervisor::restore(context, &reader, &link, store) {
+                Ok((mut supervisor, resume)) => {
                     supervisor.resume(resume);
                     return supervisor.turn();
                 }
-                Ok(None) => {
-                    return ExitCode::FAILED;
-                }
-                Err(failed) => {
-                    tracing::error!("{}", failed.message);
-                    return failed.code;
-                }
+                Err((context, store)) => (Some((link, store)), *context),
             }
         }
-        guardian => guardian,
+        guardian => (guardian, context),
     };
     match Supervisor::start(plan, context, reader, guardian) {
         Ok((supervisor, take_over)) => supervisor.run(take_over),
@@ -212,11 +202,13 @@ impl Supervisor {
 
     /// The main loop.
     fn turn(mut self) -> ExitCode {
+        self.save_clock();
         let mut sources = Vec::new();
         loop {
             let timeout = self.poll_timeout();
             self.event_loop.poller.wait(timeout, &mut sources);
             if let Some(pause) = self.clock.wake(timeout) {
+                self.save_clock();
                 let text = format!(
                     "the master was paused for up to {:.1} s: all deadlines move",
                     pause.as_secs_f64()

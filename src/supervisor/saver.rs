@@ -118,6 +118,14 @@ impl Saver {
 }
 
 impl Supervisor {
+    /// The clock has begun, or was moved by a pause.
+    pub(super) fn save_clock(&self) {
+        if let Some(saver) = &self.saver {
+            let began = self.clock.shared().began_ms();
+            saver.store.shared().set_clock(began);
+        }
+    }
+
     /// Saves what has changed since the last call.
     pub(super) fn save(&mut self) {
         if self.saver.is_none() {

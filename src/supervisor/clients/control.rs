@@ -13,10 +13,12 @@ impl Supervisor {
     pub(crate) fn on_client_readable(&mut self, client: u64) {
         if let Some(request) = self.clients.read(client, &self.event_loop.poller) {
             self.on_request(client, request);
+            self.save();
+            self.clients.consume_request(client);
         }
     }
 
-    fn on_request(&mut self, client: u64, request: Request) {
+    pub(crate) fn on_request(&mut self, client: u64, request: Request) {
         if request.method == Method::Where {
             let runtime_dir = self.runtime.path().to_owned();
             return self.answer(

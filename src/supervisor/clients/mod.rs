@@ -81,32 +81,46 @@ impl Clients {
         &self.stop_clients
     }
 
-    /// Goes on with what clients of a dead master wait for. One that waits for nothing any more is dropped: it asks
-    /// again.
+    /// Goes on with what clients of a dead master wait for. Returns the requests of those that wait for nothing: the dead
+    /// master has begun nothing that the state knows of.
     pub(crate) fn restore(
         &mut self,
         tickets: Tickets,
         stop_clients: Vec<u64>,
         reloads: &[ReloadRequest],
         poller: &Poller,
-    ) {
+    ) -> Vec<(u64, Request)> {
         *self.tickets = tickets;
         self.stop_clients = stop_clients;
-        for (client, follows, has_request) in self.server.states() {
+        let mut again = Vec::new();
+        for client in self.server.ids() {
+            let source = Source::Client(client);
+            let watched = self
+                .server
+                .stream(client)
+                .is_some_and(|stream| poller.watch(stream, source, Interest::Read).is_ok());
+            if !watched {
+                self.drop_client(client, poller);
+                continue;
+            }
+            if self.server.is_following(client) {
+                self.followers.insert(client, 0);
+                continue;
+            }
             let waits = self.tickets.waits_for(client)
                 || self.stop_clients.contains(&client)
                 || reloads.iter().any(|request| request.client == Some(client));
-            if follows {
-                self.followers.insert(client, 0);
+            if !waits && let ReadOutcome::Request(request) = self.server.request_again(client) {
+                again.push((client, *request));
             }
-            let watched = self.server.stream(client).is_some_and(|stream| {
-                let source = Source::Client(client);
-                poller.watch(stream, source, Interest::Read).is_ok()
-            });
-            if !watched || has_request && !waits && !follows {
-                self.drop_client(client, poller);
-            }
+            self.flush(client, poller);
         }
+        again
+    }
+
+    /// The request of a client is recorded: a next master need not read it again.
+    pub(crate) fn consume_request(&mut self, client: u64) {
+        self.server.consume_request(client);
     }
 
     /// Takes the connections that wait.
@@ -221,10 +235,7 @@ impl Clients {
     /// Reads from a client, and sends what it can take now. Returns its request once it is complete.
     pub(crate) fn read(&mut self, client: u64, poller: &Poller) -> Option<Request> {
         match self.server.read(client) {
-            ReadOutcome::Request(request) => {
-                self.server.consume_request(client);
-                return Some(*request);
-            }
+            ReadOutcome::Request(request) => return Some(*request),
             ReadOutcome::Nothing => {
                 self.flush(client, poller);
                 self.catch_up(client, poller);

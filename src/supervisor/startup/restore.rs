@@ -8,6 +8,7 @@ use super::acquired::Acquired;
 use super::assemble::{Parts, Tables};
 use super::logs;
 use crate::control::server::Server;
+use crate::daemon::StartContext;
 use crate::event_loop::clock::Clock;
 use crate::event_loop::poller::{Interest, Source};
 use crate::event_loop::signals::Signals;
@@ -40,6 +41,8 @@ use rotad_core::{
     Command, Engine, Generation, Input, Notice, PoolId, SavedEngine, Time, WorkerId, WorkerState,
 };
 use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 /// The first descriptor that is not a standard stream.
@@ -124,28 +127,63 @@ fn missing(what: &str) -> Failed {
 }
 
 impl Supervisor {
-    /// A supervisor that goes on with the state in `store`. None: there is no state; no master had begun to serve.
+    /// A supervisor that goes on with the state in `store`. If there is none that can be read: what a master needs that
+    /// starts afresh, and takes over the workers of the dead one.
     pub(in crate::supervisor) fn restore(
-        reader: Reader,
-        link: Arc<Link>,
-        store: Store,
-    ) -> Result<Option<(Self, Resume)>, Failed> {
+        context: StartContext,
+        reader: &Reader,
+        link: &Arc<Link>,
+        mut store: Store,
+    ) -> Result<(Self, Resume), (Box<StartContext>, Store)> {
         let Some(lines) = store.records() else {
-            return Ok(None);
+            // It had not begun to serve. Whatever it had opened, the lock among it, is closed.
+            let others: Vec<RawFd> = link
+                .own_fds()
+                .iter()
+                .copied()
+                .chain(context.fds())
+                .collect();
+            drop(FdTable::of_process(FIRST_FD, &others));
+            return Err((Box::new(context), store));
         };
+        // What the dead master had of the context is in the state.
+        let context = ManuallyDrop::new(context);
+        let begun = FdTable::of_process(FIRST_FD, link.own_fds())
+            .map_err(|error| Failed::at("cannot list our descriptors", error))
+            .and_then(|table| Self::from_state(&lines, store.progress(), table, reader, link));
+        match begun {
+            Ok((mut supervisor, resume, master)) => {
+                supervisor.saver = Some(Saver::new(store, master));
+                Ok((supervisor, resume))
+            }
+            Err(failed) => {
+                store.forget();
+                let fresh = context.without_fds(format!(
+                    "{}; its workers are stopped and started again",
+                    failed.message
+                ));
+                Err((Box::new(fresh), store))
+            }
+        }
+    }
+
+    fn from_state(
+        lines: &[String],
+        progress: Progress,
+        mut table: FdTable,
+        reader: &Reader,
+        link: &Arc<Link>,
+    ) -> Result<(Self, Resume, SavedMaster), Failed> {
         let unreadable = |error: &dyn std::fmt::Display| {
             Failed::at(
                 "the state of the master that has died cannot be read",
                 error,
             )
         };
-        let mut table = FdTable::of_process(FIRST_FD, link.own_fds())
-            .map_err(|error| Failed::at("cannot list our descriptors", error))?;
-        let records = Records::read(&lines).map_err(|error| unreadable(&error))?;
+        let records = Records::read(lines).map_err(|error| unreadable(&error))?;
         let master = records.master.ok_or_else(|| missing("master"))?;
         let plan = records.plan.ok_or_else(|| missing("configuration"))?;
         let (inputs, engine) = records.engine.ok_or_else(|| missing("engine"))?;
-        let progress = store.progress();
         let replayed =
             replay(engine, inputs, records.inputs, progress).map_err(|error| unreadable(&error))?;
         let pools = records
@@ -170,7 +208,7 @@ impl Supervisor {
         let server = records.server.ok_or_else(|| missing("control socket"))?;
         let mut server = Server::restore(server, &mut table)
             .map_err(|error| Failed::at("the control socket is not there", error))?;
-        let clock = Clock::start_at(replayed.last);
+        let clock = Clock::start_at(replayed.last.max(Time(link.died_at())));
         let now = clock.now();
         server.restore_unsaved(&mut table, now);
         let runtime_dir = master
@@ -214,8 +252,8 @@ impl Supervisor {
             tag,
             cgroups,
             service_manager,
-            guardian: Some(link),
-            saver: Some(Saver::new(store, master)),
+            guardian: Some(link.clone()),
+            saver: None,
         };
         let tables = Tables {
             plan,
@@ -225,7 +263,7 @@ impl Supervisor {
             start_watch,
             log_file,
         };
-        let supervisor = Parts::of(acquired)?.supervisor(tables, reader);
+        let supervisor = Parts::of(acquired)?.supervisor(tables, reader.clone());
         let resume = Resume {
             workers,
             paths: records.paths,
@@ -239,7 +277,7 @@ impl Supervisor {
             inputs: replayed.waiting,
             doubts,
         };
-        Ok(Some((supervisor, resume)))
+        Ok((supervisor, resume, master))
     }
 
     /// Goes on with the workers, the clients and the engine's commands.
@@ -266,7 +304,8 @@ impl Supervisor {
             self.watch_restored(id);
         }
         let poller = &self.event_loop.poller;
-        self.clients
+        let again = self
+            .clients
             .restore(resume.tickets, stop_clients, &resume.reloads, poller);
         let death = self.guardian.as_ref().and_then(|link| link.last_death());
         let how = death.map_or_else(String::new, |death| {
@@ -302,6 +341,9 @@ impl Supervisor {
             self.command_done();
         }
         self.trees_of_restored();
+        for (client, request) in again {
+            self.on_request(client, request);
+        }
         self.settle();
     }
 
