@@ -103,6 +103,9 @@ fn sample() -> Status {
             config: "/etc/shop.toml".into(),
             state: "running".to_owned(),
             uptime_s: 273_600.0,
+            guardian: None,
+            restarts: 0,
+            last_death: None,
         },
         pools: vec![
             pool(

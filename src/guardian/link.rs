@@ -138,6 +138,7 @@ pub struct Link {
     own_fds: Vec<RawFd>,
     last_death: Option<Death>,
     died_at: u64,
+    restarts: u64,
 }
 
 impl Link {
@@ -148,6 +149,7 @@ impl Link {
             own_fds: Vec::new(),
             last_death: None,
             died_at: 0,
+            restarts: 0,
         }
     }
 
@@ -156,6 +158,7 @@ impl Link {
         self.own_fds = own_fds;
         self.last_death = state.last_death();
         self.died_at = state.died_at();
+        self.restarts = state.restarts();
     }
 
     /// The descriptors in the shared table that are the guardian's and this connection's: a master that goes on after
@@ -172,6 +175,11 @@ impl Link {
     /// The guardian: its pid, and the pidfd that tells when it dies.
     pub fn guardian(&self) -> &Process {
         &self.guardian
+    }
+
+    /// How many masters have died so far.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
     }
 
     /// When that was, on the dead master's own clock, in milliseconds.

@@ -29,8 +29,33 @@ pub struct MasterStatus {
     pub config: PathBuf,
     /// `running` or `stopping`.
     pub state: String,
-    /// Seconds since it started.
+    /// Seconds since it started, or since the first of those that it goes on after.
     pub uptime_s: f64,
+    /// The pid of its guardian; none without one.
+    #[serde(default)]
+    pub guardian: Option<i32>,
+    /// How many masters have died so far, each replaced by the guardian.
+    #[serde(default)]
+    pub restarts: u64,
+    /// How the last of them ended.
+    #[serde(default)]
+    pub last_death: Option<MasterDeath>,
+}
+
+/// The end of a master that nothing had asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MasterDeath {
+    /// The signal's name, without SIG.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    /// It left a core dump.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core: Option<bool>,
+    /// The exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// How long it had lived, in seconds.
+    pub after_s: f64,
 }
 
 /// The status of a pool.

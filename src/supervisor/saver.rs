@@ -111,10 +111,6 @@ impl Saver {
             failed: false,
         }
     }
-
-    pub(super) fn master(&self) -> &SavedMaster {
-        &self.master
-    }
 }
 
 impl Supervisor {

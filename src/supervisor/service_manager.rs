@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn ready_is_sent_once_all_pools_are_settled() {
-        let mut manager = ServiceManager::begin(0, Clock::start());
+        let mut manager = ServiceManager::begin(0, Clock::start(), None);
         let pid = std::process::id();
         let starting = [report(0, "web", PoolState::Starting, 1)];
         assert_eq!(
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_pool_that_waits_for_a_failed_one_does_not_hold_ready_up() {
-        let mut manager = ServiceManager::begin(0, Clock::start());
+        let mut manager = ServiceManager::begin(0, Clock::start(), None);
         let mut web = report(0, "web", PoolState::Starting, 0);
         web.view.held_by = vec![PoolId(1)];
         let migrate = report(1, "migrate", PoolState::Failed, 0);
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_reload_is_told_once() {
-        let mut manager = ServiceManager::begin(0, Clock::start());
+        let mut manager = ServiceManager::begin(0, Clock::start(), None);
         let ok = [report(0, "web", PoolState::Ok, 2)];
         manager.reloading();
         assert!(!manager.reloading, "it was never ready");

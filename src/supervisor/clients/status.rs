@@ -2,9 +2,10 @@
 //! /proc/PID/stat of each worker, which a blocking job reads. A status waits for that job until [`USAGE_TIMEOUT`].
 
 use crate::control::protocol::Response;
+use crate::guardian::{Death, Link};
 use crate::observe::status::{
-    MasterStatus, PoolStatus, ReadyBy, ReloadStatus, SlotState, Status, WorkerStatus, kind_name,
-    outdated,
+    MasterDeath, MasterStatus, PoolStatus, ReadyBy, ReloadStatus, SlotState, Status, WorkerStatus,
+    kind_name, outdated,
 };
 use crate::plan::Plan;
 use crate::process::rss_sampler::Usage;
@@ -13,6 +14,7 @@ use crate::supervisor::clients::outcome_text::reason;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::pool_registry::PoolRegistry;
 use crate::supervisor::workers::Workers;
+use crate::supervisor::workers::exit_report::last_exit;
 use rotad_core::{
     EmptySlot, EmptyState, PoolId, PoolState, PoolView, Span, Time, View, WorkerState, WorkerView,
 };
@@ -114,6 +116,7 @@ impl Supervisor {
             pools: &self.pools,
             listening: &self.listening,
             workers: &self.workers,
+            guardian: self.guardian.as_deref(),
         };
         let mut status = view.status(usage);
         status.cut_last_lines();
@@ -121,8 +124,19 @@ impl Supervisor {
     }
 }
 
+fn master_death(death: Death) -> MasterDeath {
+    let exit = last_exit(Some(death.exit), None, 0.0, Vec::new());
+    MasterDeath {
+        signal: exit.signal,
+        core: exit.core,
+        code: exit.code,
+        after_s: rounded(death.after_ms as f64 / 1000.0),
+    }
+}
+
 /// What a status is made from.
 struct StatusView<'a> {
+    guardian: Option<&'a Link>,
     now: Time,
     plan: &'a Plan,
     engine: View<'a>,
@@ -183,6 +197,9 @@ impl StatusView<'_> {
                 }
                 .to_owned(),
                 uptime_s: rounded(self.now.0 as f64 / 1000.0),
+                guardian: self.guardian.map(|link| link.guardian().pid()),
+                restarts: self.guardian.map_or(0, Link::restarts),
+                last_death: self.guardian.and_then(Link::last_death).map(master_death),
             },
             pools,
         }

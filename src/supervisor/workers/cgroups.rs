@@ -26,10 +26,6 @@ pub(crate) struct SavedCgroups {
     reported: bool,
 }
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the supervisor does not save its state yet")
-)]
 impl WorkerCgroups {
     /// What the next master needs to go on with them.
     pub(crate) fn saved(&self) -> SavedCgroups {
