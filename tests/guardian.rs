@@ -5,7 +5,9 @@ mod support;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use support::{Load, Random, Site, all_ready, alone, pids, pool, proc, spaced, until};
 
 const WEB: &str = r#"
@@ -94,8 +96,8 @@ fn how_a_worker_of_a_dead_master_ended_is_known() {
     assert!(proc::gone(worker), "and it is reaped");
 }
 
-/// The master dies again and again while pools are rolled under load: every client that waits for its roll is answered,
-/// no request is lost, and no worker is there twice.
+/// Masters die while pools are rolled under load: every client that waits for its roll is answered, no request is lost,
+/// and no worker is there twice.
 #[test]
 fn rolls_go_on_over_the_deaths_of_masters() {
     let _alone = alone();
@@ -104,38 +106,70 @@ fn rolls_go_on_over_the_deaths_of_masters() {
     load.await_more(100);
     let seed = std::env::var("ROTAD_CHAOS_SEED").ok();
     let seed = seed.and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    eprintln!("seed {seed} (ROTAD_CHAOS_SEED)");
     let mut random = Random::new(seed);
-    let rolls = 4;
-    std::thread::scope(|scope| {
+    let deaths = AtomicUsize::new(0);
+    let rolls = std::thread::scope(|scope| {
         let roller = scope.spawn(|| {
-            for roll in 0..rolls {
+            let mut rolls = 0;
+            while deaths.load(Ordering::Relaxed) < 4 {
                 let run = site.rotad(&["roll", "--timeout", "60s"]);
-                assert_eq!(run.code, 0, "roll {roll}: {run:?}");
+                assert_eq!(run.code, 0, "roll {rolls}, seed {seed}: {run:?}");
                 assert!(run.out.contains("web: done"), "{run:?}");
+                rolls += 1;
             }
+            rolls
         });
-        while !roller.is_finished() {
-            spaced(std::time::Duration::from_millis(random.below(400) as u64));
+        while deaths.load(Ordering::Relaxed) < 4 && !roller.is_finished() {
+            // Three deaths in ten seconds would end the rolls.
+            spaced(Duration::from_millis(5_000 + random.below(700) as u64));
             kill_master(&site, Signal::SIGKILL);
+            deaths.fetch_add(1, Ordering::Relaxed);
         }
-        roller.join().expect("all rolls are done");
+        roller.join().expect("all rolls are done")
     });
     let status = site.await_status("all is done", 20, |status| {
         all_ready(status) && pool(status, "web")["state"] == "ok"
     });
     assert_eq!(pool(&status, "web")["generation"], 1 + rolls);
-    assert!(restarts(&status) > 0);
+    assert_eq!(restarts(&status), 4);
     let known = pids(&status, "web");
     until("old workers are gone", 10, || {
-        let workers = site
-            .processes()
-            .into_iter()
-            .filter(|pid| proc::command_line(*pid).contains("http --work-ms"));
-        let all: Vec<i32> = workers.collect();
-        (all.len() == known.len() && all.iter().all(|pid| known.contains(pid))).then_some(())
+        let all = site.processes().into_iter();
+        let workers = all.filter(|pid| proc::command_line(*pid).contains("http --work-ms"));
+        let workers: Vec<i32> = workers.collect();
+        (workers.len() == known.len() && workers.iter().all(|pid| known.contains(pid)))
+            .then_some(())
     });
     load.stop().assert_nothing_lost(200);
+}
+
+/// Three masters die in ten seconds: the roll that may be the reason is given up, its client is answered, and the workers
+/// serve on.
+#[test]
+fn a_roll_is_given_up_when_masters_keep_dying() {
+    let _alone = alone();
+    let site = up(&WEB.replace("soak = \"200ms\"", "soak = \"60s\""));
+    let load = Load::on(&site.address(), 2, 2);
+    load.await_more(20);
+    let asked = site.asking(&json!({
+        "roll": { "which": { "pools": [], "workers": false, "tasks": false }, "wait": "done" }
+    }));
+    site.await_status("it rolls", 10, |status| {
+        pool(status, "web")["state"] == "reloading"
+    });
+    for death in 1..=3 {
+        kill_master(&site, Signal::SIGKILL);
+        site.await_status("restored", 10, |status| restarts(status) == death);
+    }
+    let answered = asked.answered();
+    assert_eq!(answered.code, 10, "{answered:?}");
+    let status = site.await_ready();
+    assert_eq!(
+        pool(&status, "web")["reload"]["state"],
+        "aborted",
+        "{status}"
+    );
+    load.stop().assert_nothing_lost(40);
 }
 
 /// Signals to the process that was started reach the master, and its exit code is that of the master.
@@ -194,4 +228,32 @@ max_size = "1GiB"
         last,
         "none of {last} lines is missing"
     );
+}
+
+/// Without its guardian the master goes on, and says so.
+#[test]
+fn a_master_goes_on_without_its_guardian() {
+    let _alone = alone();
+    let mut site = up(WEB);
+    kill_master(&site, Signal::SIGKILL);
+    let status = site.await_status("restored", 10, |status| restarts(status) == 1);
+    let before = pids(&status, "web");
+    let load = Load::on(&site.address(), 2, 2);
+    load.await_more(20);
+    site.kill();
+    site.await_log("has died: the master goes on without one", 10);
+    let status = site.await_ready();
+    assert_eq!(pids(&status, "web"), before, "the same workers");
+    assert!(status["master"]["guardian"].is_null(), "{status}");
+    // A worker whose parent was the guardian is replaced when it dies, and the others can be rolled.
+    kill(Pid::from_raw(before[0]), Signal::SIGKILL).expect("a worker");
+    site.await_status("it is replaced", 10, |status| {
+        !pids(status, "web").contains(&before[0]) && all_ready(status)
+    });
+    let run = site.rotad(&["roll"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    // Those that the killed worker had.
+    assert!(load.stop().lost() <= 4);
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
 }

@@ -122,7 +122,7 @@ fn colour(event: &Event) -> Option<u8> {
     const GREY: u8 = 90;
     match event.event {
         Exit | SpawnFailed | NotReady | Unhealthy | Unkillable | CrashLoop | ConfigRefused
-        | EssentialLost | EssentialEnded | Unwatched => Some(RED),
+        | EssentialLost | EssentialEnded | GuardianLost | Unwatched => Some(RED),
         Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | OneshotDone
         | WorkerReplaced => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),

@@ -36,6 +36,8 @@ pub enum Source {
     RuntimeDir,
     /// The guardian has said something.
     Guardian,
+    /// The pidfd of the guardian.
+    GuardianExit,
 }
 
 const KIND: u64 = 1 << 56;
@@ -54,6 +56,7 @@ impl Source {
             Self::SocketFile(number) => (8 * KIND) | number,
             Self::RuntimeDir => 9 * KIND,
             Self::Guardian => 10 * KIND,
+            Self::GuardianExit => 11 * KIND,
         }
     }
 
@@ -71,6 +74,7 @@ impl Source {
             8 => Self::SocketFile(number),
             9 => Self::RuntimeDir,
             10 => Self::Guardian,
+            11 => Self::GuardianExit,
             _ => return None,
         })
     }

@@ -139,6 +139,7 @@ pub struct Link {
     last_death: Option<Death>,
     died_at: u64,
     restarts: u64,
+    keeps_dying: bool,
 }
 
 impl Link {
@@ -150,6 +151,7 @@ impl Link {
             last_death: None,
             died_at: 0,
             restarts: 0,
+            keeps_dying: false,
         }
     }
 
@@ -159,6 +161,7 @@ impl Link {
         self.last_death = state.last_death();
         self.died_at = state.died_at();
         self.restarts = state.restarts();
+        self.keeps_dying = state.keeps_dying();
     }
 
     /// The descriptors in the shared table that are the guardian's and this connection's: a master that goes on after
@@ -175,6 +178,11 @@ impl Link {
     /// The guardian: its pid, and the pidfd that tells when it dies.
     pub fn guardian(&self) -> &Process {
         &self.guardian
+    }
+
+    /// Whether masters die so often that this one is to give up rolling restarts and requests that wait.
+    pub fn keeps_dying(&self) -> bool {
+        self.keeps_dying
     }
 
     /// How many masters have died so far.

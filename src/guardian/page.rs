@@ -22,7 +22,7 @@ const SIZE: usize = 128 << 20;
 const RESTARTS: usize = 1;
 const LAST_EXIT: usize = 2;
 const LAST_AGE: usize = 3;
-const SALVAGE: usize = 4;
+const KEEPS_DYING: usize = 4;
 const DIED_AT: usize = 5;
 const CLOCK: usize = 6;
 
@@ -80,7 +80,7 @@ impl SharedState {
         died.saturating_sub(self.number(CLOCK).load(Ordering::Acquire))
     }
 
-    pub(super) fn record_death(&self, death: Death, salvage: bool) {
+    pub(super) fn record_death(&self, death: Death, keeps_dying: bool) {
         self.number(DIED_AT)
             .store(monotonic_ms(), Ordering::Release);
         let exit = match death.exit {
@@ -94,8 +94,8 @@ impl SharedState {
         self.number(LAST_EXIT).store(exit, Ordering::Release);
         self.number(LAST_AGE)
             .store(death.after_ms, Ordering::Release);
-        self.number(SALVAGE)
-            .store(salvage.into(), Ordering::Release);
+        self.number(KEEPS_DYING)
+            .store(keeps_dying.into(), Ordering::Release);
         self.number(RESTARTS).fetch_add(1, Ordering::AcqRel);
     }
 
@@ -119,8 +119,8 @@ impl SharedState {
     }
 
     /// Whether masters die so often that this one is to give up rolling restarts and requests that wait.
-    pub fn salvages(&self) -> bool {
-        self.number(SALVAGE).load(Ordering::Acquire) == 1
+    pub(super) fn keeps_dying(&self) -> bool {
+        self.number(KEEPS_DYING).load(Ordering::Acquire) == 1
     }
 }
 

@@ -48,6 +48,8 @@ words! {
     MasterStopped = "master-stopped",
     /// A master has died, and another one goes on with its workers.
     MasterRestored = "master-restored",
+    /// The guardian has died: the master goes on without one.
+    GuardianLost = "guardian-lost",
     /// The master did not run for a while; every deadline moves by that time.
     MasterPaused = "master-paused",
     /// A signal reached the master.

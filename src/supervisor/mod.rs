@@ -278,6 +278,7 @@ impl Supervisor {
                 self.runtime.on_change(self.clock.now(), lives);
             }
             Source::Guardian => self.on_guardian(),
+            Source::GuardianExit => self.on_guardian_exit(),
             Source::Client(client) => self.on_client_readable(client),
             Source::Exit(worker) => self.worker_exited(worker, true),
         }

@@ -74,6 +74,11 @@ impl ServiceManager {
         }
     }
 
+    /// The guardian is gone: messages are sent by this process.
+    pub(super) fn guardian_lost(&mut self) {
+        self.guardian = None;
+    }
+
     /// The process that the manager is to watch.
     fn main_pid(&self) -> i32 {
         match &self.guardian {

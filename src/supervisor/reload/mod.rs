@@ -441,7 +441,7 @@ impl Supervisor {
         self.reload.state.tell(Event::Oneshots(oneshots));
     }
 
-    fn answer_reload(&mut self, request: &ReloadRequest, code: ExitCode, text: String) {
+    pub(crate) fn answer_reload(&mut self, request: &ReloadRequest, code: ExitCode, text: String) {
         match (code, request.client) {
             (ExitCode::DONE, Some(_)) => {}
             (ExitCode::DONE, None) => tracing::info!("{text}"),

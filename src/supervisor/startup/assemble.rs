@@ -74,6 +74,9 @@ impl Parts {
             poller.watch(waker.as_fd(), Source::Waker, Interest::Read)?;
             if let Some(guardian) = &acquired.guardian {
                 poller.watch(guardian.as_fd(), Source::Guardian, Interest::Read)?;
+                if let Some(pidfd) = guardian.guardian().pidfd() {
+                    poller.watch(pidfd, Source::GuardianExit, Interest::Read)?;
+                }
             }
             for listener_fd in acquired.server.listeners() {
                 poller.watch(listener_fd, Source::Control, Interest::Read)?;

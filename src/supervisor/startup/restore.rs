@@ -12,6 +12,7 @@ use crate::daemon::StartContext;
 use crate::event_loop::clock::Clock;
 use crate::event_loop::poller::{Interest, Source};
 use crate::event_loop::signals::Signals;
+use crate::exit_code::ExitCode;
 use crate::guardian::Link;
 use crate::observe::events::{Event, EventKind};
 use crate::plan::Plan;
@@ -317,8 +318,17 @@ impl Supervisor {
             0 => String::new(),
             _ => format!("; in doubt: {}", resume.doubts.join("; ")),
         };
+        let keeps_dying = self
+            .guardian
+            .as_ref()
+            .is_some_and(|link| link.keeps_dying());
+        let given_up = if keeps_dying {
+            "; it was the third in ten seconds, so rolling restarts and requests that wait are given up"
+        } else {
+            ""
+        };
         let text = format!(
-            "the master before this one has died{how}; {count} workers were taken over and serve on{doubts}"
+            "the master before this one has died{how}; {count} workers were taken over and serve on{given_up}{doubts}"
         );
         self.emit(EventBuilder::new(EventKind::MasterRestored, text).warn());
         self.refresh_plan();
@@ -328,9 +338,15 @@ impl Supervisor {
             self.engine.push_at(input);
         }
         for request in resume.reloads {
-            if !stops {
+            if keeps_dying {
+                let text = "the master died several times in a row: nothing was changed or rolled";
+                self.answer_reload(&request, ExitCode::FAILED, text.to_owned());
+            } else if !stops {
                 self.reload(request);
             }
+        }
+        if keeps_dying {
+            self.engine.push(Input::MasterKeepsDying);
         }
         self.compact(true);
         for notice in resume.notices {

@@ -191,6 +191,15 @@ impl ProcessTable {
         }
     }
 
+    /// The pids of workers of dead masters that have ended, and whose exit status is not known.
+    pub(crate) fn untold_exits(&self) -> Vec<i32> {
+        let children = self.processes.values().filter_map(WorkerProcess::child);
+        children
+            .filter(|child| child.needs_telling() && child.has_ended())
+            .map(Process::pid)
+            .collect()
+    }
+
     /// The worker with this pid.
     pub(crate) fn of_pid(&self, pid: i32) -> Option<WorkerId> {
         self.iter()
