@@ -257,3 +257,38 @@ fn a_master_goes_on_without_its_guardian() {
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }
+
+/// Masters that die while they spawn: no worker is lost, and none is there twice.
+#[test]
+fn a_master_that_dies_in_a_start_leaves_each_worker_once() {
+    let _alone = alone();
+    let pools = r#"
+[pool.jobs]
+kind = "task"
+command = ["@WORKER@", "wait"]
+count = 40
+ready = "spawned"
+stop = "5s"
+"#;
+    let mut random = Random::new(7);
+    for round in 0..6 {
+        let mut site = Site::with_master("guardian = true", pools);
+        site.run();
+        let master = site.pid();
+        spaced(Duration::from_millis(random.below(30) as u64));
+        kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
+        let status = site.await_status("all are there", 20, |status| {
+            restarts(status) == 1 && all_ready(status)
+        });
+        let known = pids(&status, "jobs");
+        assert_eq!(known.len(), 40, "round {round}");
+        until("each is there once", 10, || {
+            let all = site.processes().into_iter();
+            let workers = all.filter(|pid| proc::command_line(*pid).ends_with(" wait"));
+            let workers: Vec<i32> = workers.collect();
+            (workers.len() == 40 && workers.iter().all(|pid| known.contains(pid))).then_some(())
+        });
+        assert_eq!(site.rotad(&["stop"]).code, 0);
+        site.assert_empty();
+    }
+}

@@ -20,6 +20,7 @@ mod spawner;
 mod staged_fds;
 mod thread_state;
 pub mod tree;
+pub mod unreported;
 
 pub use error::{SpawnError, SpawnFault, SpawnStage};
 pub use pinned::{PinnedPaths, Resolved, SavedPaths};

@@ -182,8 +182,17 @@ impl Supervisor {
         let Some(spec) = self.pools.spec_for_spawn(pool, generation) else {
             return bug!("the engine spawns for pool {pool}, which it was not given");
         };
-        let (ports, ready_timeout) = (spec.plan.ports, spec.plan.policy.ready_timeout);
         self.workers.add(worker, (pool, slot), generation, spec);
+        self.request_spawn(worker);
+    }
+
+    /// Has a worker spawned, once it has a port if its pool has ports.
+    pub(super) fn request_spawn(&mut self, worker: WorkerId) {
+        let Some(process) = self.workers.processes.get(worker) else {
+            return;
+        };
+        let (pool, plan) = (process.pool, &process.spec.plan);
+        let (ports, ready_timeout) = (plan.ports, plan.policy.ready_timeout);
         let Some(ports) = ports else {
             return self.perform([Action::Spawn { worker, port: None }]);
         };

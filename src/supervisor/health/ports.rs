@@ -89,6 +89,12 @@ impl PortAllocator {
         port
     }
 
+    /// A worker of a dead master has this port.
+    pub(crate) fn hold(&mut self, worker: WorkerId, port: u16) {
+        self.held.insert(port, worker);
+        self.of.insert(worker, port);
+    }
+
     /// A worker's tree is gone, and with it whatever listened on its port.
     pub(crate) fn release(&mut self, worker: WorkerId) -> Vec<Action> {
         let Some(port) = self.of.remove(&worker) else {

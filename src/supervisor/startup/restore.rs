@@ -16,7 +16,7 @@ use crate::exit_code::ExitCode;
 use crate::guardian::Link;
 use crate::observe::events::{Event, EventKind};
 use crate::plan::Plan;
-use crate::process::SavedPaths;
+use crate::process::{SavedPaths, unreported};
 use crate::runtime_dir::RuntimeDir;
 use crate::runtime_dir::stale_workers::WorkerJournal;
 use crate::saved_state::store::{Progress, Store};
@@ -348,6 +348,7 @@ impl Supervisor {
         if keeps_dying {
             self.engine.push(Input::MasterKeepsDying);
         }
+        self.find_unreported();
         self.compact(true);
         for notice in resume.notices {
             self.report(notice);
@@ -387,6 +388,44 @@ impl Supervisor {
         }
         if let Err(error) = watched {
             tracing::error!("cannot watch a worker: {error}");
+        }
+    }
+
+    /// The dead master was spawning these workers. Each has its process already, or is spawned again.
+    fn find_unreported(&mut self) {
+        for (id, process) in self.workers.processes.iter() {
+            if let Some(port) = process.port {
+                self.health.ports.hold(id, port);
+            }
+        }
+        let Some(guardian) = self.workers.processes.guardian_pid() else {
+            return;
+        };
+        let unreported: Vec<(WorkerId, String, bool)> = self
+            .workers
+            .processes
+            .iter()
+            .filter(|(_, process)| process.child().is_none())
+            .map(|(id, process)| (id, process.tag.clone(), process.output.is_some()))
+            .collect();
+        if unreported.is_empty() {
+            return;
+        }
+        let me = std::process::id().cast_signed();
+        let pids = self.workers.processes.pids();
+        let found = unreported::by_tag(guardian, &|pid| pid == me || pids.contains(&pid));
+        for (id, tag, was_submitted) in unreported {
+            let context = self.event_loop.context(&self.log, &self.clock);
+            let actions = match found.get(&tag) {
+                Some(identity) => self.workers.found_spawned(&context, id, *identity),
+                None if was_submitted => self.workers.spawn_again(&context, id),
+                // It waits for a port.
+                None => {
+                    self.request_spawn(id);
+                    continue;
+                }
+            };
+            self.perform(actions);
         }
     }
 

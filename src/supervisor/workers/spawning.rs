@@ -8,7 +8,7 @@ use crate::log::WorkerOutput;
 use crate::notify_socket::NotifySocket;
 use crate::observe::events::EventKind;
 use crate::process::cgroup::Cgroup;
-use crate::process::tree::ProcessTree;
+use crate::process::tree::{Identity, ProcessTree};
 use crate::process::{self, SpawnResult, SpawnedChild};
 use crate::supervisor::action::Action;
 use crate::supervisor::event_builder::EventBuilder;
@@ -19,6 +19,7 @@ use crate::supervisor::workers::process_table::{DeferredSignal, ProcessStage, Wo
 use crate::supervisor::workers::spawn_spec::SpawnParams;
 use crate::supervisor::workers::trees::Event;
 use crate::supervisor::workers::{LoopContext, Workers};
+use crate::sys::process::Process;
 use rotad_core::{Generation, Input, PoolId, Slot, WorkerId};
 use std::io;
 use std::os::fd::AsFd;
@@ -114,6 +115,46 @@ impl Workers {
         let request = self.spawn_specs.request(&spec, &listeners, &params);
         self.spawner.request(request);
         Ok(report)
+    }
+
+    /// The worker was spawned by a dead master, which had not recorded its process.
+    pub(crate) fn found_spawned(
+        &mut self,
+        context: &LoopContext<'_>,
+        worker: WorkerId,
+        (pid, start_time): Identity,
+    ) -> Vec<Action> {
+        let Ok(process) = Process::open_pid(pid) else {
+            return self.spawn_again(context, worker);
+        };
+        let child = SpawnedChild {
+            process,
+            start_time,
+            pinned: None,
+            repinned: false,
+        };
+        let mut actions = self.process_started(context, worker, child);
+        actions.extend(self.program_runs(worker));
+        actions
+    }
+
+    /// A dead master was about to spawn the worker, and there is no process of it.
+    pub(crate) fn spawn_again(
+        &mut self,
+        context: &LoopContext<'_>,
+        worker: WorkerId,
+    ) -> Vec<Action> {
+        let Some(process) = self.processes.get_mut(worker) else {
+            return Vec::new();
+        };
+        // They are made again, the socket under the same name.
+        process.notify = None;
+        process.cgroup = None;
+        if let Some(output) = process.output.take() {
+            context.log.ended(&output);
+        }
+        let port = process.port;
+        vec![Action::Spawn { worker, port }]
     }
 
     /// Takes the result of a spawn.

@@ -1,0 +1,46 @@
+//! Workers that a dead master was spawning: whether the process of each exists, which that master had not recorded.
+
+use crate::event_loop::clock::Deadline;
+use crate::process::procfs::{self, Stat};
+use crate::process::tree::{Identity, TAG};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long a child may take to execute its program. Until then it has the dead master's memory, and no tag.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is looked at meanwhile.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The children of `parent`, the guardian, by their tag. Waits until each has executed its program: called when a master
+/// begins, before its loop turns. `known`: those that need not be looked at.
+pub fn by_tag(parent: i32, known: &dyn Fn(i32) -> bool) -> BTreeMap<String, Identity> {
+    let until = Deadline::after(EXEC_TIMEOUT);
+    let ours = program(std::process::id().cast_signed());
+    loop {
+        let mut found = BTreeMap::new();
+        let mut executing = false;
+        for pid in procfs::children(parent) {
+            if known(pid) {
+                continue;
+            }
+            let Some(stat) = Stat::of(pid).ok().filter(|stat| !stat.is_zombie()) else {
+                continue;
+            };
+            match procfs::environment_value(pid, TAG) {
+                Some(tag) => drop(found.insert(tag, (pid, stat.start_time))),
+                None => executing |= program(pid) == ours,
+            }
+        }
+        if !executing || until.has_passed() {
+            return found;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// The file that a process executes, by device and inode.
+fn program(pid: i32) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    Some((file.dev(), file.ino()))
+}
