@@ -7,7 +7,6 @@ use crate::event_loop::clock::Deadline;
 use crate::exit_code::ExitCode;
 use crate::guardian;
 use crate::plan::Plan;
-use crate::saved_state::store::Store;
 use crate::supervisor;
 use std::mem::ManuallyDrop;
 use std::path::Path;
@@ -104,8 +103,8 @@ fn serve(plan: Plan, context: StartContext) -> ExitCode {
             code
         }
         Ok(guardian::Side::Master(link, state)) => {
-            let (link, store) = (Arc::new(link), Store::new(state));
-            let code = supervisor::serve(plan, context, reader, Some((link.clone(), store)));
+            let link = Arc::new(link);
+            let code = supervisor::serve(plan, context, reader, Some((link.clone(), state)));
             link.end(code);
             code
         }

@@ -5,10 +5,11 @@ use super::Supervisor;
 use super::event_builder::EventBuilder;
 use super::health::watchdogs::WatchdogMessage;
 use super::workers::Life;
+use super::workers::process_table::ProcessStage;
 use crate::observe::events::EventKind;
 use crate::process::orphan_scanner::ScanReport;
 use crate::process::{Resolved, SpawnResult};
-use rotad_core::{Input, WorkerId, WorkerState};
+use rotad_core::{Exit, Input, WorkerId, WorkerState};
 
 impl Supervisor {
     pub(super) fn on_spawn_result(&mut self, result: SpawnResult) {
@@ -151,6 +152,43 @@ impl Supervisor {
         let actions = self.workers.check_exit(&context, worker, certain, life);
         self.perform(actions);
         self.settle();
+    }
+
+    /// Whether a worker is not our child, and its exit is not known yet: then the guardian is asked, whose answer
+    /// comes to [`Supervisor::on_told_exit`].
+    fn asks_guardian(&mut self, worker: WorkerId) -> bool {
+        let Some(process) = self.workers.processes.get(worker) else {
+            return false;
+        };
+        let Some(child) = process.child().filter(|child| child.needs_telling()) else {
+            return false;
+        };
+        let pid = child.pid();
+        let asked = self
+            .guardian
+            .as_ref()
+            .is_some_and(|guardian| guardian.ask_exit(pid).is_ok());
+        if asked {
+            if let Some(pidfd) = child.pidfd() {
+                self.event_loop.poller.unwatch(pidfd);
+            }
+        } else {
+            self.on_told_exit(pid, None);
+        }
+        asked
+    }
+
+    /// None: the guardian does not know it. Then the kernel may, also after the process was reaped.
+    pub(super) fn on_told_exit(&mut self, pid: i32, exit: Option<Exit>) {
+        let Some(worker) = self.workers.processes.of_pid(pid) else {
+            return;
+        };
+        if let Some(process) = self.workers.processes.get_mut(worker)
+            && let ProcessStage::Alive(child) = &mut process.stage
+        {
+            child.set_exit(exit.or_else(|| child.exit_info()).unwrap_or(Exit::Unknown));
+        }
+        self.worker_exited(worker, true);
     }
 
     /// SIGCHLD: reaps orphans of our workers, and checks all workers where there are no pidfds.

@@ -2,10 +2,9 @@
 
 use super::Supervisor;
 use super::event_builder::EventBuilder;
-use super::workers::process_table::ProcessStage;
 use crate::guardian::LinkMessage;
 use crate::observe::events::EventKind;
-use rotad_core::{Exit, WorkerId};
+use rotad_core::Exit;
 
 impl Supervisor {
     /// Handles what the guardian has said.
@@ -51,42 +50,5 @@ impl Supervisor {
             self.on_told_exit(pid, None);
             self.settle();
         }
-    }
-
-    /// Whether a worker is not our child, and its exit is not known yet: then the guardian is asked, whose answer
-    /// comes to [`Supervisor::on_guardian`].
-    pub(super) fn asks_guardian(&mut self, worker: WorkerId) -> bool {
-        let Some(process) = self.workers.processes.get(worker) else {
-            return false;
-        };
-        let Some(child) = process.child().filter(|child| child.needs_telling()) else {
-            return false;
-        };
-        let pid = child.pid();
-        let asked = self
-            .guardian
-            .as_ref()
-            .is_some_and(|guardian| guardian.ask_exit(pid).is_ok());
-        if asked {
-            if let Some(pidfd) = child.pidfd() {
-                self.event_loop.poller.unwatch(pidfd);
-            }
-        } else {
-            self.on_told_exit(pid, None);
-        }
-        asked
-    }
-
-    /// None: the guardian does not know it. Then the kernel may, also after the process was reaped.
-    fn on_told_exit(&mut self, pid: i32, exit: Option<Exit>) {
-        let Some(worker) = self.workers.processes.of_pid(pid) else {
-            return;
-        };
-        if let Some(process) = self.workers.processes.get_mut(worker)
-            && let ProcessStage::Alive(child) = &mut process.stage
-        {
-            child.set_exit(exit.or_else(|| child.exit_info()).unwrap_or(Exit::Unknown));
-        }
-        self.worker_exited(worker, true);
     }
 }

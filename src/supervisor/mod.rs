@@ -46,7 +46,7 @@ use crate::event_loop::poller::{Poller, Source};
 use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
 use crate::event_loop::waker::Waker;
 use crate::exit_code::ExitCode;
-use crate::guardian::Link;
+use crate::guardian::{Link, SharedState};
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use crate::plan::Plan;
@@ -141,8 +141,9 @@ pub fn serve(
     plan: Plan,
     context: StartContext,
     reader: Reader,
-    guardian: Option<(Arc<Link>, Store)>,
+    guardian: Option<(Arc<Link>, SharedState)>,
 ) -> ExitCode {
+    let guardian = guardian.map(|(link, state)| (link, Store::new(state)));
     let (guardian, context) = match guardian {
         Some((link, store)) if link.last_death().is_some() => {
             match Supervisor::restore(context, &reader, &link, store) {
