@@ -323,7 +323,7 @@ impl Supervisor {
             .as_ref()
             .is_some_and(|link| link.keeps_dying());
         let given_up = if keeps_dying {
-            "; it was the third in ten seconds, so rolling restarts and requests that wait are given up"
+            "; three or more have died within ten seconds, so rolling restarts and requests that wait are given up"
         } else {
             ""
         };
@@ -349,7 +349,6 @@ impl Supervisor {
             self.engine.push(Input::MasterKeepsDying);
         }
         self.find_unreported();
-        self.compact(true);
         for notice in resume.notices {
             self.report(notice);
         }
@@ -357,6 +356,8 @@ impl Supervisor {
             self.execute(command);
             self.command_done();
         }
+        // Not before: a snapshot of the engine knows of no command that is still to be executed.
+        self.compact(true);
         self.trees_of_restored();
         for (client, request) in again {
             self.on_request(client, request);
