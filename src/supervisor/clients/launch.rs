@@ -119,6 +119,11 @@ impl StartWatch {
         }
     }
 
+    /// The start is not waited for any longer, and counts as failed; nothing follows from what its pools do.
+    pub(crate) fn give_up(&mut self, why: &str) {
+        self.finish(ExitCode::FAILED, why);
+    }
+
     fn finish(&mut self, code: ExitCode, text: &str) {
         if let Some(report) = self.report.take() {
             report.finish(code, text);

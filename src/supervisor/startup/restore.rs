@@ -346,6 +346,10 @@ impl Supervisor {
             }
         }
         if keeps_dying {
+            // Before the tickets of its pools are answered: they have not failed, and nothing is stopped.
+            let text =
+                "the master has died several times in a row; workers that have started serve on";
+            self.clients.start_watch.give_up(text);
             self.engine.push(Input::MasterKeepsDying);
         }
         self.find_unreported();
