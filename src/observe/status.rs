@@ -31,14 +31,19 @@ pub struct MasterStatus {
     pub state: String,
     /// Seconds since it started, or since the first of those that it goes on after.
     pub uptime_s: f64,
-    /// The pid of its guardian; none without one.
-    #[serde(default)]
-    pub guardian: Option<i32>,
+    /// Of a master below a guardian.
+    #[serde(flatten)]
+    pub guardian: Option<GuardianStatus>,
+}
+
+/// The guardian, and the masters before this one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GuardianStatus {
+    /// The guardian's pid.
+    pub guardian: i32,
     /// How many masters have died so far, each replaced by the guardian.
-    #[serde(default)]
     pub restarts: u64,
     /// How the last of them ended.
-    #[serde(default)]
     pub last_death: Option<MasterDeath>,
 }
 

@@ -4,8 +4,8 @@
 use crate::control::protocol::Response;
 use crate::guardian::{Death, Link};
 use crate::observe::status::{
-    MasterDeath, MasterStatus, PoolStatus, ReadyBy, ReloadStatus, SlotState, Status, WorkerStatus,
-    kind_name, outdated,
+    GuardianStatus, MasterDeath, MasterStatus, PoolStatus, ReadyBy, ReloadStatus, SlotState,
+    Status, WorkerStatus, kind_name, outdated,
 };
 use crate::plan::Plan;
 use crate::process::rss_sampler::Usage;
@@ -85,7 +85,11 @@ impl Supervisor {
             .collect();
         if pids.is_empty()
             || self.clients.statuses.hung() >= MAX_HUNG
-            || self.reload.blocking.read_usage(client, pids).is_err()
+            || self
+                .reload
+                .blocking
+                .read_usage(client, pids, self.workers.processes.guardian_pid())
+                .is_err()
         {
             return self.answer_status(client, &HashMap::new());
         }
@@ -197,9 +201,11 @@ impl StatusView<'_> {
                 }
                 .to_owned(),
                 uptime_s: rounded(self.now.0 as f64 / 1000.0),
-                guardian: self.guardian.map(|link| link.guardian().pid()),
-                restarts: self.guardian.map_or(0, Link::restarts),
-                last_death: self.guardian.and_then(Link::last_death).map(master_death),
+                guardian: self.guardian.map(|link| GuardianStatus {
+                    guardian: link.guardian().pid(),
+                    restarts: link.restarts(),
+                    last_death: link.last_death().map(master_death),
+                }),
             },
             pools,
         }

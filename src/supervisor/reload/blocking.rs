@@ -160,9 +160,14 @@ impl BlockingPool {
     ///
     /// # Errors
     /// No thread can be started.
-    pub(crate) fn read_usage(&self, client: u64, pids: Vec<i32>) -> io::Result<()> {
+    pub(crate) fn read_usage(
+        &self,
+        client: u64,
+        pids: Vec<i32>,
+        guardian: Option<i32>,
+    ) -> io::Result<()> {
         self.spawn_job(move || {
-            let found = rss_sampler::of_children(&pids);
+            let found = rss_sampler::of_children(&pids, guardian);
             Some(JobResult::Usage { client, found })
         })
     }
