@@ -28,7 +28,7 @@ pub(super) fn answer_requests(end: &End, manager: &ManagerSocket) -> Option<Exit
 }
 
 /// Before a master has died, no worker is a child of the guardian: what has ended are orphans that lie outside of the
-/// master's tree (as PID 1 of a container), and nobody asks for their status. The master stays unreaped.
+/// master's tree (as PID 1 of a container), and their status is not asked for. The master stays unreaped.
 pub(super) fn reap_strangers(master: i32) {
     while let Some(pid) = reaper::ended_child() {
         if pid == master {

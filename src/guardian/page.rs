@@ -26,7 +26,7 @@ const KEEPS_DYING: usize = 4;
 const DIED_AT: usize = 5;
 const CLOCK: usize = 6;
 
-/// The end of a master that nobody had asked for.
+/// The end of a master that nothing had asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Death {
     /// How it ended.
@@ -99,7 +99,7 @@ impl SharedState {
         self.number(RESTARTS).fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How the last master ended that nobody had asked to. None: none has.
+    /// How the last master ended that did so by itself. None: none has.
     pub fn last_death(&self) -> Option<Death> {
         if self.restarts() == 0 {
             return None;
