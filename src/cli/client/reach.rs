@@ -22,6 +22,9 @@ use std::time::Duration;
 /// How long a master that holds its lock may take to open its socket.
 const START_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a guardian may take to start the next master after one has died.
+const REPLACEMENT_WAIT: Duration = Duration::from_secs(2);
+
 /// How long a master may take to identify its configuration.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -31,6 +34,7 @@ pub(super) type Connection = (UnixStream, PathBuf);
 pub(super) fn reach(paths: &MasterPaths, limits: &WaitLimits) -> Result<Connection, ClientError> {
     let until = Deadline::after(START_WAIT);
     let until = limits.until.map_or(until, |timeout| timeout.min(until));
+    let replaced_until = Deadline::after(REPLACEMENT_WAIT).min(until);
     loop {
         let refusal = match connect_if_alive(&paths.runtime_dir) {
             Ok(stream) => return Ok((stream, paths.config.clone())),
@@ -47,6 +51,12 @@ pub(super) fn reach(paths: &MasterPaths, limits: &WaitLimits) -> Result<Connecti
             return Ok(reached);
         }
         match runtime_dir::lock_owner(&paths.runtime_dir) {
+            // Its master has died, and its guardian has it open still.
+            None if !replaced_until.has_passed() && is_abandoned(&paths.runtime_dir) => wait(
+                &mut [],
+                Some(Deadline::after(Duration::from_millis(5))),
+                limits,
+            )?,
             None => return Err(no_master(paths)),
             Some(pid) if until.has_passed() => return Err(not_listening(pid, &paths.runtime_dir)),
             // There is nothing to poll: the socket does not exist yet.
@@ -225,6 +235,14 @@ fn connect_if_alive(runtime_dir: &Path) -> io::Result<UnixStream> {
         Ok(peer) if !presence::is_alive(peer.pid()) => Err(io::ErrorKind::ConnectionRefused.into()),
         _ => Ok(stream),
     }
+}
+
+/// Whether a process listens on the control socket that is not the one that has opened it.
+fn is_abandoned(runtime_dir: &Path) -> bool {
+    let peer = connect(runtime_dir)
+        .ok()
+        .and_then(|stream| getsockopt(&stream, PeerCredentials).ok());
+    peer.is_some_and(|peer| !presence::is_alive(peer.pid()))
 }
 
 fn connect(runtime_dir: &Path) -> io::Result<UnixStream> {
