@@ -292,3 +292,37 @@ stop = "5s"
         site.assert_empty();
     }
 }
+
+/// Four hundred workers of a dead master end at the same moment: the guardian is asked about each, and each is reaped.
+#[test]
+fn many_workers_of_a_dead_master_can_end_together() {
+    let _alone = alone();
+    let pools = r#"
+[pool.many]
+command = ["/bin/sleep", "1000"]
+count = 400
+ready = "spawned"
+stop = "5s"
+"#;
+    let mut site = up(pools);
+    kill_master(&site, Signal::SIGKILL);
+    site.await_status("restored", 20, |status| restarts(status) == 1);
+    let run = site.rotad(&["stop", "many"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let guardian = site.await_status("stopped", 10, |status| {
+        pool(status, "many")["state"] == "stopped"
+    })["master"]["guardian"]
+        .as_i64()
+        .expect("a pid") as i32;
+    until("all are reaped", 10, || {
+        (proc::children(guardian).len() == 1).then_some(())
+    });
+    assert!(
+        !site.log().contains("cannot be ended by the kernel"),
+        "{}",
+        site.log()
+    );
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    assert!(site.await_exit(10).success());
+    site.assert_empty();
+}

@@ -50,7 +50,7 @@ impl StartContext {
             .collect()
     }
 
-    /// For a master that starts afresh after one whose state is lost, with a warning: nobody waits for its report.
+    /// For a master that starts afresh after one whose state is lost, with a warning: its report goes to stderr.
     pub fn without_fds(&self, warning: String) -> Self {
         print::error(&warning);
         Self {

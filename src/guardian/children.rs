@@ -1,5 +1,5 @@
-//! What the master asks of the guardian, most of it about the children of the guardian: the present master, and what dead masters have left: workers, and processes of theirs
-//! that have lost their parent.
+//! What the master asks of the guardian. Most of it is about workers of dead masters, and orphans of such workers: they
+//! are children of the guardian now.
 
 use super::link::{End, LinkMessage, Request, SavedExit};
 use super::manager_socket::ManagerSocket;
@@ -17,8 +17,7 @@ pub(super) fn answer_requests(end: &End, manager: &ManagerSocket) -> Option<Exit
             Request::Peek(pid) => {
                 let exit = Process::of_child(pid, None).peek_exit();
                 let exit = exit.ok().flatten().and_then(SavedExit::of);
-                // A master that does not read is asked for nothing more: it asks again.
-                end.send(&LinkMessage::Ended { pid, exit }).ok();
+                end.send_patiently(&LinkMessage::Ended { pid, exit });
             }
             Request::Reap(pid) => reaper::reap_one_of(pid),
             Request::Notify(text) => manager.send(&text),

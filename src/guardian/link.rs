@@ -3,16 +3,22 @@
 
 use super::page::{Death, SharedState};
 use crate::exit_code::ExitCode;
+use crate::sys::poll::poll;
 use crate::sys::process::Process;
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use rotad_core::Exit;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// Maximum length of a message in bytes: one to the service manager has at most 4096.
 const MAX_MESSAGE: usize = 16 * 1024;
+
+/// How long a master may take to read what it has asked for.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a master asks of the guardian.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +109,18 @@ impl End {
         let text = serde_json::to_vec(message)?;
         send(self.0.as_raw_fd(), &text, MsgFlags::MSG_NOSIGNAL)?;
         Ok(())
+    }
+
+    /// Sends a message that must not be lost, for a queue that is full: the master never waits for the guardian, so it
+    /// reads soon unless it is dead or stopped.
+    pub(super) fn send_patiently(&self, message: &impl Serialize) {
+        let full = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+        while self.send(message).is_err_and(|error| full(&error)) {
+            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut fds, Some(READ_TIMEOUT)) == Ok(0) {
+                return;
+            }
+        }
     }
 
     /// The next message. None: there is none. One that is not understood is passed over.

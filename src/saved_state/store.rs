@@ -27,13 +27,18 @@ const GROWTH: usize = 4;
 /// … and at least this long, in bytes.
 const LONG: usize = 1 << 20;
 
+/// The bits of the number of commands in [`Progress`], as it is stored.
+const COMMAND_BITS: u32 = 24;
+const MOST_COMMANDS: u64 = (1 << COMMAND_BITS) - 1;
+
 /// How far the engine has come with what the journal holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The number of the input whose handling has begun last; inputs are counted from 1.
     pub input: u64,
     /// How many of its commands were executed.
-    pub commands: u16,
+    /// At most 2^24: what is beyond is executed once more.
+    pub commands: u32,
 }
 
 /// The journal, as the living master writes it.
@@ -157,14 +162,15 @@ impl Store {
     pub fn progress(&self) -> Progress {
         let number = self.shared.number(PROGRESS).load(Ordering::Acquire);
         Progress {
-            input: number >> 16,
-            commands: number as u16,
+            input: number >> COMMAND_BITS,
+            commands: (number & MOST_COMMANDS) as u32,
         }
     }
 
     /// Stores how far the engine has come. Takes effect immediately, without a commit.
     pub fn set_progress(&self, progress: Progress) {
-        let number = progress.input << 16 | u64::from(progress.commands);
+        let commands = u64::from(progress.commands).min(MOST_COMMANDS);
+        let number = progress.input << COMMAND_BITS | commands;
         self.shared
             .number(PROGRESS)
             .store(number, Ordering::Release);
@@ -258,7 +264,7 @@ mod tests {
         let store = store();
         assert_eq!(store.progress(), Progress::default());
         let progress = Progress {
-            input: 1 << 40,
+            input: 1 << 39,
             commands: 77,
         };
         store.set_progress(progress);

@@ -10,6 +10,7 @@ use crate::observe::events::EventKind;
 use crate::process::orphan_scanner::ScanReport;
 use crate::process::{Resolved, SpawnResult};
 use rotad_core::{Exit, Input, WorkerId, WorkerState};
+use std::io;
 
 impl Supervisor {
     pub(super) fn on_spawn_result(&mut self, result: SpawnResult) {
@@ -164,18 +165,24 @@ impl Supervisor {
             return false;
         };
         let pid = child.pid();
-        let asked = self
-            .guardian
-            .as_ref()
-            .is_some_and(|guardian| guardian.ask_exit(pid).is_ok());
-        if asked {
-            if let Some(pidfd) = child.pidfd() {
-                self.event_loop.poller.unwatch(pidfd);
+        let asked = match &self.guardian {
+            Some(guardian) => guardian.ask_exit(pid),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        };
+        match asked {
+            Ok(()) => {
+                if let Some(pidfd) = child.pidfd() {
+                    self.event_loop.poller.unwatch(pidfd);
+                }
+                true
             }
-        } else {
-            self.on_told_exit(pid, None);
+            // Many have ended at the same moment. It is still watched, so it is asked for again in the next turn.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
+            Err(_) => {
+                self.on_told_exit(pid, None);
+                false
+            }
         }
-        asked
     }
 
     /// None: the guardian does not know it. Then the kernel may, also after the process was reaped.

@@ -229,7 +229,7 @@ impl Process {
         self.wait(0)
     }
 
-    /// How it ended, whoever has reaped it. None before that, also of a zombie, and on kernels before Linux 6.15.
+    /// How it ended, also after another process has reaped it. None before that, also of a zombie, and on kernels before Linux 6.15.
     pub fn exit_info(&self) -> Option<Exit> {
         let fd = self.pidfd.as_ref()?;
         let mut info = PidfdInfo {

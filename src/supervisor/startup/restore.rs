@@ -511,7 +511,7 @@ fn replay(
     if !recorded.is_empty() {
         let (all, said) = engine.replay(recorded)?.split();
         let (first, then) = in_order(all);
-        let executed = usize::from(progress.commands);
+        let executed = progress.commands as usize;
         if executed < first.len() {
             notices = said;
         }

@@ -121,6 +121,8 @@ pub(crate) struct ProcessTable {
     unreaped: Vec<Process>,
     /// The parent of the workers of dead masters, if there were any.
     pub guardian: Option<Arc<Link>>,
+    /// Children of the guardian that it is still to be asked to reap.
+    for_guardian: Vec<i32>,
     /// The kernel has no pidfds: exits are checked at each SIGCHLD.
     pub without_pidfds: bool,
 }
@@ -184,11 +186,10 @@ impl ProcessTable {
     }
 
     /// Reaps a child of ours or of the guardian that is no worker.
-    pub(crate) fn reap_stranger(&self, pid: i32) {
+    pub(crate) fn reap_stranger(&mut self, pid: i32) {
         reaper::reap_one_of(pid);
-        if let Some(guardian) = &self.guardian {
-            guardian.reap(pid).ok();
-        }
+        self.for_guardian.push(pid);
+        self.ask_to_reap();
     }
 
     /// The pids of workers of dead masters that have ended, and whose exit status is not known.
@@ -219,11 +220,8 @@ impl ProcessTable {
     pub(crate) fn reap(&mut self, child: Process) {
         if !child.is_child() {
             self.pids.remove(&child.pid());
-            if let Some(guardian) = &self.guardian {
-                // If it does not read, the guardian reaps it when it ends.
-                guardian.reap(child.pid()).ok();
-            }
-            return;
+            self.for_guardian.push(child.pid());
+            return self.ask_to_reap();
         }
         match child.reap() {
             Ok(None) => self.unreaped.push(child),
@@ -232,11 +230,24 @@ impl ProcessTable {
         }
     }
 
+    /// Asks the guardian to reap what is left to it, as far as its queue has room.
+    fn ask_to_reap(&mut self) {
+        let Some(guardian) = &self.guardian else {
+            return self.for_guardian.clear();
+        };
+        while let Some(pid) = self.for_guardian.last()
+            && guardian.reap(*pid).is_ok()
+        {
+            self.for_guardian.pop();
+        }
+    }
+
     /// Retries children that could not be reaped. The kernel sends SIGCHLD when a tracer lets go.
     pub(crate) fn retry_unreaped(&mut self) {
         for child in std::mem::take(&mut self.unreaped) {
             self.reap(child);
         }
+        self.ask_to_reap();
     }
 
     /// Sends SIGKILL to what is left of a worker's tree: its process group and its cgroup.
