@@ -96,6 +96,7 @@ fn serve(plan: Plan, context: StartContext) -> ExitCode {
     if !plan.master.guardian {
         return supervisor::serve(plan, context, reader, None);
     }
+    supervisor::prepare_fd_table(&plan);
     match guardian::guard(context.hup_ignored) {
         Ok(guardian::Side::Guardian(code)) => {
             // The master has closed the descriptors in it, or will: they are shared.

@@ -179,7 +179,9 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
-        let Some(spec) = self.pools.spec_for_spawn(pool, generation) else {
+        // To ask for the spec changes nothing, unless the generation begins with this spawn.
+        let known = self.pools.spec_of(pool, generation).cloned();
+        let Some(spec) = known.or_else(|| self.pools.spec_for_spawn(pool, generation)) else {
             return bug!("the engine spawns for pool {pool}, which it was not given");
         };
         self.workers.add(worker, (pool, slot), generation, spec);

@@ -17,6 +17,7 @@ mod engine_queue;
 mod event_builder;
 mod event_log;
 mod facts;
+mod fd_table;
 mod guardian;
 mod health;
 mod listening;
@@ -38,6 +39,7 @@ mod stories;
 mod timers;
 mod workers;
 
+pub use fd_table::prepare_fd_table;
 pub use reload::blocking::Reader;
 
 use crate::daemon::StartContext;
@@ -86,7 +88,7 @@ struct Supervisor {
     event_loop: EventLoop,
     engine: EngineQueue,
     pools: Tracked<PoolRegistry>,
-    listening: Tracked<Listening>,
+    listening: Listening,
     workers: Workers,
     health: Health,
     reload: Reload,
@@ -311,7 +313,9 @@ impl Supervisor {
                 }
                 Meaning::Act(action) => self.act(action, &text),
             }
-            self.shutdown.interrupted |= meaning == Meaning::Interrupt;
+            if meaning == Meaning::Interrupt {
+                self.shutdown.interrupted = true;
+            }
             self.settle();
         }
     }

@@ -11,7 +11,7 @@ use super::listening::SavedListening;
 use super::pool_registry::SavedPools;
 use super::reload::ReloadRequest;
 use super::workers::SavedCgroups;
-use super::workers::exit_report::ExitReports;
+use super::workers::exit_report::{ExitReport, ExitReports};
 use super::workers::saved_worker::SavedWorker;
 use crate::control::server::SavedServer;
 use crate::exit_code::ExitCode;
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io;
 
-/// One record. Of all but inputs, events, workers and paths, a later one takes the place of an earlier one of its kind.
+/// One record. Of all but inputs, events, workers, paths and single exit reports, a later one takes the place of an earlier one of its kind.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Record<'a> {
     /// What stays as it is.
@@ -54,6 +54,8 @@ pub(super) enum Record<'a> {
     Start(SavedStart),
     /// How workers have ended.
     ExitReports(Cow<'a, ExitReports>),
+    /// How one more worker has ended.
+    ExitReport(WorkerId, Cow<'a, ExitReport>),
     /// How far the stop has come.
     Shutdown(SavedShutdown),
     /// The next event.
@@ -206,9 +208,12 @@ impl Supervisor {
         if self.clients.start_watch.take_change() {
             store.append(&Record::Start(self.clients.start_watch.saved()?));
         }
-        if self.workers.exit_reports.take_change() {
-            let reports = Cow::Borrowed(&*self.workers.exit_reports);
+        if self.workers.exit_reports.has_changed() {
+            let reports = Cow::Borrowed(self.workers.exit_reports.take_all());
             store.append(&Record::ExitReports(reports));
+        }
+        for (worker, report) in self.workers.exit_reports.take_added() {
+            store.append(&Record::ExitReport(*worker, Cow::Borrowed(report)));
         }
         if self.shutdown.take_change() {
             store.append(&Record::Shutdown(self.saved_shutdown()));
@@ -244,7 +249,7 @@ impl Supervisor {
         store.append(&Record::Tickets(Cow::Borrowed(&self.clients.tickets)));
         store.append(&Record::Reloads(self.reload.state.requests()));
         store.append(&Record::Start(self.clients.start_watch.saved()?));
-        let reports = Cow::Borrowed(&*self.workers.exit_reports);
+        let reports = Cow::Borrowed(self.workers.exit_reports.take_all());
         store.append(&Record::ExitReports(reports));
         store.append(&Record::Shutdown(self.saved_shutdown()));
         for event in self.event_log.after(0) {

@@ -193,7 +193,7 @@ impl Supervisor {
             .collect();
         let lost = lost.join("\n");
         self.emit(EventBuilder::new(EventKind::MasterStopped, "stopped"));
-        let listening = std::mem::take(&mut *self.listening);
+        let listening = std::mem::take(&mut self.listening);
         run_with_timeout(FILES_TIMEOUT, "the files of unix listeners", move || {
             remove_files(listening)
         });

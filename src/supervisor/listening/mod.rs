@@ -12,6 +12,7 @@ use crate::event_loop::poller::{Interest, Poller, Source};
 use crate::listener::{FileCheckResult, Listener, ReplacementSocket, SavedListener};
 use crate::observe::events::EventKind;
 use crate::plan::{Address, ListenPlan};
+use crate::saved_state::tracked::Tracked;
 use crate::sys::kept_fd::FdTable;
 use repair::{Finding, ListenerRepair, Note};
 use rotad_core::Time;
@@ -29,10 +30,10 @@ pub(super) struct SavedListening {
 
 #[derive(Debug, Default)]
 pub(super) struct Listening {
-    open: BTreeMap<ListenerId, Listener>,
+    open: Tracked<BTreeMap<ListenerId, Listener>>,
     last: ListenerId,
     /// Sockets that the configuration has, but no pool uses.
-    lone: BTreeSet<ListenerId>,
+    lone: Tracked<BTreeSet<ListenerId>>,
     /// Something has let go of a socket: those that nothing uses are closed once the engine has been told everything.
     pub(super) may_be_unused: bool,
     /// The repair of sockets that no longer serve.
@@ -40,6 +41,12 @@ pub(super) struct Listening {
 }
 
 impl Listening {
+    /// Whether what is saved may have changed since the last call.
+    pub(super) fn take_change(&mut self) -> bool {
+        let open = self.open.take_change();
+        self.lone.take_change() || open
+    }
+
     /// What the next master needs to go on with the sockets.
     ///
     /// # Errors
@@ -50,7 +57,7 @@ impl Listening {
         Ok(SavedListening {
             open: open.collect::<io::Result<_>>()?,
             last: self.last,
-            lone: self.lone.clone(),
+            lone: self.lone().clone(),
         })
     }
 
@@ -62,9 +69,9 @@ impl Listening {
         let open = saved.open.into_iter();
         let open = open.map(|(id, listener)| Ok((id, Listener::restored(listener, table)?)));
         Ok(Self {
-            open: open.collect::<io::Result<_>>()?,
+            open: Tracked::new(open.collect::<io::Result<_>>()?),
             last: saved.last,
-            lone: saved.lone,
+            lone: Tracked::new(saved.lone),
             may_be_unused: true,
             repair: ListenerRepair::default(),
         })
@@ -130,7 +137,7 @@ impl Listening {
 
     /// Sets the sockets that stay open without a pool.
     pub(super) fn set_lone(&mut self, lone: BTreeSet<ListenerId>) {
-        self.lone = lone;
+        *self.lone = lone;
     }
 
     pub(super) fn lone(&self) -> &BTreeSet<ListenerId> {

@@ -3,30 +3,10 @@
 use crate::exit_code::ExitCode;
 use crate::plan::{Kind, Plan};
 use crate::supervisor::Failed;
+use crate::supervisor::fd_table::{grow_fd_table, need, workers};
 use crate::supervisor::reload::lookup::Lookup;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rotad_core::PoolId;
-use std::io;
-
-/// Descriptors that the master needs for itself, and for each worker: pidfd, notify socket, both output pipes.
-const OWN_DESCRIPTORS: u64 = 34;
-const PER_WORKER: u64 = 4;
-/// For each log file of a pool: the file and its directory.
-const PER_LOG: u64 = 2;
-/// Reserve for clients of the control socket, draining workers and spawns in progress. A table entry takes 8 bytes.
-const CLIENTS_AND_ROLLS: u64 = 256;
-const MAX_TABLE: u64 = 1 << 17;
-
-fn need(listeners: usize, pools: usize, workers: u64) -> u64 {
-    OWN_DESCRIPTORS + listeners as u64 + PER_LOG * pools as u64 + PER_WORKER * workers
-}
-
-fn workers(plan: &Plan) -> u64 {
-    plan.pools
-        .iter()
-        .map(|p| u64::from(p.policy.count) + u64::from(p.policy.reload.surge))
-        .sum()
-}
 
 fn too_low(workers: u64, need: u64, hard: u64) -> String {
     format!(
@@ -63,19 +43,6 @@ fn raise(need: u64) -> Result<u64, u64> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok();
     }
     Ok(hard)
-}
-
-/// Grows the descriptor table to its final size while there is only one thread. In a process with threads, the kernel
-/// grows the table only after an RCU grace period: up to 20 ms in which nothing is spawned (fs/file.c).
-fn grow_fd_table(need: u64, hard: u64) {
-    let top = (need + CLIENTS_AND_ROLLS)
-        .next_power_of_two()
-        .min(hard)
-        .min(MAX_TABLE);
-    let high = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(top.saturating_sub(1) as i32);
-    if let Ok(fd) = nix::fcntl::fcntl(io::stderr(), high) {
-        nix::unistd::close(fd).ok();
-    }
 }
 
 impl Lookup<'_> {

@@ -145,7 +145,7 @@ impl Parts {
                 reports,
             },
             pools: Tracked::new(tables.pools),
-            listening: Tracked::new(tables.listening),
+            listening: tables.listening,
             workers: Workers::new(WorkerParts {
                 spawner,
                 cgroups: acquired.cgroups,

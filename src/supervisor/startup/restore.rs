@@ -94,6 +94,9 @@ impl Records {
                 Record::Reloads(reloads) => all.reloads = reloads,
                 Record::Start(start) => all.start = Some(start),
                 Record::ExitReports(reports) => all.exit_reports = reports.into_owned(),
+                Record::ExitReport(worker, report) => {
+                    all.exit_reports.restore(worker, report.into_owned());
+                }
                 Record::Shutdown(shutdown) => all.shutdown = Some(shutdown),
                 Record::Event(event) => all.events.push(event.into_owned()),
             }
@@ -289,7 +292,7 @@ impl Supervisor {
         for (pool, generation, paths) in resume.paths {
             self.workers.spawn_specs.restore(pool, generation, paths);
         }
-        *self.workers.exit_reports = resume.exit_reports;
+        self.workers.exit_reports = resume.exit_reports;
         self.workers.processes.guardian = self.guardian.clone();
         let (mut stop_clients, mut stops) = (Vec::new(), false);
         if let Some(shutdown) = resume.shutdown {

@@ -31,11 +31,36 @@ pub(crate) struct ExitReports {
     of_slot: BTreeMap<(PoolId, Slot), LastExit>,
     /// Pools whose program goes into the background, and how that was seen.
     daemonized: BTreeMap<PoolId, String>,
+    /// How many of the reports are not saved yet.
+    #[serde(skip)]
+    unsaved: usize,
+    /// More than that has changed since it was saved.
+    #[serde(skip)]
+    changed: bool,
 }
 
 impl ExitReports {
+    /// Whether more has changed since it was saved than that reports were added.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed || self.unsaved > self.recent.len()
+    }
+
+    /// All of it, which is saved now.
+    pub(crate) fn take_all(&mut self) -> &Self {
+        self.changed = false;
+        self.unsaved = 0;
+        self
+    }
+
+    /// The reports that were added since it was saved, the oldest first.
+    pub(crate) fn take_added(&mut self) -> impl Iterator<Item = &(WorkerId, ExitReport)> {
+        let added = std::mem::take(&mut self.unsaved).min(self.recent.len());
+        self.recent.range(self.recent.len() - added..)
+    }
+
     pub(crate) fn set_daemonized(&mut self, pool: PoolId, text: String) {
         self.daemonized.insert(pool, text);
+        self.changed = true;
     }
 
     /// How it was seen that the pool's program goes into the background.
@@ -44,6 +69,12 @@ impl ExitReports {
     }
 
     pub(crate) fn add(&mut self, worker: WorkerId, exit_report: ExitReport) {
+        self.restore(worker, exit_report);
+        self.unsaved += 1;
+    }
+
+    /// Adds a report that is saved already.
+    pub(crate) fn restore(&mut self, worker: WorkerId, exit_report: ExitReport) {
         self.of_slot.insert(
             (exit_report.pool, exit_report.slot),
             exit_report.exit.clone(),
@@ -58,6 +89,7 @@ impl ExitReports {
     pub(super) fn forget_pool(&mut self, pool: PoolId) {
         self.of_slot.retain(|(of, _), _| *of != pool);
         self.daemonized.remove(&pool);
+        self.changed = true;
     }
 
     pub(crate) fn of_worker(&self, worker: WorkerId) -> Option<&ExitReport> {
@@ -178,5 +210,59 @@ pub(crate) fn exit_text(exit: Exit) -> String {
             core_dumped: true,
         } => format!("was killed by SIG{} (core)", signals::name(signal)),
         Exit::Unknown => "ended, how is unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(slot: u32) -> ExitReport {
+        ExitReport {
+            pool: PoolId(0),
+            slot: Slot(slot),
+            generation: Generation(1),
+            pid: 7,
+            exit: last_exit(Some(Exit::Code(1)), None, 0.5, Vec::new()),
+            served: false,
+        }
+    }
+
+    fn added(reports: &mut ExitReports) -> Vec<u64> {
+        reports.take_added().map(|(worker, _)| worker.0).collect()
+    }
+
+    #[test]
+    fn each_report_is_saved_once() {
+        let mut reports = ExitReports::default();
+        reports.restore(WorkerId(1), report(0));
+        assert_eq!(added(&mut reports), Vec::<u64>::new());
+        for worker in 2..=4 {
+            reports.add(WorkerId(worker), report(0));
+        }
+        assert!(!reports.has_changed());
+        assert_eq!(added(&mut reports), [2, 3, 4]);
+        assert_eq!(added(&mut reports), Vec::<u64>::new());
+        reports.add(WorkerId(5), report(1));
+        let all = reports.take_all().recent.len();
+        assert_eq!((all, added(&mut reports)), (5, Vec::<u64>::new()));
+    }
+
+    #[test]
+    fn what_is_more_than_an_added_report_is_saved_as_a_whole() {
+        let mut reports = ExitReports::default();
+        reports.set_daemonized(PoolId(0), "it has forked".to_owned());
+        assert!(reports.has_changed());
+        reports.take_all();
+        assert!(!reports.has_changed());
+        reports.forget_pool(PoolId(0));
+        assert!(reports.has_changed());
+        reports.take_all();
+        // Of so many only the latest are kept, and of each slot the last one.
+        for worker in 0..=MAX_REPORTS as u32 {
+            reports.add(WorkerId(worker.into()), report(worker));
+        }
+        assert!(reports.has_changed());
+        assert_eq!(reports.take_all().of_slot.len(), MAX_REPORTS + 1);
     }
 }

@@ -28,7 +28,6 @@ pub(crate) use journal::Journal;
 pub(crate) use orphans::Orphans;
 
 use crate::process::Spawner;
-use crate::saved_state::tracked::Tracked;
 use crate::supervisor::event_builder::WorkerLabel;
 use exit_report::ExitReports;
 use process_table::ProcessTable;
@@ -43,7 +42,7 @@ use trees::Trees;
 pub(crate) struct Workers {
     pub(crate) processes: ProcessTable,
     pub(crate) spawn_specs: SpawnSpecs,
-    pub(crate) exit_reports: Tracked<ExitReports>,
+    pub(crate) exit_reports: ExitReports,
     pub(crate) notify_dir: PathBuf,
     pub(crate) journal: Journal,
     pub(crate) null: Arc<OwnedFd>,
@@ -85,7 +84,7 @@ impl Workers {
         Self {
             processes: ProcessTable::default(),
             spawn_specs: SpawnSpecs::new(),
-            exit_reports: Tracked::default(),
+            exit_reports: ExitReports::default(),
             notify_dir,
             journal,
             null,
