@@ -223,7 +223,7 @@ fn cgroups_of_a_dead_master_are_removed() {
     given.mark("delegate", "1");
     let mut site = up(&given, POOL);
     let dead = site.pid();
-    kill(Pid::from_raw(dead), Signal::SIGKILL).expect("a master");
+    proc::kill_with_guardian(dead);
     site.await_exit(5);
     assert_eq!(given.all_below().len(), 1 + 3);
     let mut again = site.run_command();

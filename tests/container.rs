@@ -3,7 +3,8 @@
 
 mod support;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -37,7 +38,7 @@ fn accepted(container: &Container) -> usize {
             .filter(|what| what.starts_with("socket:"))
             .count()
     };
-    let workers = proc::children(container.pid());
+    let workers = proc::children(container.master());
     workers
         .iter()
         .map(|pid| sockets(pid).saturating_sub(3))
@@ -189,6 +190,26 @@ fn orphans_leave_no_zombie() {
     container.signal(Signal::SIGTERM);
     assert_eq!(container.await_exit(10).code(), Some(0));
     assert!(left.iter().all(|pid| proc::gone(*pid)));
+}
+
+/// The guardian is the container's first process: a master that is killed ends nothing.
+#[test]
+fn a_killed_master_does_not_end_the_container() {
+    let Some(mut container) = Container::new(&web("")) else {
+        return;
+    };
+    container.start();
+    let before = pids(&container.await_ready(), "web");
+    let dead = container.master();
+    assert_ne!(dead, container.pid());
+    kill(Pid::from_raw(dead), Signal::SIGKILL).expect("the master");
+    let status = container.await_status("the next master", 10, |status| {
+        status["master"]["restarts"] == 1
+    });
+    assert_eq!(status["master"]["guardian"], 1);
+    assert_eq!(pids(&status, "web"), before);
+    container.signal(Signal::SIGTERM);
+    assert_eq!(container.await_exit(10).code(), Some(0));
 }
 
 /// What `docker run` ends with is what rotad ends with.

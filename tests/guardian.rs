@@ -1,4 +1,4 @@
-//! `guardian = true`: a master that is killed is replaced, and goes on with the workers, the clients and the rolling
+//! The guardian: a master that is killed is replaced, and goes on with the workers, the clients and the rolling
 //! restart of the one before.
 
 mod support;
@@ -22,13 +22,6 @@ soak = "200ms"
 address = "127.0.0.1:@PORT@"
 "#;
 
-fn up(pools: &str) -> Site {
-    let mut site = Site::with_master("guardian = true", pools);
-    site.run();
-    site.await_ready();
-    site
-}
-
 /// Kills the master by this signal, and waits for the next one.
 fn kill_master(site: &Site, signal: Signal) {
     let master = site.pid();
@@ -46,7 +39,7 @@ fn restarts(status: &Value) -> u64 {
 #[test]
 fn a_killed_master_is_replaced_and_its_workers_serve_on() {
     let _alone = alone();
-    let mut site = up(WEB);
+    let mut site = Site::up(WEB);
     let before = pids(&site.await_ready(), "web");
     let load = Load::on(&site.address(), 4, 4);
     load.await_more(100);
@@ -82,7 +75,7 @@ fn a_killed_master_is_replaced_and_its_workers_serve_on() {
 #[test]
 fn how_a_worker_of_a_dead_master_ended_is_known() {
     let _alone = alone();
-    let site = up(WEB);
+    let site = Site::up(WEB);
     kill_master(&site, Signal::SIGKILL);
     let status = site.await_status("restored", 10, |status| restarts(status) == 1);
     let worker = pids(&status, "web")[0];
@@ -101,7 +94,7 @@ fn how_a_worker_of_a_dead_master_ended_is_known() {
 #[test]
 fn rolls_go_on_over_the_deaths_of_masters() {
     let _alone = alone();
-    let site = up(WEB);
+    let site = Site::up(WEB);
     let load = Load::on(&site.address(), 4, 4);
     load.await_more(100);
     let seed = std::env::var("ROTAD_CHAOS_SEED").ok();
@@ -148,7 +141,7 @@ fn rolls_go_on_over_the_deaths_of_masters() {
 #[test]
 fn a_roll_is_given_up_when_masters_keep_dying() {
     let _alone = alone();
-    let site = up(&WEB.replace("soak = \"200ms\"", "soak = \"60s\""));
+    let site = Site::up(&WEB.replace("soak = \"200ms\"", "soak = \"60s\""));
     let load = Load::on(&site.address(), 2, 2);
     load.await_more(20);
     let asked = site.asking(&json!({
@@ -176,7 +169,7 @@ fn a_roll_is_given_up_when_masters_keep_dying() {
 #[test]
 fn the_guardian_passes_signals_on_and_ends_with_the_masters_code() {
     let _alone = alone();
-    let mut site = up(WEB);
+    let mut site = Site::up(WEB);
     let status = site.await_ready();
     let guardian = status["master"]["guardian"].as_i64().expect("a pid") as i32;
     kill(Pid::from_raw(guardian), Signal::SIGUSR1).expect("the guardian");
@@ -207,7 +200,7 @@ stop = "2s"
 stdout = "@DIR@/talk.log"
 max_size = "1GiB"
 "#;
-    let site = up(lines);
+    let site = Site::up(lines);
     for _ in 0..3 {
         let size = site.read("talk.log").len();
         until("more lines", 10, || {
@@ -234,17 +227,20 @@ max_size = "1GiB"
 #[test]
 fn a_master_goes_on_without_its_guardian() {
     let _alone = alone();
-    let mut site = up(WEB);
+    let mut site = Site::up(WEB);
     kill_master(&site, Signal::SIGKILL);
     let status = site.await_status("restored", 10, |status| restarts(status) == 1);
     let before = pids(&status, "web");
     let load = Load::on(&site.address(), 2, 2);
     load.await_more(20);
-    site.kill();
+    let guardian = proc::guardian_of(site.pid()).expect("a guardian");
+    kill(Pid::from_raw(guardian), Signal::SIGKILL).expect("the guardian");
     site.await_log("has died: the master goes on without one", 10);
     let status = site.await_ready();
     assert_eq!(pids(&status, "web"), before, "the same workers");
     assert!(status["master"]["guardian"].is_null(), "{status}");
+    assert_eq!(restarts(&status), 1);
+    assert_eq!(status["master"]["last_death"]["signal"], "KILL");
     // A worker whose parent was the guardian is replaced when it dies, and the others can be rolled.
     kill(Pid::from_raw(before[0]), Signal::SIGKILL).expect("a worker");
     site.await_status("it is replaced", 10, |status| {
@@ -272,7 +268,7 @@ stop = "5s"
 "#;
     let mut random = Random::new(7);
     for round in 0..6 {
-        let mut site = Site::with_master("guardian = true", pools);
+        let mut site = Site::new(pools);
         site.run();
         let master = site.pid();
         spaced(Duration::from_millis(random.below(30) as u64));
@@ -304,7 +300,7 @@ count = 400
 ready = "spawned"
 stop = "5s"
 "#;
-    let mut site = up(pools);
+    let mut site = Site::up(pools);
     kill_master(&site, Signal::SIGKILL);
     site.await_status("restored", 20, |status| restarts(status) == 1);
     let run = site.rotad(&["stop", "many"]);

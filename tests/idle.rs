@@ -1,4 +1,4 @@
-//! Promise 10: a master whose workers are all ready does not wake up.
+//! Promise 10: a master whose workers are all ready does not wake up, nor does its guardian.
 
 mod support;
 
@@ -24,20 +24,20 @@ ready = "notify"
 address = "127.0.0.1:@PORT@"
 "#,
     );
-    let master = site.pid();
+    let both = [site.guardian(), site.pid()];
     // First it comes to rest: work that is left after the last request takes at most `stable_after`.
     let still = |seconds: u64| {
-        let before = proc::switches(master);
+        let before = both.map(proc::switches);
         spaced(Duration::from_secs(seconds));
-        let after = proc::switches(master);
+        let after = both.map(proc::switches);
         (before == after)
             .then_some(())
             .ok_or(format!("{before:?} became {after:?}"))
     };
-    until("it comes to rest", 30, || still(1).ok());
+    until("they come to rest", 30, || still(1).ok());
     let result = still(20);
     assert!(result.is_ok(), "switches by thread: {result:?}");
-    assert!(!proc::switches(master).is_empty());
+    assert!(both.iter().all(|pid| !proc::switches(*pid).is_empty()));
 }
 
 /// The readiness probe of a worker ends with the worker, also if it never was ready.
@@ -60,10 +60,10 @@ restart = { policy = "never" }
     site.await_status("all have ended", 20, |status| {
         pool(status, "probed")["state"] == "failed"
     });
-    let master = site.pid();
-    until("it comes to rest", 40, || {
-        let before = proc::switches(master);
+    let both = [site.guardian(), site.pid()];
+    until("they come to rest", 40, || {
+        let before = both.map(proc::switches);
         spaced(Duration::from_secs(4));
-        (before == proc::switches(master)).then_some(())
+        (before == both.map(proc::switches)).then_some(())
     });
 }

@@ -42,11 +42,8 @@ stdout = "{target}"
             site.await_ready();
             // Sometimes while it prints much, sometimes a little later.
             spaced(Duration::from_millis(7 * (round % 5)));
-            site.signal(Signal::SIGKILL);
+            support::proc::kill_with_guardian(site.pid());
             site.await_exit(10);
-            until("the pid file is of a dead one", 10, || {
-                support::proc::gone(site.pid()).then_some(())
-            });
         }
         take_over(&mut site);
         site.await_ready();

@@ -71,7 +71,7 @@ fn a_start_is_notified() {
     manager.hears_before("STATUS=starting: web 0/2 starting", "READY=1");
     let ready = manager.hears("READY=1");
     assert!(
-        ready.contains(&format!("MAINPID={}\n", site.pid())),
+        ready.contains(&format!("MAINPID={}\n", site.guardian())),
         "{ready}"
     );
     assert!(ready.contains("STATUS=running: web 2/2"), "{ready}");

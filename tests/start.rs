@@ -2,10 +2,9 @@
 
 mod support;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use std::process::Command;
-use support::{Site, alone, pids, pool, proc, until};
+use support::{Site, alone, pids, pool, proc};
 
 const WEB: &str = r#"
 [pool.web]
@@ -37,25 +36,35 @@ fn the_daemon_is_detached_as_documented() {
     );
     let master = site.pid();
     assert_eq!(status["master"]["pid"], master);
-    let stat = proc::stat(master).expect("the master");
-    let (parent, group, session) = (&stat[1], &stat[2], &stat[3]);
+    let guardian = site.guardian();
+    assert_eq!(status["master"]["guardian"], guardian);
+    let stats = [guardian, master].map(|pid| proc::stat(pid).expect("its state"));
+    let [parent, group, session] = [1, 2, 3].map(|field| &stats[0][field]);
     assert_ne!(
         parent,
         &std::process::id().to_string(),
         "its starter is not its parent"
     );
     assert_eq!(group, session);
-    assert_ne!(
-        session,
-        &master.to_string(),
-        "no leader of a session: it can never get a terminal"
-    );
-    assert_eq!(stat[4], "0", "no terminal");
     assert_eq!(
-        std::fs::read_link(format!("/proc/{master}/cwd")).expect("its directory"),
-        std::path::Path::new("/")
+        &stats[1][2],
+        &master.to_string(),
+        "a signal to the guardian's group reaches the master once"
     );
-    assert_eq!(proc::status(master, "Umask").as_deref(), Some("0022"));
+    for (pid, stat) in [guardian, master].into_iter().zip(&stats) {
+        assert_eq!(&stat[3], session);
+        assert_ne!(
+            session,
+            &pid.to_string(),
+            "no leader of a session: it can never get a terminal"
+        );
+        assert_eq!(stat[4], "0", "no terminal");
+        assert_eq!(
+            std::fs::read_link(format!("/proc/{pid}/cwd")).expect("its directory"),
+            std::path::Path::new("/")
+        );
+        assert_eq!(proc::status(pid, "Umask").as_deref(), Some("0022"));
+    }
     let descriptors = proc::descriptors(master);
     assert_eq!(descriptors[&0], "/dev/null");
     for number in [1, 2] {
@@ -232,9 +241,7 @@ fn a_start_stops_the_workers_of_a_killed_master() {
     let site = site(WEB, "ok\nfirst");
     assert_eq!(site.rotad(&["start"]).code, 0);
     let workers = pids(&site.await_ready(), "web");
-    let master = site.pid();
-    kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
-    until("the master is gone", 5, || proc::gone(master).then_some(()));
+    proc::kill_with_guardian(site.pid());
     assert!(
         support::load::get(&site.address(), "/").is_ok(),
         "the workers serve on"

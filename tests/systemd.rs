@@ -276,7 +276,7 @@ fn the_template() {
     systemd.ok(&["rotad", "status", "--check", "-c", "/etc/rotad/blog.toml"]);
 }
 
-/// Type=forking: the daemon's pid file is what systemd follows.
+/// Type=forking: systemd follows the daemon that it finds, which is the guardian.
 #[test]
 fn as_a_daemon() {
     let Some(systemd) = SystemdBox::with_web("[master]\ndaemonize = true\n") else {
@@ -284,14 +284,20 @@ fn as_a_daemon() {
     };
     systemd.drop_in(SERVICE, "forking");
     systemd.start(SERVICE);
-    let pid = systemd.main_pid(SERVICE);
-    assert_eq!(systemd.read("/run/rotad/rotad/master.pid").trim(), pid);
+    let guardian = systemd.main_pid(SERVICE);
+    assert_eq!(systemd.master()["guardian"].to_string(), guardian);
     systemd.code("ok", "two");
     systemd.ok(&["systemctl", "reload", SERVICE]);
     assert_eq!(version(ADDRESS), "two");
     assert_eq!(systemd.show(SERVICE, "StatusText"), "running: web 2/2");
-    // A master that dies is started again.
-    systemd.ok(&["kill", "-KILL", &pid]);
+    systemd.kill_master();
+    assert_eq!(systemd.main_pid(SERVICE), guardian);
+    systemd.code("ok", "three");
+    systemd.ok(&["systemctl", "reload", SERVICE]);
+    assert_eq!(version(ADDRESS), "three");
+    assert_eq!(systemd.show(SERVICE, "StatusText"), "running: web 2/2");
+    // A guardian that dies is started again.
+    systemd.ok(&["kill", "-KILL", &guardian]);
     systemd.await_shown(SERVICE, "NRestarts", 20, |restarts| restarts == "1");
     until("the new one serves", 20, || get(ADDRESS, "/").ok());
     systemd.ok(&["systemctl", "stop", SERVICE]);

@@ -25,19 +25,18 @@ soak = "0s"
 "#;
 
 fn kill_master(site: &mut Site) {
-    let master = site.pid();
-    kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
-    until("the master is gone", 5, || proc::gone(master).then_some(()));
+    proc::kill_with_guardian(site.pid());
     if site.has_child() {
         site.await_exit(5);
     }
 }
 
-/// What runs of a site, but for its master.
+/// What runs of a site, but for its master and the guardian.
 fn others(site: &Site, master: i32) -> Vec<i32> {
+    let guardian = proc::guardian_of(master);
     site.processes()
         .into_iter()
-        .filter(|pid| *pid != master)
+        .filter(|pid| *pid != master && Some(*pid) != guardian)
         .collect()
 }
 
@@ -277,10 +276,7 @@ fn a_killed_master_that_the_kernel_holds() {
     let master = site.pid();
     let hangs = || proc::threads_in(master, "D") > 0;
     until("a thread hangs", 10, || hangs().then_some(()));
-    kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
-    until("its main thread is gone", 5, || {
-        proc::gone(master).then_some(())
-    });
+    proc::kill_with_guardian(master);
     let start = site.rotad(&["start"]);
     assert_eq!(start.code, 1, "{start:?}");
     assert!(
@@ -405,7 +401,7 @@ fn a_take_over_that_is_killed_is_continued() {
     until("they are asked", 10, || {
         (site.lines("terms").len() == 8).then_some(())
     });
-    second.kill().expect("a kill");
+    proc::kill_with_guardian(second.id() as i32);
     second.wait().expect("its end");
     assert!(
         workers.iter().any(|worker| !proc::gone(*worker)),
@@ -568,7 +564,7 @@ fn full_runtime_directory(mended: bool) {
         assert!(noted(&workers), "without a birth");
     }
     // The namespace lives in the workers.
-    kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
+    proc::kill_with_guardian(master);
     site.await_exit(5);
     let mut again = Command::new("nsenter");
     again
@@ -633,7 +629,7 @@ fn a_child_before_its_exec_is_found() {
             .into_iter()
             .find(|pid| proc::parent(*pid) == Some(master) && proc::command_line(*pid) == line)
     });
-    kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
+    proc::kill_with_guardian(master);
     let asked = site.rotad(&["start", "--no-take-over"]);
     assert_eq!(asked.code, 1, "{asked:?}");
     assert!(

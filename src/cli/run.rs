@@ -89,9 +89,9 @@ fn load(file: Option<&Path>) -> Result<Plan, ExitCode> {
     }
 }
 
-/// Runs the master until its last worker is gone, below a guardian unless the configuration does without. Returns its
-/// exit code.
-fn serve(plan: Plan, context: StartContext) -> ExitCode {
+/// Runs the master until its last worker is gone, below a guardian unless the configuration or the system does without.
+/// Returns its exit code.
+fn serve(plan: Plan, mut context: StartContext) -> ExitCode {
     let reader = Arc::new(load_for_log);
     if !plan.master.guardian {
         return supervisor::serve(plan, context, reader, None);
@@ -110,12 +110,8 @@ fn serve(plan: Plan, context: StartContext) -> ExitCode {
             code
         }
         Err(error) => {
-            let code = ExitCode::FAILED;
-            let text = format!(
-                "cannot start the guardian: {error}; `guardian = false` in [master] does without"
-            );
-            context.report.finish(code, &text);
-            code
+            context.no_guardian = Some(error.to_string());
+            supervisor::serve(plan, context, reader, None)
         }
     }
 }

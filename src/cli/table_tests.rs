@@ -104,6 +104,8 @@ fn sample() -> Status {
             state: "running".to_owned(),
             uptime_s: 273_600.0,
             guardian: None,
+            restarts: 0,
+            last_death: None,
         },
         pools: vec![
             pool(

@@ -102,7 +102,7 @@ section! {
             "caps the stop of everything";
         watch_config: Setting<bool> = false, Flag,
             "apply the configuration when its files' content changes";
-        guardian: Setting<bool> = false, Flag,
+        guardian: Setting<bool> = true, Flag,
             "whether a small process above the master keeps its sockets and its state, and restarts it if it dies";
     }
 }

@@ -33,6 +33,8 @@ pub struct StartContext {
     pub no_take_over: bool,
     /// HUP stays ignored, as nohup(1) wants it. False for a daemon, which has no terminal to lose.
     pub hup_ignored: bool,
+    /// Why there is no guardian, although the configuration wants one.
+    pub no_guardian: Option<String>,
     /// The process that was started, to which the service manager addressed its sockets: a daemon has another pid.
     pub activation_pid: u32,
     /// Sockets from the service manager.
@@ -60,6 +62,7 @@ impl StartContext {
             no_wait: true,
             no_take_over: false,
             hup_ignored: self.hup_ignored,
+            no_guardian: None,
             activation_pid: self.activation_pid,
         }
     }
@@ -102,6 +105,7 @@ pub fn foreground(options: StartOptions, hup_ignored: bool) -> StartContext {
         no_wait: options.no_wait,
         no_take_over: options.no_take_over,
         hup_ignored,
+        no_guardian: None,
         activation_pid: std::process::id(),
         activation_sockets: inherited_fds.take(),
     }
@@ -173,6 +177,7 @@ fn become_daemon(
         no_wait: options.no_wait,
         no_take_over: options.no_take_over,
         hup_ignored: false,
+        no_guardian: None,
         activation_pid,
         activation_sockets: inherited_fds.take(),
     }))

@@ -1,7 +1,7 @@
 //! The connection between the guardian and the present master: a pair of sockets whose messages keep their borders
 //! (SOCK_SEQPACKET, unix(7)), one JSON text each.
 
-use super::page::{Death, SharedState};
+use super::page::{Death, MasterDeaths, SharedState};
 use crate::exit_code::ExitCode;
 use crate::sys::poll::poll;
 use crate::sys::process::Process;
@@ -203,9 +203,12 @@ impl Link {
         self.keeps_dying
     }
 
-    /// How many masters have died so far.
-    pub fn restarts(&self) -> u64 {
-        self.restarts
+    /// The masters before this one.
+    pub fn master_deaths(&self) -> MasterDeaths {
+        MasterDeaths {
+            count: self.restarts,
+            last: self.last_death,
+        }
     }
 
     /// When that was, on the dead master's own clock, in milliseconds.

@@ -35,6 +35,15 @@ pub struct Death {
     pub after_ms: u64,
 }
 
+/// The masters before this one that have died, each replaced by the guardian.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MasterDeaths {
+    /// How many.
+    pub count: u64,
+    /// How the last of them ended.
+    pub last: Option<Death>,
+}
+
 /// The shared memory.
 #[derive(Debug)]
 pub struct SharedState(SharedMemory);

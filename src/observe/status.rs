@@ -31,19 +31,14 @@ pub struct MasterStatus {
     pub state: String,
     /// Seconds since it started, or since the first of those that it goes on after.
     pub uptime_s: f64,
-    /// Of a master below a guardian.
-    #[serde(flatten)]
-    pub guardian: Option<GuardianStatus>,
-}
-
-/// The guardian, and the masters before this one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GuardianStatus {
-    /// The guardian's pid.
-    pub guardian: i32,
-    /// How many masters have died so far, each replaced by the guardian.
+    /// The guardian's pid. None: there is none.
+    #[serde(default)]
+    pub guardian: Option<i32>,
+    /// How many masters before this one have died, each replaced by the guardian.
+    #[serde(default)]
     pub restarts: u64,
     /// How the last of them ended.
+    #[serde(default)]
     pub last_death: Option<MasterDeath>,
 }
 

@@ -235,7 +235,8 @@ fn remove_stale(own: &Path, name: &str) {
         let pid = file
             .to_str()
             .and_then(|file| file.strip_prefix(&prefix)?.parse::<i32>().ok());
-        if pid.is_some_and(|pid| procfs::Stat::of(pid).is_err()) {
+        let lives = |pid| procfs::Stat::of(pid).is_ok_and(|stat| !stat.is_zombie());
+        if pid.is_some_and(|pid| !lives(pid)) {
             remove_tree(&entry.path());
         }
     }

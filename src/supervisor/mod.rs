@@ -48,7 +48,7 @@ use crate::event_loop::poller::{Poller, Source};
 use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
 use crate::event_loop::waker::Waker;
 use crate::exit_code::ExitCode;
-use crate::guardian::{Link, SharedState};
+use crate::guardian::{Link, MasterDeaths, SharedState};
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use crate::plan::Plan;
@@ -98,6 +98,8 @@ struct Supervisor {
     runtime: Runtime,
     service_manager: ServiceManager,
     guardian: Option<Arc<Link>>,
+    /// Known also after the guardian has died.
+    master_deaths: MasterDeaths,
     saver: Option<Saver>,
     shutdown: Tracked<Shutdown>,
 }

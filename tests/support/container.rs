@@ -243,6 +243,12 @@ impl Container {
         self.init
     }
 
+    /// The number of the master, which is the first process itself where there is no guardian.
+    pub fn master(&self) -> i32 {
+        let masters = proc::masters_of(self.init);
+        masters.first().copied().unwrap_or(self.init)
+    }
+
     /// `docker kill --signal`.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.init), signal).expect("a container to signal");
@@ -327,11 +333,14 @@ impl Container {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// The living and the dead in the container, without its first process: numbers from outside.
+    /// The living and the dead in the container, without its first process and the master: numbers from outside.
     pub fn processes(&self) -> Vec<i32> {
         let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
         let ours = namespace(self.init);
-        let inside = |pid: &i32| *pid != self.init && ours.is_some() && namespace(*pid) == ours;
+        let master = self.master();
+        let inside = |pid: &i32| {
+            ![self.init, master].contains(pid) && ours.is_some() && namespace(*pid) == ours
+        };
         proc::all().into_iter().filter(inside).collect()
     }
 }

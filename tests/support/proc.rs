@@ -1,5 +1,8 @@
 //! What /proc tells, from outside.
 
+use super::until_some;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -62,6 +65,61 @@ pub fn children(pid: i32) -> Vec<i32> {
         .into_iter()
         .filter(|child| parent(*child) == Some(pid))
         .collect()
+}
+
+/// The guardian of a master: its parent, which was forked without executing another program. None: it has none.
+pub fn guardian_of(master: i32) -> Option<i32> {
+    parent(master).filter(|parent| is_copy(*parent, master))
+}
+
+/// The masters of a guardian: there is one, or none for a moment.
+pub fn masters_of(guardian: i32) -> Vec<i32> {
+    let children = children(guardian).into_iter();
+    children.filter(|child| is_copy(guardian, *child)).collect()
+}
+
+fn is_copy(one: i32, other: i32) -> bool {
+    let line = command_line(one);
+    !line.is_empty() && line == command_line(other)
+}
+
+/// `kill -9` of a master and its guardian, of which either may be named, at the same moment: neither can react to the
+/// other's death.
+pub fn kill_with_guardian(pid: i32) {
+    let guardian = guardian_of(pid).unwrap_or(pid);
+    stop(guardian);
+    let masters = masters_of(guardian);
+    masters.iter().copied().for_each(stop);
+    let both: Vec<i32> = std::iter::once(guardian).chain(masters).collect();
+    for pid in &both {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+    }
+    for pid in &both {
+        assert!(
+            until_some(5, || gone(*pid).then_some(())).is_some(),
+            "{pid} is killed: {:?}",
+            stat(*pid)
+        );
+    }
+}
+
+/// `kill -9` of all of these at the same moment.
+pub fn kill_all(pids: &[i32]) {
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in pids {
+            let _ = kill(Pid::from_raw(*pid), signal);
+        }
+    }
+}
+
+/// Stops a process, as far as the kernel lets it go: a thread that waits for a disk stops after that.
+fn stop(pid: i32) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+    until_some(1, || {
+        stat(pid)
+            .is_none_or(|fields| fields[0] != "R" && fields[0] != "S")
+            .then_some(())
+    });
 }
 
 /// One line of /proc/PID/status.

@@ -253,6 +253,11 @@ impl Site {
         })
     }
 
+    /// The guardian's pid.
+    pub fn guardian(&self) -> i32 {
+        proc::guardian_of(self.pid()).expect("a guardian")
+    }
+
     /// `kill -SIGNAL $(cat master.pid)`.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("a master to signal");
@@ -300,10 +305,10 @@ impl Site {
         self.master.is_some()
     }
 
-    /// `kill -9` of the master that this site started, if it is still there.
+    /// `kill -9` of the master that this site started and of its guardian, as far as they are still there.
     pub fn kill(&mut self) {
         let child = self.master.as_mut().expect("a master");
-        child.kill().expect("a kill");
+        proc::kill_with_guardian(child.id() as i32);
         child.wait().expect("its end");
     }
 
@@ -416,18 +421,15 @@ impl Drop for Site {
                 for signal in [Signal::SIGCONT, Signal::SIGINT, Signal::SIGINT] {
                     let _ = kill(pid, signal);
                 }
-                until_some(3, || child.try_wait().ok().flatten());
-                let _ = child.kill();
-                let _ = child.wait();
+                if until_some(3, || child.try_wait().ok().flatten()).is_none() {
+                    self.kill();
+                }
             }
         }
-        // Masters in the background, and processes that a dead master left. The master first, since it would restart them.
+        // Masters in the background, and processes that a dead master left.
         until_some(5, || {
-            let mut left = self.processes();
-            left.sort_unstable();
-            for pid in &left {
-                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-            }
+            let left = self.processes();
+            proc::kill_all(&left);
             left.is_empty().then_some(())
         });
     }

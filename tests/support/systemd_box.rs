@@ -176,6 +176,22 @@ impl SystemdBox {
         self.show(unit, "MainPID")
     }
 
+    /// What the status of the master of [`CONFIG`] says of itself.
+    pub fn master(&self) -> Value {
+        let status = until("a master", 20, || self.status(CONFIG));
+        status["master"].clone()
+    }
+
+    /// `kill -9` of the master of [`CONFIG`], and waits for the one that replaces it.
+    pub fn kill_master(&self) {
+        let dead = self.master();
+        self.ok(&["kill", "-KILL", &dead["pid"].to_string()]);
+        until("the next master", 20, || {
+            let next = self.status(CONFIG)?;
+            (next["master"]["pid"] != dead["pid"]).then_some(())
+        });
+    }
+
     /// Waits for a property of a unit.
     pub fn await_shown(
         &self,

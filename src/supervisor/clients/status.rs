@@ -2,10 +2,10 @@
 //! /proc/PID/stat of each worker, which a blocking job reads. A status waits for that job until [`USAGE_TIMEOUT`].
 
 use crate::control::protocol::Response;
-use crate::guardian::{Death, Link};
+use crate::guardian::{Death, MasterDeaths};
 use crate::observe::status::{
-    GuardianStatus, MasterDeath, MasterStatus, PoolStatus, ReadyBy, ReloadStatus, SlotState,
-    Status, WorkerStatus, kind_name, outdated,
+    MasterDeath, MasterStatus, PoolStatus, ReadyBy, ReloadStatus, SlotState, Status, WorkerStatus,
+    kind_name, outdated,
 };
 use crate::plan::Plan;
 use crate::process::rss_sampler::Usage;
@@ -120,7 +120,8 @@ impl Supervisor {
             pools: &self.pools,
             listening: &self.listening,
             workers: &self.workers,
-            guardian: self.guardian.as_deref(),
+            guardian: self.guardian.as_ref().map(|link| link.guardian().pid()),
+            master_deaths: self.master_deaths,
         };
         let mut status = view.status(usage);
         status.cut_last_lines();
@@ -140,7 +141,8 @@ fn master_death(death: Death) -> MasterDeath {
 
 /// What a status is made from.
 struct StatusView<'a> {
-    guardian: Option<&'a Link>,
+    guardian: Option<i32>,
+    master_deaths: MasterDeaths,
     now: Time,
     plan: &'a Plan,
     engine: View<'a>,
@@ -201,11 +203,9 @@ impl StatusView<'_> {
                 }
                 .to_owned(),
                 uptime_s: rounded(self.now.0 as f64 / 1000.0),
-                guardian: self.guardian.map(|link| GuardianStatus {
-                    guardian: link.guardian().pid(),
-                    restarts: link.restarts(),
-                    last_death: link.last_death().map(master_death),
-                }),
+                guardian: self.guardian,
+                restarts: self.master_deaths.count,
+                last_death: self.master_deaths.last.map(master_death),
             },
             pools,
         }

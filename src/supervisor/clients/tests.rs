@@ -25,6 +25,7 @@ impl Fixture {
             no_wait: false,
             no_take_over: false,
             hup_ignored: false,
+            no_guardian: None,
             activation_pid: 0,
             activation_sockets: Vec::new(),
         };

@@ -171,6 +171,11 @@ impl Parts {
             },
             runtime: Runtime::new(runtime_dir, runtime_path),
             service_manager: acquired.service_manager,
+            master_deaths: acquired
+                .guardian
+                .as_ref()
+                .map(|link| link.master_deaths())
+                .unwrap_or_default(),
             guardian: acquired.guardian,
             shutdown: Tracked::default(),
             saver: acquired.saver,

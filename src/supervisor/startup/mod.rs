@@ -139,6 +139,12 @@ fn acquire(
     for warning in std::mem::take(&mut runtime_dir.warnings) {
         tracing::warn!("{warning}");
     }
+    if let Some(reason) = &context.no_guardian {
+        tracing::info!(
+            "no guardian, which needs memfd_create(2) and pidfd_open(2): {reason}; a master that is killed is replaced by the \
+             next start only"
+        );
+    }
     if context.hup_ignored {
         tracing::warn!("HUP was ignored when we were started (nohup), and stays so");
     }
