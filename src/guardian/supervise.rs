@@ -10,6 +10,7 @@ use crate::sys::fork::{Fork, fork_sharing_descriptors};
 use crate::sys::poll::poll;
 use crate::sys::process::Process;
 use crate::sys::reaper;
+use crate::sys::resident_pages::UnusedPages;
 use crate::sys::signal::{self, Sender};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags};
@@ -53,6 +54,8 @@ struct Guardian {
     ending: Option<ExitCode>,
     /// When the last masters died.
     deaths: VecDeque<Duration>,
+    /// What this process has in memory and does not need while it sleeps.
+    unused: UnusedPages,
 }
 
 /// The master that runs.
@@ -141,6 +144,7 @@ impl Guardian {
             clock: Clock::start(),
             ending: None,
             deaths: VecDeque::new(),
+            unused: UnusedPages::find(),
         })
     }
 
@@ -171,6 +175,7 @@ impl Guardian {
     /// Serves this master until it has ended, reaps it, and returns how it ended.
     fn watch(&mut self, master: &Master) -> Exit {
         let child = Process::of_child(master.pid, None);
+        let mut sleeps = false;
         loop {
             // Before the wait: SIGCHLD may have come before this master was forked.
             match child.peek_exit() {
@@ -182,6 +187,9 @@ impl Guardian {
                 Ok(None) => {}
                 // Nobody else reaps it; a debugger that holds it can.
                 Err(_) => return Exit::Unknown,
+            }
+            if !std::mem::replace(&mut sleeps, true) {
+                self.unused.release();
             }
             self.wait(master);
         }

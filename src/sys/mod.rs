@@ -12,6 +12,7 @@ pub mod message;
 pub mod poll;
 pub mod process;
 pub mod reaper;
+pub mod resident_pages;
 pub mod shared_memory;
 pub mod signal;
 pub mod socket;
