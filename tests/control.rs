@@ -110,7 +110,7 @@ fn the_status_has_the_documented_shape() {
     assert_eq!(keys(&status), set("master pools"));
     assert_eq!(
         keys(&status["master"]),
-        set("pid version name config state uptime_s")
+        set("pid version name config state uptime_s guardian restarts last_death")
     );
     let web = pool(&status, "web");
     assert_eq!(
@@ -128,6 +128,9 @@ fn the_status_has_the_documented_shape() {
     assert_eq!(keys(worker), wanted);
     assert_eq!(status["master"]["name"], "site");
     assert_eq!(status["master"]["state"], "running");
+    assert_eq!(status["master"]["guardian"], site.guardian());
+    assert_eq!(status["master"]["restarts"], 0);
+    assert!(status["master"]["last_death"].is_null());
     assert_eq!(
         status["master"]["config"],
         site.config.display().to_string()

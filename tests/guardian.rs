@@ -322,3 +322,64 @@ stop = "5s"
     assert!(site.await_exit(10).success());
     site.assert_empty();
 }
+
+/// `pkill -INT rotad` signals both processes: a second INT would kill the workers at once.
+#[test]
+fn a_signal_to_both_processes_counts_once() {
+    let _alone = alone();
+    let slow = r#"
+[pool.jobs]
+command = ["@WORKER@", "wait", "--drain-ms", "1000", "--ended", "@DIR@/ended"]
+count = 2
+ready = "spawned"
+stop = "20s"
+"#;
+    for guardian_first in [true, false] {
+        let mut site = Site::up(slow);
+        let mut both = [site.guardian(), site.pid()];
+        if !guardian_first {
+            both.reverse();
+        }
+        for pid in both {
+            kill(Pid::from_raw(pid), Signal::SIGINT).expect("a process of rotad");
+        }
+        assert!(site.await_exit(20).success());
+        assert_eq!(site.lines("ended").len(), 2, "they were not killed");
+        site.assert_empty();
+    }
+}
+
+/// What the guardian costs, whatever the number of workers: its share of memory (Pss of /proc/PID/smaps_rollup).
+#[test]
+fn the_guardian_takes_little_memory() {
+    let _alone = alone();
+    let pools = r#"
+[pool.many]
+command = ["/bin/sleep", "1000"]
+ready = "spawned"
+stop = "5s"
+"#;
+    let site = Site::up(pools);
+    let guardian = site.guardian();
+    let share = || {
+        let text = std::fs::read_to_string(format!("/proc/{guardian}/smaps_rollup"));
+        let text = text.expect("the guardian's memory");
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let number = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        number.expect("a number of KiB")
+    };
+    for workers in ["1", "100", "1000"] {
+        assert_eq!(site.rotad(&["scale", "many", workers]).code, 0);
+        site.await_ready();
+        let before = share();
+        kill_master(&site, Signal::SIGKILL);
+        site.await_status("restored", 20, all_ready);
+        let after = share();
+        assert!(
+            before.max(after) <= 614,
+            "{before} KiB with {workers} workers, {after} KiB after a master has died"
+        );
+    }
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.assert_empty();
+}

@@ -1,6 +1,7 @@
 //! Signals to the master (signal(7)). The handlers only write into a pipe, which the main loop polls; the plan's table
 //! says what each signal does.
 
+use super::clock::monotonic_ms;
 use crate::plan::{SignalAction, SignalMap};
 use crate::sys::signal::{STRAY, WRITE_ERRORS};
 use nix::libc::{SIGPWR, SIGXCPU};
@@ -10,7 +11,8 @@ use signal_hook::consts::{
 };
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
-use signal_hook::low_level::siginfo::{Cause, Origin};
+use signal_hook::low_level::siginfo::{Cause, Origin, Sent};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -48,6 +50,7 @@ pub struct Signals {
     terminal: bool,
     reopen: i32,
     more: bool,
+    routes: Routes,
 }
 
 /// Signals that are handled immediately …
@@ -86,6 +89,7 @@ impl Signals {
             terminal,
             reopen,
             more: false,
+            routes: Routes::default(),
         })
     }
 
@@ -97,7 +101,7 @@ impl Signals {
     /// What has come, a bounded number at a time: of a storm of one signal a few stand for all, as the kernel has it.
     pub fn pending(&mut self) -> Vec<ReceivedSignal> {
         let mut taken = 0;
-        let mut times = std::collections::BTreeMap::<i32, usize>::new();
+        let mut times = BTreeMap::<i32, usize>::new();
         let mut origins: Vec<Origin> = Vec::new();
         for origin in self.delivery.pending().take(MOST_AT_ONCE) {
             taken += 1;
@@ -108,6 +112,9 @@ impl Signals {
             }
         }
         self.more = taken == MOST_AT_ONCE;
+        let now = monotonic_ms();
+        let routes = &mut self.routes;
+        origins.retain(|origin| !routes.is_second(origin, now));
         origins
             .iter()
             .map(|origin| ReceivedSignal {
@@ -165,6 +172,51 @@ impl AsFd for Signals {
     }
 }
 
+/// By how much the two copies of a signal to the master and to its guardian may differ in time, in milliseconds.
+const SAME_SIGNAL_MS: u64 = 500;
+
+/// Recognizes a signal that one process has sent to the master and to its guardian, which passes it on, as pkill(1) does and
+/// a service manager that signals all processes: it is one signal. A second INT would kill.
+#[derive(Debug, Default)]
+struct Routes {
+    /// By signal and sender: the way on which the last one came, and when.
+    last: BTreeMap<(i32, i32), (Route, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Direct,
+    /// By the guardian (`sys::signal::pass_on`).
+    PassedOn,
+}
+
+impl Routes {
+    /// Whether the same signal of the same process has just come on the other way.
+    fn is_second(&mut self, origin: &Origin, now_ms: u64) -> bool {
+        let route = match origin.cause {
+            Cause::Sent(Sent::User) => Route::Direct,
+            Cause::Sent(Sent::Queue) => Route::PassedOn,
+            _ => return false,
+        };
+        let Some(sender) = origin.process.filter(|process| process.pid > 0) else {
+            return false;
+        };
+        self.is_second_from(origin.signal, sender.pid, route, now_ms)
+    }
+
+    fn is_second_from(&mut self, signal: i32, sender: i32, route: Route, now_ms: u64) -> bool {
+        let is_recent = |at: u64| now_ms.saturating_sub(at) <= SAME_SIGNAL_MS;
+        self.last.retain(|_, (_, at)| is_recent(*at));
+        let key = (signal, sender);
+        if self.last.get(&key).is_some_and(|(last, _)| *last != route) {
+            self.last.remove(&key);
+            return true;
+        }
+        self.last.insert(key, (route, now_ms));
+        false
+    }
+}
+
 /// For the first process of a container: the kernel drops a signal to it that nothing handles yet, so that a stop right
 /// after the start would be forgotten. Blocked it waits until [`Signals::install`].
 pub fn keep_stops() {
@@ -180,5 +232,30 @@ pub fn name(signal: i32) -> String {
     match Signal::try_from(signal) {
         Ok(known) => known.as_str().trim_start_matches("SIG").to_owned(),
         Err(_) => signal.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_to_the_master_and_its_guardian_is_one() {
+        let mut routes = Routes::default();
+        let mut came = |signal, sender, route, now| {
+            let second = routes.is_second_from(signal, sender, route, now);
+            !second
+        };
+        assert!(came(SIGINT, 7, Route::Direct, 0));
+        assert!(!came(SIGINT, 7, Route::PassedOn, 3));
+        // The next pair, in the other order.
+        assert!(came(SIGINT, 7, Route::PassedOn, 10));
+        assert!(!came(SIGINT, 7, Route::Direct, 11));
+        // Twice on one way, another sender, another signal, much later: each is one of its own.
+        assert!(came(SIGINT, 7, Route::PassedOn, 20));
+        assert!(came(SIGINT, 7, Route::PassedOn, 21));
+        assert!(came(SIGINT, 8, Route::Direct, 22));
+        assert!(came(SIGTERM, 7, Route::Direct, 23));
+        assert!(came(SIGINT, 7, Route::Direct, 22 + SAME_SIGNAL_MS));
     }
 }
