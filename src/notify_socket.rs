@@ -82,6 +82,7 @@ pub struct SavedNotifySocket {
     fd: KeptFd,
     old_sockets: Vec<KeptFd>,
     has_file: bool,
+    #[serde(with = "crate::saved_state::os_text")]
     value: OsString,
     uid: u32,
     too_long: u64,

@@ -81,6 +81,18 @@ pub struct SavedOutput {
     pipes: Vec<(Stream, KeptFd)>,
 }
 
+impl SavedOutput {
+    /// The same after its process was spawned, if it was, and after [`super::LogWriter::ended`].
+    #[must_use]
+    pub fn later(self, pid: Option<i32>, ended: bool) -> Self {
+        Self {
+            pid: pid.unwrap_or(self.pid),
+            ended: self.ended || ended,
+            ..self
+        }
+    }
+}
+
 impl WorkerOutput {
     /// What the next master needs to go on reading.
     ///
@@ -174,6 +186,11 @@ impl WorkerOutput {
     /// The cell for the pid that its lines carry; the child stores it.
     pub fn pid(&self) -> Arc<AtomicI32> {
         self.source.pid_cell()
+    }
+
+    /// Whether nothing more is expected ([`super::LogWriter::ended`]).
+    pub fn has_ended(&self) -> bool {
+        self.source.has_ended()
     }
 
     /// Its pipes by their inode numbers (`pipe:[NUMBER]` in /proc/PID/fd).

@@ -3,6 +3,7 @@
 
 use super::clip::clip;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::SystemTime;
 
@@ -181,7 +182,56 @@ pub struct Event {
     pub text: String,
 }
 
+/// [`Event`], as the master's state has it: its fields in their order.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedEvent<'a>(
+    u64,
+    Cow<'a, str>,
+    EventKind,
+    Option<Cow<'a, str>>,
+    Option<u32>,
+    Option<Cow<'a, str>>,
+    Option<u32>,
+    Option<i32>,
+    Option<Cow<'a, str>>,
+    Cow<'a, str>,
+);
+
+impl From<SavedEvent<'_>> for Event {
+    fn from(saved: SavedEvent<'_>) -> Self {
+        let SavedEvent(seq, time, event, pool, slot, worker, generation, pid, cause, text) = saved;
+        Self {
+            seq,
+            time: time.into_owned(),
+            event,
+            pool: pool.map(Cow::into_owned),
+            slot,
+            worker: worker.map(Cow::into_owned),
+            generation,
+            pid,
+            cause: cause.map(Cow::into_owned),
+            text: text.into_owned(),
+        }
+    }
+}
+
 impl Event {
+    /// What is saved of it.
+    pub fn saved(&self) -> SavedEvent<'_> {
+        SavedEvent(
+            self.seq,
+            self.time.as_str().into(),
+            self.event,
+            self.pool.as_deref().map(Cow::from),
+            self.slot,
+            self.worker.as_deref().map(Cow::from),
+            self.generation,
+            self.pid,
+            self.cause.as_deref().map(Cow::from),
+            self.text.as_str().into(),
+        )
+    }
+
     fn bytes(&self) -> usize {
         let texts = [&self.pool, &self.worker, &self.cause]
             .into_iter()
@@ -286,6 +336,24 @@ mod tests {
             ring.latest(usize::MAX)
                 .all(|event| event.text.len() <= MAX_TEXT + 40)
         );
+    }
+
+    #[test]
+    fn a_saved_event_is_the_same_event() {
+        let mut ring = Ring::default();
+        let with_all = Event {
+            worker: Some("a-1".into()),
+            generation: Some(3),
+            pid: Some(7),
+            cause: Some("done".into()),
+            ..event("a text".into())
+        };
+        for event in [event(String::new()), with_all] {
+            let event = ring.push(event);
+            let text = serde_json::to_string(&event.saved()).unwrap();
+            let saved: SavedEvent<'_> = serde_json::from_str(&text).unwrap();
+            assert_eq!(Event::from(saved), *event);
+        }
     }
 
     #[test]

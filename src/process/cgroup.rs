@@ -23,7 +23,7 @@ pub struct Cgroups {
 
 /// What is saved of a cgroup: its directory, which need not be UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedCgroup(OsString);
+pub struct SavedCgroup(#[serde(with = "crate::saved_state::os_text")] OsString);
 
 /// One worker's cgroup. Dropping it removes the directory if it is empty.
 #[derive(Debug)]

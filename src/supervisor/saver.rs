@@ -12,10 +12,11 @@ use super::pool_registry::SavedPools;
 use super::reload::ReloadRequest;
 use super::workers::SavedCgroups;
 use super::workers::exit_report::{ExitReport, ExitReports};
-use super::workers::saved_worker::SavedWorker;
+use super::workers::process_table::Change;
+use super::workers::saved_worker::{SavedWorker, SavedWorkerState};
 use crate::control::server::SavedServer;
 use crate::exit_code::ExitCode;
-use crate::observe::events::Event;
+use crate::observe::events::SavedEvent;
 use crate::plan::Plan;
 use crate::process::SavedPaths;
 use crate::runtime_dir::SavedRuntimeDir;
@@ -40,6 +41,8 @@ pub(super) enum Record<'a> {
     Pools(SavedPools),
     /// A worker; None: nothing is left of it.
     Worker(WorkerId, Option<Box<SavedWorker>>),
+    /// What has changed of a worker.
+    WorkerState(WorkerId, Box<SavedWorkerState>),
     /// What a generation is pinned to.
     Paths(PoolId, Generation, SavedPaths),
     /// The listening sockets.
@@ -59,7 +62,7 @@ pub(super) enum Record<'a> {
     /// How far the stop has come.
     Shutdown(SavedShutdown),
     /// The next event.
-    Event(Cow<'a, Event>),
+    Event(SavedEvent<'a>),
 }
 
 /// What stays as it is over the life of a master and those after it.
@@ -186,10 +189,17 @@ impl Supervisor {
         if self.pools.take_change() {
             store.append(&Record::Pools(self.pools.saved()));
         }
-        for worker in self.workers.processes.take_changes() {
+        for (worker, change) in self.workers.processes.take_changes() {
             let process = self.workers.processes.get(worker);
-            let saved = process.map(|process| process.saved(&self.pools).map(Box::new));
-            store.append(&Record::Worker(worker, saved.transpose()?));
+            store.append(&match (process, change) {
+                (None, _) => Record::Worker(worker, None),
+                (Some(process), Change::Whole) => {
+                    Record::Worker(worker, Some(Box::new(process.saved(&self.pools)?)))
+                }
+                (Some(process), Change::State) => {
+                    Record::WorkerState(worker, Box::new(process.saved_state()?))
+                }
+            });
         }
         for (pool, generation, paths) in self.workers.spawn_specs.take_changes() {
             store.append(&Record::Paths(pool, generation, paths));
@@ -218,10 +228,12 @@ impl Supervisor {
         if self.shutdown.take_change() {
             store.append(&Record::Shutdown(self.saved_shutdown()));
         }
-        for new in self.event_log.after(*event) {
-            store.append(&Record::Event(Cow::Borrowed(new)));
+        if *event != self.event_log.last() {
+            for new in self.event_log.after(*event) {
+                store.append(&Record::Event(new.saved()));
+            }
+            *event = self.event_log.last();
         }
-        *event = self.event_log.last();
         for (at, input) in self.engine.take_time(self.clock.now()) {
             store.append(&Record::Input(at, Cow::Borrowed(input)));
         }
@@ -253,7 +265,7 @@ impl Supervisor {
         store.append(&Record::ExitReports(reports));
         store.append(&Record::Shutdown(self.saved_shutdown()));
         for event in self.event_log.after(0) {
-            store.append(&Record::Event(Cow::Borrowed(event)));
+            store.append(&Record::Event(event.saved()));
         }
         let engine = Box::new(self.engine.engine().save());
         store.append(&Record::Engine(self.engine.handled(), engine));

@@ -6,6 +6,7 @@ use rotad_core::Exit;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// pidfd_send_signal(2): to the process group that the process leads (Linux 6.9).
@@ -36,6 +37,8 @@ const _: () = assert!(size_of::<PidfdInfo>() == 64);
 pub struct Process {
     pid: i32,
     pidfd: Option<OwnedFd>,
+    /// What is saved of the pidfd, once it was asked for.
+    kept: OnceLock<KeptFd>,
     child: bool,
     /// How it ended, as its parent has said; for one that is not our child.
     told_exit: Option<Exit>,
@@ -55,6 +58,7 @@ impl Process {
         Self {
             pid,
             pidfd,
+            kept: OnceLock::new(),
             child: true,
             told_exit: None,
         }
@@ -81,6 +85,7 @@ impl Process {
         Ok(Self {
             pid,
             pidfd: Some(pidfd),
+            kept: OnceLock::new(),
             child: false,
             told_exit: None,
         })
@@ -91,7 +96,14 @@ impl Process {
     /// # Errors
     /// Those of fstat(2); none for an open pidfd.
     pub fn saved(&self) -> io::Result<SavedProcess> {
-        let pidfd = self.pidfd.as_ref().map(KeptFd::of).transpose()?;
+        let pidfd = match (&self.pidfd, self.kept.get()) {
+            (None, _) => None,
+            (Some(_), Some(kept)) => Some(*kept),
+            (Some(pidfd), None) => {
+                let kept = KeptFd::of(pidfd)?;
+                Some(*self.kept.get_or_init(|| kept))
+            }
+        };
         Ok(SavedProcess {
             pid: self.pid,
             pidfd,
@@ -113,6 +125,7 @@ impl Process {
         Ok(Self {
             pid: saved.pid,
             pidfd: Some(pidfd),
+            kept: OnceLock::new(),
             child: false,
             told_exit: None,
         })

@@ -201,7 +201,7 @@ impl Supervisor {
             .map(|(id, _)| id)
             .collect();
         for worker in workers {
-            let Some(process) = self.workers.processes.get_mut(worker) else {
+            let Some(process) = self.workers.processes.get_whole_mut(worker) else {
                 continue;
             };
             if let Some(spec) = self.pools.spec_of(pool, process.generation) {

@@ -85,6 +85,11 @@ impl Records {
                 Record::Pools(pools) => all.pools = Some(pools),
                 Record::Worker(id, Some(worker)) => drop(all.workers.insert(id, *worker)),
                 Record::Worker(id, None) => drop(all.workers.remove(&id)),
+                Record::WorkerState(id, state) => {
+                    if let Some(worker) = all.workers.get_mut(&id) {
+                        worker.set_state(*state);
+                    }
+                }
                 Record::Paths(pool, generation, paths) => {
                     all.paths.push((pool, generation, paths));
                 }
@@ -98,7 +103,7 @@ impl Records {
                     all.exit_reports.restore(worker, report.into_owned());
                 }
                 Record::Shutdown(shutdown) => all.shutdown = Some(shutdown),
-                Record::Event(event) => all.events.push(event.into_owned()),
+                Record::Event(event) => all.events.push(event.into()),
             }
         }
         Ok(all)

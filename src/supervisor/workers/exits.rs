@@ -38,12 +38,13 @@ impl Workers {
         ready_counts: bool,
     ) -> (Vec<Input>, Vec<Message>) {
         let (mut inputs, mut watchdog) = (Vec::new(), Vec::new());
-        let Some(process) = self.processes.get_mut(worker) else {
+        let Some(process) = self.processes.get(worker) else {
             return (inputs, watchdog);
         };
         let Some(notify) = &process.notify else {
             return (inputs, watchdog);
         };
+        let (mut status_text, mut is_ready) = (None, false);
         for message in notify.drain(MESSAGES_A_TURN) {
             if message.watchdog || message.trigger || message.watchdog_interval.is_some() {
                 watchdog.push(message.clone());
@@ -56,14 +57,14 @@ impl Workers {
                 ..
             } = message;
             if let Some(status) = status {
-                process.status_text = Some(sanitize(status));
+                status_text = Some(sanitize(status));
             }
             if let Some(by) = extend {
                 let by = Span::from(by);
                 inputs.push(Input::TimeoutExtended(worker, by));
             }
             if ready {
-                process.ready = true;
+                is_ready = true;
                 if ready_counts {
                     inputs.push(Input::Ready(worker));
                 }
@@ -71,6 +72,12 @@ impl Workers {
             if stopping {
                 tracing::debug!(pid = process.pid(), "reports that it is stopping");
             }
+        }
+        // A message that changes nothing, such as WATCHDOG=1, costs no record.
+        let changes = status_text.is_some() || (is_ready && !process.ready);
+        if changes && let Some(process) = self.processes.get_mut(worker) {
+            process.ready |= is_ready;
+            process.status_text = status_text.or(process.status_text.take());
         }
         (inputs, watchdog)
     }

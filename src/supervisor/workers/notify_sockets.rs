@@ -1,6 +1,7 @@
 //! The notify sockets of workers, made again after their files were removed.
 
 use crate::event_loop::poller::{Interest, Poller, Source};
+use crate::notify_socket::NotifySocket;
 use crate::supervisor::action::Action;
 use crate::supervisor::workers::Workers;
 use crate::supervisor::workers::process_table::ProcessStage;
@@ -19,10 +20,15 @@ impl Workers {
         let workers: Vec<WorkerId> = self.processes.iter().map(|(id, _)| id).collect();
         let mut again = 0;
         for worker in workers {
-            let Some(process) = self.processes.get_mut(worker) else {
+            let process = self.processes.get(worker);
+            let notify = process.and_then(|process| process.notify.as_ref());
+            if !notify.is_some_and(NotifySocket::is_missing) {
+                continue;
+            }
+            let Some(process) = self.processes.get_whole_mut(worker) else {
                 continue;
             };
-            let Some(notify) = process.notify.as_mut().filter(|notify| notify.is_missing()) else {
+            let Some(notify) = &mut process.notify else {
                 continue;
             };
             match notify.rebind() {

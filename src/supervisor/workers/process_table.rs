@@ -15,7 +15,7 @@ use crate::sys::process::Process;
 use crate::sys::reaper;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -108,11 +108,20 @@ pub(crate) enum TreeState {
     Unseen,
 }
 
+/// How a worker may have changed since it was saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Change {
+    /// What [`WorkerProcess::saved_state`] returns.
+    State,
+    /// More than that, or it is new or gone.
+    Whole,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct ProcessTable {
     processes: BTreeMap<WorkerId, WorkerProcess>,
-    /// Those that may have changed since they were saved.
-    changed: BTreeSet<WorkerId>,
+    /// Those that may have changed since they were saved, and how.
+    changed: BTreeMap<WorkerId, Change>,
     /// The highest id added so far; ids only grow.
     last: Option<WorkerId>,
     /// Pids of all children that are not reaped yet.
@@ -141,7 +150,7 @@ impl ProcessTable {
 
     pub(crate) fn add(&mut self, id: WorkerId, process: WorkerProcess) {
         self.last = self.last.max(Some(id));
-        self.changed.insert(id);
+        self.changed.insert(id, Change::Whole);
         self.processes.insert(id, process);
     }
 
@@ -149,14 +158,22 @@ impl ProcessTable {
         self.processes.get(&id)
     }
 
+    /// To change what [`WorkerProcess::saved_state`] returns, and nothing else.
     pub(crate) fn get_mut(&mut self, id: WorkerId) -> Option<&mut WorkerProcess> {
         let process = self.processes.get_mut(&id)?;
-        self.changed.insert(id);
+        self.changed.entry(id).or_insert(Change::State);
+        Some(process)
+    }
+
+    /// To change anything of it.
+    pub(crate) fn get_whole_mut(&mut self, id: WorkerId) -> Option<&mut WorkerProcess> {
+        let process = self.processes.get_mut(&id)?;
+        self.changed.insert(id, Change::Whole);
         Some(process)
     }
 
     /// The workers that may have changed since the last call.
-    pub(crate) fn take_changes(&mut self) -> BTreeSet<WorkerId> {
+    pub(crate) fn take_changes(&mut self) -> BTreeMap<WorkerId, Change> {
         std::mem::take(&mut self.changed)
     }
 
@@ -170,7 +187,7 @@ impl ProcessTable {
     }
 
     pub(crate) fn remove(&mut self, id: WorkerId) -> Option<WorkerProcess> {
-        self.changed.insert(id);
+        self.changed.insert(id, Change::Whole);
         self.processes.remove(&id)
     }
 
@@ -308,11 +325,14 @@ impl ProcessTable {
 
     /// A polite signal, then SIGCONT: a stopped process would not see it.
     pub(crate) fn signal(&mut self, id: WorkerId, signal: Signal) {
-        let Some(process) = self.get_mut(id) else {
+        let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
         match &mut process.stage {
-            ProcessStage::Spawning(deferred) => deferred.push(DeferredSignal::Signal(signal)),
+            ProcessStage::Spawning(deferred) => {
+                deferred.push(DeferredSignal::Signal(signal));
+                self.changed.entry(id).or_insert(Change::State);
+            }
             ProcessStage::Alive(child) => {
                 if let Err(error) = child
                     .signal(signal.0)
@@ -345,11 +365,14 @@ impl ProcessTable {
 
     /// SIGKILL to the worker and its process group.
     pub(crate) fn kill(&mut self, id: WorkerId) {
-        let Some(process) = self.get_mut(id) else {
+        let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
         match &mut process.stage {
-            ProcessStage::Spawning(deferred) => deferred.push(DeferredSignal::Kill),
+            ProcessStage::Spawning(deferred) => {
+                deferred.push(DeferredSignal::Kill);
+                self.changed.entry(id).or_insert(Change::State);
+            }
             ProcessStage::Alive(child) => {
                 // ESRCH: it has exited by itself, and its exit event follows.
                 child.signal(nix::libc::SIGKILL).ok();

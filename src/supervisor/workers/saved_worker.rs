@@ -21,20 +21,46 @@ pub(crate) struct SavedWorker {
     slot: Slot,
     generation: Generation,
     /// None: that of its generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     spec: Option<Arc<PoolSpec>>,
     tag: String,
-    stage: SavedStage,
-    exec_status: Option<KeptFd>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     notify: Option<SavedNotifySocket>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     output: Option<SavedOutput>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     cgroup: Option<SavedCgroup>,
-    status_text: Option<String>,
-    exit: Option<Exit>,
-    error: Option<String>,
-    ready: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
+    state: SavedWorkerState,
+}
+
+/// What of a worker changes in its life; of what has one value at first, nothing is written until it changes.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedWorkerState {
+    stage: SavedStage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exec_status: Option<KeptFd>,
+    /// Nothing more is expected of its output.
+    #[serde(default, skip_serializing_if = "is_false")]
+    output_ended: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    status_text: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exit: Option<Exit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    ready: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     probe_error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     end_reason: Option<String>,
+}
+
+/// For serde.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,19 +87,30 @@ impl WorkerProcess {
             generation: self.generation,
             spec: (!is_of_generation).then(|| self.spec.clone()),
             tag: self.tag.clone(),
+            notify: self.notify.as_ref().map(NotifySocket::saved).transpose()?,
+            output: self.output.as_ref().map(WorkerOutput::saved).transpose()?,
+            cgroup: cgroup.map(Cgroup::saved),
+            port: self.port,
+            state: self.saved_state()?,
+        })
+    }
+
+    /// What of it changes in its life.
+    ///
+    /// # Errors
+    /// As [`WorkerProcess::saved`].
+    pub(crate) fn saved_state(&self) -> io::Result<SavedWorkerState> {
+        Ok(SavedWorkerState {
             stage: match &self.stage {
                 ProcessStage::Spawning(deferred) => SavedStage::Spawning(deferred.clone()),
                 ProcessStage::Alive(process) => SavedStage::Alive(process.saved()?),
             },
             exec_status: self.exec_status.as_ref().map(KeptFd::of).transpose()?,
-            notify: self.notify.as_ref().map(NotifySocket::saved).transpose()?,
-            output: self.output.as_ref().map(WorkerOutput::saved).transpose()?,
-            cgroup: cgroup.map(Cgroup::saved),
+            output_ended: self.output.as_ref().is_some_and(WorkerOutput::has_ended),
             status_text: self.status_text.clone(),
             exit: self.exit,
             error: self.error.clone(),
             ready: self.ready,
-            port: self.port,
             probe_error: self.probe_error.clone(),
             end_reason: self.end_reason.clone(),
         })
@@ -81,6 +118,11 @@ impl WorkerProcess {
 }
 
 impl SavedWorker {
+    /// It has changed to this.
+    pub(crate) fn set_state(&mut self, state: SavedWorkerState) {
+        self.state = state;
+    }
+
     /// The worker's process as the dead master knew it. A descriptor that is missing is left out, and said in `doubts`.
     ///
     /// # Errors
@@ -99,7 +141,8 @@ impl SavedWorker {
         let mut doubt = |what: &str, error: io::Error| {
             doubts.push(format!("{tag}: its {what} is not there: {error}"));
         };
-        let exec_status = self.exec_status.and_then(|kept| {
+        let state = self.state;
+        let exec_status = state.exec_status.and_then(|kept| {
             let taken = table.take(kept);
             taken.map_err(|error| doubt("exec status", error)).ok()
         });
@@ -107,7 +150,12 @@ impl SavedWorker {
             let restored = NotifySocket::restore(saved, table);
             restored.map_err(|error| doubt("notify socket", error)).ok()
         });
+        let pid = match &state.stage {
+            SavedStage::Spawning(_) => None,
+            SavedStage::Alive(process) => Some(process.pid),
+        };
         let output = self.output.and_then(|saved| {
+            let saved = saved.later(pid, state.output_ended);
             let restored = WorkerOutput::restore(saved, table, &spec.plan.log);
             restored.map_err(|error| doubt("output", error)).ok()
         });
@@ -115,7 +163,7 @@ impl SavedWorker {
             let restored = Cgroup::restore(saved);
             restored.map_err(|error| doubt("cgroup", error)).ok()
         });
-        let stage = match self.stage {
+        let stage = match state.stage {
             SavedStage::Spawning(deferred) => ProcessStage::Spawning(deferred),
             SavedStage::Alive(saved) => ProcessStage::Alive(Process::restore(&saved, table)?),
         };
@@ -138,13 +186,13 @@ impl SavedWorker {
             output,
             cgroup,
             tree,
-            status_text: self.status_text,
-            exit: self.exit,
-            error: self.error,
-            ready: self.ready,
+            status_text: state.status_text,
+            exit: state.exit,
+            error: state.error,
+            ready: state.ready,
             port: self.port,
-            probe_error: self.probe_error,
-            end_reason: self.end_reason,
+            probe_error: state.probe_error,
+            end_reason: state.end_reason,
         })
     }
 }

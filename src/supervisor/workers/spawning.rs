@@ -66,7 +66,7 @@ impl Workers {
         worker: WorkerId,
         port: Option<u16>,
     ) -> Vec<Action> {
-        if let Some(process) = self.processes.get_mut(worker) {
+        if let Some(process) = self.processes.get_whole_mut(worker) {
             process.port = port;
         }
         match self.prepare(context, listening, worker) {
@@ -82,7 +82,7 @@ impl Workers {
         listening: &Listening,
         worker: WorkerId,
     ) -> io::Result<Option<Action>> {
-        let Some(process) = self.processes.get_mut(worker) else {
+        let Some(process) = self.processes.get_whole_mut(worker) else {
             return Ok(None);
         };
         let (slot, spec) = (process.slot, process.spec.clone());
@@ -144,7 +144,7 @@ impl Workers {
         context: &LoopContext<'_>,
         worker: WorkerId,
     ) -> Vec<Action> {
-        let Some(process) = self.processes.get_mut(worker) else {
+        let Some(process) = self.processes.get_whole_mut(worker) else {
             return Vec::new();
         };
         // They are made again, the socket under the same name.
