@@ -223,6 +223,30 @@ fn a_second_ctrl_c_kills() {
     gone(&site, &window);
 }
 
+/// `stty tostop` stops background processes that write to the terminal, which `rotad run` is not: also not when the master
+/// itself says why it cannot start.
+#[test]
+fn a_terminal_that_stops_background_writers_shows_everything() {
+    let _alone = alone();
+    let site = site();
+    let window = Window::open(&site);
+    window.runs(&site, "stty tostop;", "");
+    window.sees("rotad 0.");
+    window.types("\x03");
+    window.sees("stopped");
+    gone(&site, &window);
+    let _taken = std::net::TcpListener::bind(site.address()).expect("the port");
+    window.wipes();
+    let (rotad, config) = (support::rotad(), site.config.display());
+    window.types(&format!(
+        "stty tostop; {} run -c {config}; echo code $?\n",
+        rotad.display()
+    ));
+    window.sees("code 1");
+    window.sees("address in use");
+    gone(&site, &window);
+}
+
 /// The master pauses, its workers do not; brought back, it goes on and has killed nobody.
 #[test]
 fn ctrl_z_suspends_and_continues() {

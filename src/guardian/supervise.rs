@@ -93,6 +93,8 @@ pub fn guard(hup_ignored: bool) -> io::Result<Side> {
             Ok(Fork::Child) => {
                 // A group of its own: what a terminal or `kill -- -PGID` sends to the group reaches the guardian alone.
                 setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
+                // So it is never in the foreground, and `stty tostop` must not stop it for a line of its log.
+                signal::ignore(&[libc::SIGTTOU]);
                 before.thread_set_mask()?;
                 return Ok(guardian.into_master());
             }
