@@ -383,3 +383,47 @@ stop = "5s"
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }
+
+/// Between two masters, here because the guardian is stopped, rotad runs: no second one is started beside it, and every
+/// command says how it is.
+#[test]
+fn between_two_masters_rotad_is_already_running() {
+    let _alone = alone();
+    let mut site = Site::up(WEB);
+    let before = pids(&site.await_ready(), "web");
+    let guardian = Pid::from_raw(site.guardian());
+    kill(guardian, Signal::SIGSTOP).expect("the guardian");
+    kill(Pid::from_raw(site.pid()), Signal::SIGKILL).expect("the master");
+    for verb in ["start", "run"] {
+        let run = site.rotad(&[verb]);
+        assert_eq!(run.code, 75, "{verb}: {run:?}");
+        let said = format!(
+            "already running: the master has died, its workers serve on, and its guardian (pid {guardian})"
+        );
+        assert!(run.err.contains(&said), "{verb}: {run:?}");
+    }
+    for verb in ["status", "stop"] {
+        let run = site.rotad(&[verb]);
+        assert_eq!(run.code, 1, "{verb}: {run:?}");
+        assert!(
+            run.err.contains(&format!("kill -CONT {guardian}")),
+            "{verb}: {run:?}"
+        );
+    }
+    kill(guardian, Signal::SIGCONT).expect("the guardian");
+    let status = site.await_status("restored", 10, |status| restarts(status) == 1);
+    assert_eq!(pids(&status, "web"), before);
+    // Without a pause each command waits for the next master.
+    kill_and_ask(&site, &["start"], 75, "already running");
+    kill_and_ask(&site, &["stop"], 0, "stopped");
+    assert!(site.await_exit(10).success());
+    site.assert_empty();
+}
+
+/// Kills the master, and runs a verb at the same moment.
+fn kill_and_ask(site: &Site, verb: &[&str], code: i32, text: &str) {
+    kill(Pid::from_raw(site.pid()), Signal::SIGKILL).expect("the master");
+    let run = site.rotad(verb);
+    assert_eq!(run.code, code, "{verb:?}: {run:?}");
+    assert!(run.text().contains(text), "{verb:?}: {run:?}");
+}

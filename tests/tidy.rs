@@ -211,6 +211,7 @@ const MODULES: [(&str, &[&str]); 19] = [
             "control::protocol",
             "sys",
             "event_loop::clock",
+            "guardian::is_guardian",
             "process",
             "log",
         ],

@@ -17,5 +17,5 @@ mod supervise;
 
 pub use link::{Link, LinkMessage};
 pub use manager_socket::ManagerSocket;
-pub use page::{Death, MasterDeaths, SharedState};
+pub use page::{Death, MasterDeaths, SharedState, is_guardian};
 pub use supervise::{Side, guard};

@@ -8,10 +8,11 @@
 //! | 4 | guardian | 1: masters die so often that the next one gives up rolling restarts and requests that wait |
 //! | 5 | guardian | when it was found dead, in the time of `clock::monotonic_ms` |
 //! | 6 | master | when its clock began, in the same time ([`SharedState::set_clock`]) |
+//! | 7 | guardian | its pid, for commands that find it without a master ([`is_guardian`]) |
 //! | 8.. | master | see `saved_state::store` |
 
 use crate::event_loop::clock::monotonic_ms;
-use crate::sys::shared_memory::SharedMemory;
+use crate::sys::shared_memory::{SharedMemory, number_of_process};
 use rotad_core::Exit;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,10 @@ const LAST_AGE: usize = 3;
 const KEEPS_DYING: usize = 4;
 const DIED_AT: usize = 5;
 const CLOCK: usize = 6;
+const GUARDIAN: usize = 7;
+
+/// The name of the memory.
+const NAME: &str = "rotad-state";
 
 /// The end of a master that nothing had asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,17 +49,26 @@ pub struct MasterDeaths {
     pub last: Option<Death>,
 }
 
+/// Whether this process is a guardian, and not another one that has what it keeps open, such as a child of a dead master.
+pub fn is_guardian(pid: i32) -> bool {
+    number_of_process(pid, NAME, GUARDIAN) == u64::try_from(pid).ok()
+}
+
 /// The shared memory.
 #[derive(Debug)]
 pub struct SharedState(SharedMemory);
 
 impl SharedState {
-    /// New memory, without a state.
+    /// New memory, without a state, made by the guardian.
     ///
     /// # Errors
     /// As [`SharedMemory::new`].
     pub fn new() -> io::Result<Self> {
-        SharedMemory::new("rotad-state", SIZE).map(Self)
+        let memory = SharedMemory::new(NAME, SIZE)?;
+        memory
+            .number(GUARDIAN)
+            .store(std::process::id().into(), Ordering::Release);
+        Ok(Self(memory))
     }
 
     /// The memory, for `saved_state`.

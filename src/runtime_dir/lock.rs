@@ -7,6 +7,7 @@
 use super::RuntimeDirError;
 use super::dir::{TrustedDir, fstat_file};
 use crate::event_loop::clock::Deadline;
+use crate::guardian::is_guardian;
 use crate::process::procfs::{self, Stat};
 use crate::sys::fds;
 use nix::fcntl::{OFlag, openat};
@@ -65,6 +66,12 @@ pub(super) fn take(
                     ));
                 }
                 continue;
+            }
+            Some(LockOwner::Unknown) if let Some(pid) = guardian_without_master(path) => {
+                return Err(RuntimeDirError::taken(format!(
+                    "already running: the master has died, its workers serve on, and its guardian (pid {pid}) is to start the \
+                     next one; `rotad status` tells more"
+                )));
             }
             Some(LockOwner::Unknown) if let Some(pid) = spawning_child(path) => {
                 return Err(RuntimeDirError::failed(format!(
@@ -219,8 +226,18 @@ fn move_up(file: File) -> File {
 
 /// The child of a dead master that still holds its lock because it has not executed its program yet.
 fn spawning_child(path: &Path) -> Option<i32> {
-    let name = path.canonicalize().ok()?.join(NAME);
-    let holds = |pid: &i32| {
+    holders(path).find(|pid| !is_guardian(*pid))
+}
+
+/// The guardian that holds the lock of a dead master until it has started the next one.
+pub fn guardian_without_master(runtime_dir: &Path) -> Option<i32> {
+    holders(runtime_dir).find(|pid| is_guardian(*pid))
+}
+
+/// The processes that have the lock in an open file.
+fn holders(path: &Path) -> impl Iterator<Item = i32> {
+    let name = path.canonicalize().unwrap_or_default().join(NAME);
+    let holds = move |pid: &i32| {
         let numbers = procfs::numbers(format!("/proc/{pid}/fd"))
             .unwrap_or_default()
             .into_iter();
@@ -234,7 +251,8 @@ fn spawning_child(path: &Path) -> Option<i32> {
                 .any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
         })
     };
-    procfs::numbers("/proc").ok()?.into_iter().find(holds)
+    let all = procfs::numbers("/proc").unwrap_or_default();
+    all.into_iter().filter(holds)
 }
 
 /// The pid of the master that holds the lock of this runtime directory; 0 if the kernel does not tell (another pid

@@ -11,7 +11,7 @@ pub mod presence;
 mod repair;
 pub mod stale_workers;
 
-pub use lock::lock_owner;
+pub use lock::{guardian_without_master, lock_owner};
 pub use repair::{NOTIFY_DIR, Repaired, RuntimeDirRepair, make_notify_dir};
 
 use crate::control::protocol::SOCKET;

@@ -6,6 +6,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
 use std::sync::atomic::AtomicU64;
 
@@ -92,6 +93,22 @@ impl SharedMemory {
     }
 }
 
+/// A number in the memory that `pid` has made by [`SharedMemory::new`] with this name, read through /proc. None: it has no
+/// such memory, or may not be looked at.
+pub fn number_of_process(pid: i32, name: &str, index: usize) -> Option<u64> {
+    let wanted = format!("/memfd:{name} (deleted)");
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let mut paths = fds.flatten().map(|fd| fd.path());
+    let path = paths.find(|path| {
+        std::fs::read_link(path).is_ok_and(|link| link.as_os_str() == wanted.as_str())
+    })?;
+    let mut bytes = [0; size_of::<u64>()];
+    let at = index * bytes.len();
+    let file = std::fs::File::open(path).ok()?;
+    file.read_exact_at(&mut bytes, at as u64).ok()?;
+    Some(u64::from_ne_bytes(bytes))
+}
+
 impl AsFd for SharedMemory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -129,6 +146,15 @@ mod tests {
         assert!(memory.write(4089, b"1234567"));
         assert_eq!(memory.read(4090, 7), None);
         assert_eq!(memory.read(4095, 1).unwrap(), b"7");
+    }
+
+    #[test]
+    fn another_process_can_read_a_number() {
+        let memory = SharedMemory::new("test-number", 4096).unwrap();
+        memory.number(7).store(4711, Ordering::Release);
+        let me = std::process::id().cast_signed();
+        assert_eq!(number_of_process(me, "test-number", 7), Some(4711));
+        assert_eq!(number_of_process(me, "test-another", 7), None);
     }
 
     #[test]

@@ -51,13 +51,15 @@ pub(super) fn reach(paths: &MasterPaths, limits: &WaitLimits) -> Result<Connecti
             return Ok(reached);
         }
         match runtime_dir::lock_owner(&paths.runtime_dir) {
-            // Its master has died, and its guardian has it open still.
-            None if !replaced_until.has_passed() && is_abandoned(&paths.runtime_dir) => wait(
-                &mut [],
-                Some(Deadline::after(Duration::from_millis(5))),
-                limits,
-            )?,
-            None => return Err(no_master(paths)),
+            // The master has died, and its guardian has what it had open still. Not seen by every user.
+            None => match runtime_dir::guardian_without_master(&paths.runtime_dir) {
+                Some(pid) if until.has_passed() => return Err(not_replaced(pid, paths)),
+                Some(_) => await_owner(&paths.runtime_dir, until, limits)?,
+                None if !replaced_until.has_passed() && is_abandoned(&paths.runtime_dir) => {
+                    await_owner(&paths.runtime_dir, replaced_until, limits)?
+                }
+                None => return Err(no_master(paths)),
+            },
             Some(pid) if until.has_passed() => return Err(not_listening(pid, &paths.runtime_dir)),
             // There is nothing to poll: the socket does not exist yet.
             Some(_) => wait(
@@ -67,6 +69,22 @@ pub(super) fn reach(paths: &MasterPaths, limits: &WaitLimits) -> Result<Connecti
             )?,
         }
     }
+}
+
+/// Waits until a master owns the lock. It does not connect meanwhile: nobody accepts, and a full queue would hang.
+fn await_owner(
+    runtime_dir: &Path,
+    until: Deadline,
+    limits: &WaitLimits,
+) -> Result<(), ClientError> {
+    while runtime_dir::lock_owner(runtime_dir).is_none() && !until.has_passed() {
+        wait(
+            &mut [],
+            Some(Deadline::after(Duration::from_millis(5))),
+            limits,
+        )?;
+    }
+    Ok(())
 }
 
 /// The message for a start if another user's master that may run this file is running. A master of our own is found by the
@@ -351,6 +369,16 @@ fn not_listening(pid: i32, runtime_dir: &Path) -> ClientError {
         "{description} holds {} but listens on no control socket there: it is still starting, or it hangs; signals reach it \
          (HUP makes it open its socket again, TERM stops it)",
         runtime_dir.display()
+    ))
+}
+
+/// A guardian has not started the next master in time.
+fn not_replaced(guardian: i32, paths: &MasterPaths) -> ClientError {
+    let config = paths.config.display();
+    ClientError::Failed(format!(
+        "the master of {config} has died, and its guardian (pid {guardian}) has not started the next one yet; its workers serve \
+         on. The guardian is stopped, for which `kill -CONT {guardian}` is the cure, or the machine is out of memory or \
+         processes: then it tries again each second"
     ))
 }
 
