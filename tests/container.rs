@@ -267,6 +267,14 @@ fn an_unknown_user_on_a_read_only_root() {
         container.set("TMPFS", "/run:1777 /tmp:1777");
         container.start();
         let status = container.await_ready();
+        // An old engine denies pidfds: then there is none, and the log says why.
+        let is_alone = status["master"]["guardian"].is_null();
+        assert_eq!(is_alone, filter == "old-docker", "{filter}: {status}");
+        assert_eq!(
+            container.log().contains("no guardian"),
+            is_alone,
+            "{filter}"
+        );
         assert!(
             !container.log().contains("WARN"),
             "{filter}: {}",

@@ -96,7 +96,7 @@ fn users_are_read_from_files() {
 /// A child of the master with this program.
 fn worker(container: &Container, name: &str) -> i32 {
     let is = |pid: &i32| proc::command_line(*pid).contains(name);
-    proc::children(container.pid())
+    proc::children(container.master())
         .into_iter()
         .find(is)
         .expect("a worker")
