@@ -127,11 +127,15 @@ impl Supervisor {
         }
     }
 
-    /// Saves what has changed since the last call.
+    /// Saves what has changed since the last call. Then the workers that it knows now may be spawned.
     pub(super) fn save(&mut self) {
-        if self.saver.is_none() {
-            return;
+        if self.saver.is_some() {
+            self.save_changes();
         }
+        self.workers.spawn_prepared();
+    }
+
+    fn save_changes(&mut self) {
         let mut saver = self.saver.take();
         if let Some(saver) = &mut saver
             && !saver.failed

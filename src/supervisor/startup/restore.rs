@@ -41,7 +41,7 @@ use crate::sys::kept_fd::FdTable;
 use rotad_core::{
     Command, Engine, Generation, Input, Notice, PoolId, SavedEngine, Time, WorkerId, WorkerState,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -360,12 +360,19 @@ impl Supervisor {
             self.clients.start_watch.give_up(text);
             self.engine.push(Input::MasterKeepsDying);
         }
+        let processes = self.workers.processes.iter();
+        let known: BTreeSet<WorkerId> = processes.map(|(id, _)| id).collect();
         self.find_unreported();
         for notice in resume.notices {
             self.report(notice);
         }
         for command in resume.commands {
-            self.execute(command);
+            // Such a worker was found, or is spawned again.
+            let is_known =
+                matches!(command, Command::Spawn { worker, .. } if known.contains(&worker));
+            if !is_known {
+                self.execute(command);
+            }
             self.command_done();
         }
         // Not before: a snapshot of the engine knows of no command that is still to be executed.

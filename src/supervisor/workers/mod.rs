@@ -27,7 +27,7 @@ pub(crate) use exits::Life;
 pub(crate) use journal::Journal;
 pub(crate) use orphans::Orphans;
 
-use crate::process::Spawner;
+use crate::process::{SpawnRequest, Spawner};
 use crate::supervisor::event_builder::WorkerLabel;
 use exit_report::ExitReports;
 use process_table::ProcessTable;
@@ -47,6 +47,8 @@ pub(crate) struct Workers {
     pub(crate) journal: Journal,
     pub(crate) null: Arc<OwnedFd>,
     spawner: Spawner,
+    /// What the spawner gets once the workers are saved.
+    prepared: Vec<SpawnRequest>,
     cgroups: WorkerCgroups,
     trees: Trees,
     orphans: Orphans,
@@ -89,6 +91,7 @@ impl Workers {
             journal,
             null,
             spawner,
+            prepared: Vec::new(),
             cgroups,
             trees: Trees::default(),
             orphans,

@@ -1,7 +1,7 @@
 //! From the engine's `Spawn` to a running program, or to the reason why there is none.
 //!
-//! Order: [`Workers::add`], then [`Workers::submit`] once the worker has its port, then [`Workers::on_spawn_result`]
-//! exactly once. Where the program still has to be executed, [`Workers::on_exec_status`] tells whether it was.
+//! Order: [`Workers::add`], then [`Workers::submit`] once the worker has its port, [`Workers::spawn_prepared`] once it is
+//! saved, then [`Workers::on_spawn_result`] exactly once. Where the program still has to be executed, [`Workers::on_exec_status`] tells whether it was.
 
 use crate::event_loop::poller::{Interest, Source};
 use crate::log::WorkerOutput;
@@ -58,7 +58,7 @@ impl Workers {
         self.processes.add(worker, process);
     }
 
-    /// Hands the request to the spawner. `port`: the one assigned to the worker, if its pool has ports.
+    /// Prepares the request for the spawner. `port`: the one assigned to the worker, if its pool has ports.
     pub(crate) fn submit(
         &mut self,
         context: &LoopContext<'_>,
@@ -72,6 +72,14 @@ impl Workers {
         match self.prepare(context, listening, worker) {
             Ok(report) => report.into_iter().collect(),
             Err(error) => self.fail_spawn(context, worker, format!("cannot prepare it: {error}")),
+        }
+    }
+
+    /// Hands over what was prepared. To be called once the workers are saved: a master that goes on after this one
+    /// has to know of each process that there may be.
+    pub(crate) fn spawn_prepared(&mut self) {
+        for request in std::mem::take(&mut self.prepared) {
+            self.spawner.request(request);
         }
     }
 
@@ -113,7 +121,7 @@ impl Workers {
         };
         let listeners = listening.of(&spec.listeners);
         let request = self.spawn_specs.request(&spec, &listeners, &params);
-        self.spawner.request(request);
+        self.prepared.push(request);
         Ok(report)
     }
 
