@@ -176,6 +176,34 @@ impl NotifySocket {
         })
     }
 
+    /// Opens the socket of a worker whose master has died, at the same address: `abstract_value` if that is an abstract
+    /// one, else as [`NotifySocket::open`]. A worker that is connected to the old socket does not reach it.
+    ///
+    /// # Errors
+    /// As [`NotifySocket::open`].
+    pub fn reopen(
+        abstract_value: Option<OsString>,
+        dir: &Path,
+        worker: WorkerId,
+        owner: Option<u32>,
+    ) -> io::Result<Self> {
+        let Some(value) = abstract_value else {
+            return Self::open(dir, worker, owner);
+        };
+        let fd = notify_socket()?;
+        let name = value.as_encoded_bytes().get(1..).unwrap_or_default();
+        bind(fd.as_raw_fd(), &UnixAddr::new_abstract(name)?)?;
+        Ok(Self {
+            fd,
+            old_sockets: Vec::new(),
+            path: None,
+            value,
+            uid: owner.unwrap_or_else(|| geteuid().as_raw()),
+            too_long: AtomicU64::new(0),
+            foreign: AtomicU64::new(0),
+        })
+    }
+
     /// Whether its file was removed.
     pub fn is_missing(&self) -> bool {
         let gone = |path: &PathBuf| {

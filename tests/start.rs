@@ -2,8 +2,7 @@
 
 mod support;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use std::process::Command;
 use support::{Site, alone, pids, pool, proc};
 
@@ -74,12 +73,6 @@ fn the_daemon_is_detached_as_documented() {
             what == "/dev/null" || what.ends_with("master.log"),
             "{number} is {what}"
         );
-    }
-    // Of a terminal that it does not have: nobody would continue it.
-    for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
-        for pid in [guardian, master] {
-            kill(Pid::from_raw(pid), signal).expect("a process of rotad");
-        }
     }
     site.signal(Signal::SIGHUP);
     site.signal(Signal::SIGUSR1);
@@ -242,9 +235,9 @@ fn of_a_hundred_simultaneous_starts_one_wins() {
 }
 
 /// A master killed by -9: its workers serve on; with `--no-take-over` the next start names them and exits 1; without, it
-/// stops them first.
+/// adopts them; with `--take-over` it stops them first.
 #[test]
-fn a_start_stops_the_workers_of_a_killed_master() {
+fn a_start_finds_the_workers_of_a_killed_master() {
     let site = site(WEB, "ok\nfirst");
     assert_eq!(site.rotad(&["start"]).code, 0);
     let workers = pids(&site.await_ready(), "web");
@@ -265,6 +258,14 @@ fn a_start_stops_the_workers_of_a_killed_master() {
         assert!(!proc::gone(*worker), "{worker} was touched");
     }
     let run = site.rotad(&["start"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(
+        pids(&site.await_ready(), "web"),
+        workers,
+        "they are adopted"
+    );
+    proc::kill_with_guardian(site.pid());
+    let run = site.rotad(&["start", "--take-over"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(
         workers.iter().all(|worker| proc::gone(*worker)),

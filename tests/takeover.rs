@@ -178,10 +178,11 @@ soak = "0s"
     eprintln!("{text}");
 }
 
-/// The master in the foreground, as a child of ours.
-fn spawn_run(site: &Site) -> Child {
+/// A master in the foreground that takes over, as a child of ours.
+fn spawn_take_over(site: &Site) -> Child {
     let mut command = site.run_command();
     command
+        .arg("--take-over")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -199,15 +200,12 @@ fn refusal(site: &Site) -> String {
     run.err
 }
 
-/// By default `start` and `run` stop the workers that are left, then start; `--take-over` asks for the same;
-/// `--no-take-over` refuses, names all of them and touches none.
+/// With `--take-over` `start` and `run` stop the workers that are left, then start; `--no-take-over` refuses, names all of
+/// them and touches none.
 #[test]
-fn a_new_master_takes_over_by_default() {
+fn workers_that_are_left_can_be_stopped_first() {
     let mut site = Site::up(JOBS);
-    for (round, more) in [&["start"][..], &["start", "--take-over"], &["run"]]
-        .into_iter()
-        .enumerate()
-    {
+    for (round, verb) in ["start", "run"].into_iter().enumerate() {
         let workers = pids(&site.await_ready(), "jobs");
         assert_eq!(workers.len(), 8);
         kill_master(&mut site);
@@ -224,10 +222,12 @@ fn a_new_master_takes_over_by_default() {
             refused.err.contains("--no-take-over"),
             "it says what to do: {refused:?}"
         );
-        if more[0] == "run" {
-            site.run();
+        if verb == "run" {
+            let mut command = site.run_command();
+            command.arg("--take-over");
+            site.spawn(command);
         } else {
-            let run = site.rotad(more);
+            let run = site.rotad(&[verb, "--take-over"]);
             assert_eq!(run.code, 0, "{run:?}");
             assert!(
                 run.out.contains("was killed") && run.out.contains("is stopped"),
@@ -330,7 +330,9 @@ stdout = "@DIR@/web.log"
         workers.iter().all(hangs).then_some(())
     });
     let began = Instant::now();
-    site.run();
+    let mut command = site.run_command();
+    command.arg("--take-over");
+    site.spawn(command);
     assert_nothing_twice(&site, "printers");
     assert!(
         began.elapsed() < Duration::from_secs(10),
@@ -370,7 +372,7 @@ stop = "1s"
     let of = |pool: &str| pids(&status, pool)[0].to_string();
     let (db, job, deaf) = (of("db"), of("job"), of("deaf"));
     kill_master(&mut site);
-    let run = site.rotad(&["start"]);
+    let run = site.rotad(&["start", "--take-over"]);
     assert_eq!(run.code, 0, "{run:?}");
     assert_eq!(
         site.lines("order"),
@@ -397,7 +399,7 @@ fn a_take_over_that_is_killed_is_continued() {
     let mut site = Site::up(&slow);
     let workers = pids(&site.await_ready(), "jobs");
     kill_master(&mut site);
-    let mut second = spawn_run(&site);
+    let mut second = spawn_take_over(&site);
     until("they are asked", 10, || {
         (site.lines("terms").len() == 8).then_some(())
     });
@@ -411,7 +413,7 @@ fn a_take_over_that_is_killed_is_continued() {
         .map(|_| {
             let mut command = Command::new(support::rotad());
             command
-                .args(["start", "-c"])
+                .args(["start", "--take-over", "-c"])
                 .arg(&site.config)
                 .stdin(Stdio::null());
             command
@@ -440,7 +442,7 @@ fn a_take_over_can_be_stopped() {
     let mut site = Site::up(&slow);
     let workers = pids(&site.await_ready(), "jobs");
     kill_master(&mut site);
-    let mut second = spawn_run(&site);
+    let mut second = spawn_take_over(&site);
     until("they are asked", 10, || {
         (site.lines("terms").len() == 8).then_some(())
     });
@@ -572,12 +574,19 @@ fn full_runtime_directory(mended: bool) {
         .arg(support::rotad())
         .args(["start", "-c"])
         .arg(&site.config);
+    if !mended {
+        again.arg("--take-over");
+    }
     let run = support::site::finish(again, 60);
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(
-        workers.iter().all(|worker| proc::gone(*worker)),
-        "they run beside the new ones"
-    );
+    if mended {
+        assert_eq!(scaled("300"), workers, "they are adopted");
+    } else {
+        assert!(
+            workers.iter().all(|worker| proc::gone(*worker)),
+            "they run beside the new ones"
+        );
+    }
 }
 
 /// A pipe in the place of the list of workers does not hang a start.
@@ -642,7 +651,8 @@ fn a_child_before_its_exec_is_found() {
     );
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 0, "{run:?}");
-    assert!(proc::gone(child), "it runs on");
+    let workers = pids(&site.await_ready(), "jobs");
+    assert!(workers.contains(&child) || proc::gone(child), "it is known");
     assert_nothing_twice(&site, "half-born");
     strace.wait().expect("it ends with those that it traces");
     assert_eq!(site.rotad(&["stop"]).code, 0);

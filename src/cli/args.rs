@@ -30,7 +30,7 @@ pub(super) enum Verb {
     Run {
         /// The configuration file (as -c)
         file: Option<PathBuf>,
-        /// First stop workers that a killed master left behind (the default)
+        /// Stop workers that a killed master left behind before anything is started, instead of adopting them
         #[arg(long)]
         take_over: bool,
         /// Refuse to start (exit 1) if a killed master left workers, and name them
@@ -48,7 +48,7 @@ pub(super) enum Verb {
         /// Wait no longer than this ("30s", "2min"): then exit 124, and the start goes on
         #[arg(long, value_name = "DURATION", value_parser = value_parsers::duration, conflicts_with = "no_wait")]
         timeout: Option<Duration>,
-        /// First stop workers that a killed master left behind (the default)
+        /// Stop workers that a killed master left behind before anything is started, instead of adopting them
         #[arg(long)]
         take_over: bool,
         /// Refuse to start (exit 1) if a killed master left workers, and name them

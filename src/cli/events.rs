@@ -131,8 +131,8 @@ fn colour(event: &Event) -> Option<u8> {
         RollEnded | Journal | PassedOver => Some(RED),
         Background | CrashLoopEases | RollingBack | Kill | DescendantsKilled | Orphan
         | LogHangs | PathsResolvedAgain | Listener | MasterPaused | MasterRestored
-        | RollSuperseded | ConfigPutBack | Restored | ProbeFailed | TookOver | PortsExhausted
-        | Zombie | Cgroup => Some(YELLOW),
+        | RollSuperseded | ConfigPutBack | Restored | ProbeFailed | TookOver | Adopted
+        | PortsExhausted | Zombie | Cgroup => Some(YELLOW),
         Signal | Spawn | CanaryPassed | Stopped | RollStep | RollWaits | Waiting => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
         MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired

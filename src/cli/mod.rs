@@ -62,9 +62,11 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
     let config = args.config;
     match args.verb {
         Verb::Run {
-            file, no_take_over, ..
+            file,
+            take_over,
+            no_take_over,
         } => match one_file(file, config) {
-            Ok(file) => run::run(file.as_deref(), no_take_over, hup_ignored),
+            Ok(file) => run::run(file.as_deref(), take_over, no_take_over, hup_ignored),
             Err(code) => code,
         },
         Verb::Check { file, json } => match one_file(file, config) {
@@ -75,8 +77,8 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
             pools,
             no_wait,
             timeout,
+            take_over,
             no_take_over,
-            ..
         } => match pools.first() {
             // `rotad start shop.toml` is how other tools are called.
             Some(file) if Path::new(file).is_file() => {
@@ -90,6 +92,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
                 config.as_deref(),
                 run::Start {
                     no_wait,
+                    take_over,
                     no_take_over,
                     timeout,
                 },

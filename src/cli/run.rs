@@ -14,10 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Runs the master in the foreground.
-pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) -> ExitCode {
+pub(super) fn run(
+    file: Option<&Path>,
+    take_over: bool,
+    no_take_over: bool,
+    hup_ignored: bool,
+) -> ExitCode {
     let context = daemon::foreground(
         StartOptions {
             no_wait: false,
+            take_over,
             no_take_over,
         },
         hup_ignored,
@@ -31,6 +37,7 @@ pub(super) fn run(file: Option<&Path>, no_take_over: bool, hup_ignored: bool) ->
 /// Options of `start`.
 pub(super) struct Start {
     pub(super) no_wait: bool,
+    pub(super) take_over: bool,
     pub(super) no_take_over: bool,
     pub(super) timeout: Option<Duration>,
 }
@@ -44,6 +51,7 @@ pub(super) fn start(file: Option<&Path>, options: Start, hup_ignored: bool) -> E
     };
     let start_options = StartOptions {
         no_wait: options.no_wait,
+        take_over: options.take_over,
         no_take_over: options.no_take_over,
     };
     let until = options.timeout.and_then(Deadline::checked_after);

@@ -17,7 +17,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 pub use startup_report::{LauncherEnd, Report, SavedReport};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 
 /// How the master was started, for its main loop.
@@ -29,8 +29,14 @@ pub struct StartContext {
     pub foreground: bool,
     /// `start --no-wait`: report as soon as sockets and pid file exist.
     pub no_wait: bool,
-    /// Refuse to start if a killed master has left workers, instead of stopping them first.
+    /// Stop workers that a killed master has left, instead of adopting them.
+    pub take_over: bool,
+    /// Refuse to start if a killed master has left workers.
     pub no_take_over: bool,
+    /// Why the state of the master before this one is lost, for people.
+    pub lost_state: Option<String>,
+    /// Listening sockets that this process still has of a master whose state is lost, by their inodes.
+    pub kept_sockets: Vec<(u64, OwnedFd)>,
     /// HUP stays ignored, as nohup(1) wants it. False for a daemon, which has no terminal to lose.
     pub hup_ignored: bool,
     /// Why there is no guardian, although the configuration wants one.
@@ -53,14 +59,17 @@ impl StartContext {
     }
 
     /// For a master that starts afresh after one whose state is lost, with a warning: its report goes to stderr.
-    pub fn without_fds(&self, warning: String) -> Self {
+    pub fn without_fds(&self, warning: String, kept_sockets: Vec<(u64, OwnedFd)>) -> Self {
         print::error(&warning);
         Self {
             report: Report::to_stderr(),
             activation_sockets: Vec::new(),
             foreground: self.foreground,
             no_wait: true,
+            take_over: false,
             no_take_over: false,
+            lost_state: Some(warning),
+            kept_sockets,
             hup_ignored: self.hup_ignored,
             no_guardian: None,
             activation_pid: self.activation_pid,
@@ -73,6 +82,8 @@ impl StartContext {
 pub struct StartOptions {
     /// `--no-wait`.
     pub no_wait: bool,
+    /// `--take-over`.
+    pub take_over: bool,
     /// `--no-take-over`.
     pub no_take_over: bool,
 }
@@ -103,7 +114,10 @@ pub fn foreground(options: StartOptions, hup_ignored: bool) -> StartContext {
         report: Report::to_stderr(),
         foreground: true,
         no_wait: options.no_wait,
+        take_over: options.take_over,
         no_take_over: options.no_take_over,
+        lost_state: None,
+        kept_sockets: Vec::new(),
         hup_ignored,
         no_guardian: None,
         activation_pid: std::process::id(),
@@ -175,7 +189,10 @@ fn become_daemon(
         report,
         foreground: false,
         no_wait: options.no_wait,
+        take_over: options.take_over,
         no_take_over: options.no_take_over,
+        lost_state: None,
+        kept_sockets: Vec::new(),
         hup_ignored: false,
         no_guardian: None,
         activation_pid,

@@ -24,7 +24,7 @@ mod unix;
 pub use activation::{ActivationSocket, InheritedFds};
 pub use error::SocketError;
 pub use file::{FileCheck, FileCheckResult, ReplacementSocket, SocketFileWatch, SocketLoss};
-pub use saved::SavedListener;
+pub use saved::{LeftSocket, SavedListener};
 
 use crate::plan::{Address, ListenPlan};
 use crate::probe::accept::Target;
@@ -93,8 +93,26 @@ pub fn open_all(
     plans: &[ListenPlan],
     inherited: Vec<ActivationSocket>,
 ) -> Result<Vec<Listener>, SocketError> {
+    open_all_left(plans, inherited, Vec::new())
+}
+
+/// The same after a master that has died; `left`: its sockets, which take the place of new ones.
+///
+/// # Errors
+/// As [`open_all`].
+pub fn open_all_left(
+    plans: &[ListenPlan],
+    inherited: Vec<ActivationSocket>,
+    mut left: Vec<LeftSocket>,
+) -> Result<Vec<Listener>, SocketError> {
     let mut inherited = activation::ActivationSockets::check(inherited);
-    open_each(plans, plans, |plan| inherited.take(plan))
+    open_each(plans, plans, |plan| match inherited.take(plan) {
+        Some(socket) => Some(Listener::adopt(plan, socket)),
+        None => {
+            let at = left.iter().position(|left| left.serves(plan))?;
+            Some(Listener::take_back(plan, left.swap_remove(at)))
+        }
+    })
 }
 
 /// Opens all of `plans`, which are part of the set `all`, or none of them.
@@ -108,14 +126,11 @@ pub fn open_some(plans: &[ListenPlan], all: &[ListenPlan]) -> Result<Vec<Listene
 fn open_each(
     plans: &[ListenPlan],
     all: &[ListenPlan],
-    mut inherited: impl FnMut(&ListenPlan) -> Option<activation::Socket>,
+    mut existing: impl FnMut(&ListenPlan) -> Option<io::Result<Listener>>,
 ) -> Result<Vec<Listener>, SocketError> {
     let mut open = Vec::with_capacity(plans.len());
     for plan in plans {
-        let opened = match inherited(plan) {
-            Some(socket) => Listener::adopt(plan, socket),
-            None => Listener::open(plan, all),
-        };
+        let opened = existing(plan).unwrap_or_else(|| Listener::open(plan, all));
         match opened {
             Ok(listener) => open.push(listener),
             Err(error) => {
@@ -213,6 +228,14 @@ impl Listener {
     /// The socket's inode, as in `socket:[inode]`.
     pub fn inode(&self) -> u64 {
         self.inode
+    }
+
+    /// Device and inode of the file of a unix socket, while it is there.
+    pub fn file_id(&self) -> Option<(u64, u64)> {
+        let file = self
+            .file
+            .filter(|_| !self.removed && self.manager_file.is_none())?;
+        Some(file.numbers())
     }
 
     /// The socket that the accept probe looks for in a worker.

@@ -1,13 +1,15 @@
 //! What is saved of a listener, and how the next master goes on with it.
 
-use super::{FileRights, Listener, SocketFileWatch, unix};
+use super::{FileRights, Listener, SocketFileWatch, parent_dir, tcp, unix};
 use crate::plan::{Address, ListenPlan};
 use crate::sys::kept_fd::{FdTable, KeptFd};
+use nix::sys::socket::{UnixAddr, getsockname};
 use nix::sys::stat::fstat;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// What is saved of a listener.
@@ -111,6 +113,66 @@ impl Listener {
     }
 }
 
+/// A listening socket of a dead master that another process has held since.
+#[derive(Debug)]
+pub struct LeftSocket {
+    /// The listener's name.
+    pub name: String,
+    /// The socket.
+    pub fd: OwnedFd,
+    /// Device and inode of the file of a unix socket.
+    pub file: Option<(u64, u64)>,
+}
+
+impl LeftSocket {
+    /// Whether it is the one for this listener. Port 0 has got another one. The name that a unix socket was bound to is not
+    /// its path, but lies beside it ([`unix`]).
+    pub(super) fn serves(&self, plan: &ListenPlan) -> bool {
+        if self.name != plan.name {
+            return false;
+        }
+        match &plan.address {
+            Address::Tcp(wanted) => tcp::bound_address(&self.fd).is_ok_and(|bound| {
+                bound.ip() == wanted.ip() && [bound.port(), 0].contains(&wanted.port())
+            }),
+            Address::Unix(path) => {
+                let bound = getsockname::<UnixAddr>(self.fd.as_raw_fd()).ok();
+                let bound = bound.as_ref().and_then(UnixAddr::path);
+                bound.is_some_and(|bound| match self.file {
+                    Some(_) => parent_dir(bound) == parent_dir(path),
+                    // The file is the service manager's, which binds it in place.
+                    None => bound == path,
+                })
+            }
+        }
+    }
+}
+
+impl Listener {
+    /// Goes on with the socket of a dead master. What has happened to it meanwhile is found as by [`Listener::restored`].
+    ///
+    /// # Errors
+    /// Those of fstat(2) and getsockname(2); none for an open socket.
+    pub(super) fn take_back(plan: &ListenPlan, left: LeftSocket) -> io::Result<Self> {
+        let LeftSocket { fd, file, .. } = left;
+        let inode = fstat(&fd)?.st_ino;
+        let (bound, file_watch) = match &plan.address {
+            Address::Tcp(_) => (Address::Tcp(tcp::bound_address(&fd)?), None),
+            Address::Unix(path) => (plan.address.clone(), SocketFileWatch::on(path)),
+        };
+        Ok(Self {
+            plan: plan.clone(),
+            fd: Arc::new(fd),
+            inode,
+            bound,
+            file: file.map(unix::FileId::new),
+            removed: false,
+            file_watch,
+            manager_file: None,
+        })
+    }
+}
+
 impl From<&Address> for SavedAddress {
     fn from(address: &Address) -> Self {
         match address {
@@ -132,7 +194,7 @@ impl From<SavedAddress> for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::{FileCheckResult, SocketLoss, open_some};
+    use crate::listener::{FileCheckResult, SocketLoss, open_all_left, open_some};
     use crate::sys::kept_fd::killed;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
@@ -179,6 +241,42 @@ mod tests {
         accepting.accept().unwrap().0.read_exact(&mut text).unwrap();
         assert_eq!(&text, b"early");
         assert!(!listener.is_shut() && !listener.relisten().unwrap());
+    }
+
+    #[test]
+    fn a_socket_that_workers_have_held_is_taken_back_by_name_and_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web.sock");
+        for address in [
+            Address::Tcp("127.0.0.1:0".parse().unwrap()),
+            Address::Unix(path.clone()),
+        ] {
+            let listener = open(address.clone());
+            let left = |name: &str| LeftSocket {
+                name: name.to_owned(),
+                fd: listener.fd().try_clone().unwrap(),
+                file: listener.file_id(),
+            };
+            let plan = listener.plan().clone();
+            assert!(!left("other").serves(&plan));
+            assert!(left("web").serves(&plan));
+            for elsewhere in [
+                Address::Tcp("127.0.0.1:9".parse().unwrap()),
+                Address::Tcp("127.0.0.2:0".parse().unwrap()),
+                Address::Unix("/elsewhere/web.sock".into()),
+            ] {
+                let address = elsewhere;
+                assert!(!left("web").serves(&ListenPlan {
+                    address,
+                    ..plan.clone()
+                }));
+            }
+            let taken = open_all_left(std::slice::from_ref(&plan), Vec::new(), vec![left("web")]);
+            let taken = taken.unwrap().remove(0);
+            assert_eq!(taken.target(), listener.target());
+            assert_eq!(taken.file_id(), listener.file_id());
+        }
+        assert!(path.exists());
     }
 
     #[test]

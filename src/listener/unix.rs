@@ -29,6 +29,14 @@ pub(super) struct FileId {
 }
 
 impl FileId {
+    pub(super) fn new((device, inode): (u64, u64)) -> Self {
+        Self { device, inode }
+    }
+
+    pub(super) fn numbers(self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let meta = std::fs::symlink_metadata(path)?;
         Ok(Self {

@@ -132,6 +132,25 @@ impl WorkerOutput {
         Ok(Self { source, pipes })
     }
 
+    /// Goes on with the pipes of an adopted worker, as [`WorkerOutput::restore`] does. `pipes`: their reading ends.
+    ///
+    /// # Errors
+    /// EBADF: one is not a pipe.
+    pub fn adopt(
+        (pool, slot): (&str, u32),
+        pid: i32,
+        pipes: Vec<(Stream, OwnedFd)>,
+        log: &LogPlan,
+    ) -> io::Result<Self> {
+        let source = Arc::new(OutputSource::new(pool, slot, pid));
+        let pipes = pipes.into_iter().map(|(stream, fd)| {
+            let pipe = Pipe::of(source.clone(), stream, fd)?;
+            Ok((Arc::new(pipe), LogTarget::of_stream(stream, log)))
+        });
+        let pipes = pipes.collect::<io::Result<_>>()?;
+        Ok(Self { source, pipes })
+    }
+
     /// Opens the pipes of a worker. Streams with the same target share one pipe, so that their lines stay in the order
     /// in which they were printed. `owner` is the worker's uid if it differs from the master's.
     ///

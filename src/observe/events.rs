@@ -41,6 +41,8 @@ words! {
     MasterStarted = "master-started",
     /// Workers that a killed master had left behind were stopped first.
     TookOver = "took-over",
+    /// Workers that a killed master has left were adopted.
+    Adopted = "adopted",
     /// The worker journal, which the next start relies on, cannot be written or is complete again.
     Journal = "journal",
     /// The master stops everything.

@@ -66,6 +66,17 @@ impl Cgroups {
         Ok(Self { base })
     }
 
+    /// Goes on with the cgroup of a dead master at this path.
+    pub fn at(base: PathBuf) -> Self {
+        Self { base }
+    }
+
+    /// The cgroup of an adopted worker. None: it has none.
+    pub fn existing(&self, worker: WorkerId) -> Option<Cgroup> {
+        let dir = self.base.join(worker.to_string());
+        dir.is_dir().then_some(Cgroup { dir })
+    }
+
     /// The directory of the workers' cgroups.
     pub fn base(&self) -> &Path {
         &self.base

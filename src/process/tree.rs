@@ -71,6 +71,9 @@ pub struct ScanRequest {
     pub threads: Vec<i32>,
     /// The guardian, to which workers of dead masters and their orphans have gone.
     pub guardian: Option<i32>,
+    /// The parents of adopted workers, to which their orphans go as well: init, or another subreaper. Most of their
+    /// children are not ours.
+    pub foster_parents: Vec<i32>,
     /// The directory of the workers' cgroups: a process in there belongs to a worker.
     pub cgroup_base: Option<PathBuf>,
     /// Processes that existed before the master (`sh -c 'helper & exec rotad run'`): neither they nor their descendants
@@ -98,6 +101,7 @@ impl Clone for ScanRequest {
             unreaped,
             threads,
             guardian,
+            foster_parents,
             cgroup_base,
             preexisting,
             ..
@@ -114,6 +118,7 @@ impl Clone for ScanRequest {
             unreaped: unreaped.clone(),
             threads: threads.clone(),
             guardian: *guardian,
+            foster_parents: foster_parents.clone(),
             cgroup_base: cgroup_base.clone(),
             preexisting: preexisting.clone(),
             now: self.now,
@@ -291,6 +296,7 @@ pub fn scan(
             )
         };
         next.extend(request.workers.iter().filter_map(whole).flatten());
+        next.extend(foster_children(request, memory, &mut seen, ask));
         next.retain(|(pid, _)| !seen.contains(pid));
         if next.is_empty() {
             break;
@@ -398,6 +404,60 @@ fn children(me: i32, threads: &[i32], guardian: Option<i32>, workers: &HashSet<i
     );
     found.retain(|pid| *pid != me && !workers.contains(pid));
     found
+}
+
+/// The orphans of adopted workers: children of processes that have others as well, which are none of our business. Those
+/// count as seen.
+fn foster_children(
+    request: &ScanRequest,
+    memory: &mut ScanMemory,
+    seen: &mut HashSet<i32>,
+    ask: &mut dyn FnMut(&Stat) -> Tag,
+) -> Vec<(i32, Option<Owner>)> {
+    let mut found = Vec::new();
+    let parents = request.foster_parents.iter();
+    let children = parents.flat_map(|pid| procfs::children(*pid));
+    for pid in children {
+        if seen.contains(&pid) || request.unreaped.contains(&pid) {
+            continue;
+        }
+        let Some(stat) = Stat::of(pid).ok().filter(|stat| !stat.is_zombie()) else {
+            continue;
+        };
+        match foster_child(&stat, request, memory, ask) {
+            Some(owner) => found.push((pid, Some(owner))),
+            None => drop(seen.insert(pid)),
+        }
+    }
+    found
+}
+
+/// The worker that such a process belongs to. None: it belongs to none, as far as can be told.
+fn foster_child(
+    stat: &Stat,
+    request: &ScanRequest,
+    memory: &mut ScanMemory,
+    ask: &mut dyn FnMut(&Stat) -> Tag,
+) -> Option<Owner> {
+    let identity = (stat.pid, stat.start_time);
+    if let Some(known) = memory.known.get(&identity) {
+        return matches!(known, Owner::Worker(_)).then_some(*known);
+    }
+    // Its parent reaps the worker, not this process. A number that is still used as a session is not given out again as
+    // a pid, so nobody but the worker can have it while there is a member.
+    let of_session = request.workers.get(&stat.session).filter(|worker| {
+        let has_ended = request.ended.contains(worker) || request.finishing.contains(worker);
+        !has_ended || Stat::of(stat.session).map_or(true, |leader| leader.is_zombie())
+    });
+    let by_tag = || match tagged(stat, request, memory, ask) {
+        Ok(owner) => owner,
+        Err(for_now) => for_now,
+    };
+    let owner = of_session.map_or_else(by_tag, |worker| Owner::Worker(*worker));
+    if owner != Owner::Unattributed {
+        memory.known.insert(identity, owner);
+    }
+    matches!(owner, Owner::Worker(_)).then_some(owner)
 }
 
 /// The owner of a process. Session and group numbers identify the worker as long as it is not reaped.

@@ -7,6 +7,8 @@ use std::ops::{Deref, DerefMut};
 pub struct Tracked<T> {
     value: T,
     changed: bool,
+    /// How often it was borrowed to be changed.
+    version: u64,
 }
 
 impl<T> Tracked<T> {
@@ -15,12 +17,18 @@ impl<T> Tracked<T> {
         Self {
             value,
             changed: true,
+            version: 0,
         }
     }
 
     /// Whether it may have changed since the last call.
     pub fn take_change(&mut self) -> bool {
         std::mem::take(&mut self.changed)
+    }
+
+    /// A number that changes whenever the value may have changed.
+    pub fn version(&self) -> u64 {
+        self.version
     }
 }
 
@@ -35,6 +43,7 @@ impl<T> Deref for Tracked<T> {
 impl<T> DerefMut for Tracked<T> {
     fn deref_mut(&mut self) -> &mut T {
         self.changed = true;
+        self.version = self.version.wrapping_add(1);
         &mut self.value
     }
 }
@@ -49,7 +58,9 @@ mod tests {
         assert!(value.take_change(), "it was never saved");
         assert_eq!(value.len(), 1);
         assert!(!value.take_change(), "reading changes nothing");
+        let version = value.version();
         value.push(2);
+        assert_ne!(value.version(), version);
         assert!(value.take_change());
         assert!(!value.take_change());
     }

@@ -8,6 +8,7 @@ use super::workers::Life;
 use super::workers::process_table::ProcessStage;
 use crate::observe::events::EventKind;
 use crate::process::orphan_scanner::ScanReport;
+use crate::process::procfs;
 use crate::process::{Resolved, SpawnResult};
 use rotad_core::{Exit, Input, WorkerId, WorkerState};
 use std::io;
@@ -193,7 +194,12 @@ impl Supervisor {
         if let Some(process) = self.workers.processes.get_mut(worker)
             && let ProcessStage::Alive(child) = &mut process.stage
         {
-            child.set_exit(exit.or_else(|| child.exit_info()).unwrap_or(Exit::Unknown));
+            // A zombie tells it in /proc, and the pidfd once its parent has reaped it.
+            let known = exit
+                .or_else(|| child.exit_info())
+                .or_else(|| procfs::exit_of_zombie(pid))
+                .or_else(|| child.exit_info());
+            child.set_exit(known.unwrap_or(Exit::Unknown));
         }
         self.worker_exited(worker, true);
     }

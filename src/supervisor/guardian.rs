@@ -41,7 +41,7 @@ impl Supervisor {
         self.service_manager.guardian_lost();
         let text = format!(
             "the guardian (pid {}) has died: the master goes on without one. If the master dies as well, its workers serve \
-             on, and the next start takes over",
+             on, and the next start adopts them",
             link.guardian().pid()
         );
         self.emit(EventBuilder::new(EventKind::GuardianLost, text).error());

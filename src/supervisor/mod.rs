@@ -52,6 +52,7 @@ use crate::guardian::{Link, MasterDeaths, SharedState};
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use crate::plan::Plan;
+use crate::runtime_dir::stale_workers::{Adoption, JournalNotes, ListenerNote, PoolNote};
 use crate::saved_state::store::Store;
 use crate::saved_state::tracked::Tracked;
 
@@ -69,7 +70,7 @@ use listening::Listening;
 use log_hang::LogHang;
 use pool_registry::PoolRegistry;
 use report::Report;
-use rotad_core::{Input, Policy, PoolId, Request};
+use rotad_core::{Input, Request};
 use runtime_files::Runtime;
 use saver::Saver;
 use service_manager::ServiceManager;
@@ -161,7 +162,7 @@ pub fn serve(
         guardian => (guardian, context),
     };
     match Supervisor::start(plan, context, reader, guardian) {
-        Ok((supervisor, take_over)) => supervisor.run(take_over),
+        Ok((supervisor, (events, adoption))) => supervisor.run(events, adoption),
         Err((context, failed)) => {
             context.report.finish(failed.code, &failed.message);
             failed.code
@@ -170,8 +171,9 @@ pub fn serve(
 }
 
 impl Supervisor {
-    /// `take_over`: what has happened to the workers of a killed master, if there were any.
-    fn run(mut self, take_over: Vec<EventBuilder>) -> ExitCode {
+    /// `events`: what has happened to the workers of a killed master, if there were any; `adoption`: those that are
+    /// adopted.
+    fn run(mut self, events: Vec<EventBuilder>, adoption: Option<Adoption>) -> ExitCode {
         self.refresh_plan();
         let text = format!(
             "rotad {} begins: {}",
@@ -179,27 +181,18 @@ impl Supervisor {
             self.plan.master.name
         );
         self.emit(EventBuilder::new(EventKind::MasterStarted, text).silent());
-        for event in take_over {
+        for event in events {
             self.emit(event);
         }
         // Before any worker reads the files: a change from then on is noticed.
         self.watch_files();
-        // In dependency order, wherever they stand in the file: the engine holds a pool back only for pools that it
-        // knows.
-        let ids: Vec<PoolId> = self.pools.iter().map(|(id, _)| id).collect();
-        let ids = self.pools.in_order(&ids).into_iter();
-        let pools: Vec<(PoolId, Policy)> = ids
-            .filter_map(|id| Some((id, self.pools.policy(id)?)))
-            .collect();
-        for (pool, policy) in pools {
-            let ticket = self
-                .clients
-                .start_watch
-                .waits()
-                .then(|| self.clients.tickets.of(Owner::Start));
-            self.engine
-                .push(Input::Requested(ticket, Request::EnsurePool(pool, policy)));
+        for request in self.first_requests(adoption) {
+            let waits = matches!(request, Request::EnsurePool(..) | Request::Adopt { .. })
+                && self.clients.start_watch.waits();
+            let ticket = waits.then(|| self.clients.tickets.of(Owner::Start));
+            self.engine.push(Input::Requested(ticket, request));
         }
+        self.note_in_journal();
         self.compact(true);
         self.settle();
         self.turn()
@@ -225,6 +218,7 @@ impl Supervisor {
             }
             self.drain_poller(&mut sources);
             self.run_due_timers();
+            self.note_in_journal();
             let event = self.log.hang.check(&self.log.writer, self.clock.now());
             self.perform(event.map(Action::Emit));
             let held_back = self.engine.view().limits_starts();
@@ -236,6 +230,36 @@ impl Supervisor {
                 return self.finish(code);
             }
         }
+    }
+
+    /// Notes in the journal of workers what the next start has to know beside them, if this master is killed.
+    fn note_in_journal(&mut self) {
+        let versions = (self.listening.version(), self.pools.version());
+        if self.workers.journal.has_noted(versions) {
+            return;
+        }
+        let ids = self.listening.ids().into_iter();
+        let listeners = ids.filter_map(|id| self.listening.get(id));
+        let listeners = listeners.map(|listener| ListenerNote {
+            name: listener.name().to_owned(),
+            inode: listener.inode(),
+            file: listener.file_id(),
+        });
+        let pools = self.pools.iter().filter_map(|(id, plan)| {
+            let (scaled, stopped) = (self.pools.scaled(id), self.pools.stopped_by_operator(id));
+            let name = plan.name.clone();
+            (scaled.is_some() || stopped).then_some(PoolNote {
+                name,
+                scaled,
+                stopped,
+            })
+        });
+        let notes = JournalNotes {
+            listeners: listeners.collect(),
+            pools: pools.collect(),
+        };
+        let action = self.workers.journal.set_notes(versions, notes);
+        self.perform(action);
     }
 
     /// Handles all pending events before any deadline: READY=1 counts before the ready timeout, a worker's messages

@@ -19,6 +19,7 @@ use crate::exit_code::ExitCode;
 use crate::observe::events::SavedEvent;
 use crate::plan::Plan;
 use crate::process::SavedPaths;
+use crate::process::tree::Identity;
 use crate::runtime_dir::SavedRuntimeDir;
 use crate::saved_state::store::{Progress, Store};
 use rotad_core::{Generation, Input, PoolId, SavedEngine, Time, WorkerId};
@@ -80,6 +81,9 @@ pub(super) struct SavedMaster {
     pub nofile: (u64, u64),
     pub cgroups: Option<SavedCgroups>,
     pub runtime_dir: Option<SavedRuntimeDir>,
+    /// Processes that existed before the first master.
+    #[serde(default)]
+    pub preexisting: Vec<Identity>,
 }
 
 /// What is saved of a stop.
@@ -173,7 +177,7 @@ impl Supervisor {
         saver.failed = true;
         saver.store.forget();
         tracing::error!(
-            "the state of the master cannot be saved any more: {why}; if it dies, the next start takes over its workers"
+            "the state of the master cannot be saved any more: {why}; if it dies, the next start adopts its workers"
         );
     }
 

@@ -85,6 +85,12 @@ impl FdTable {
             .collect()
     }
 
+    /// Copies of all descriptors that this function finds to be wanted.
+    pub fn copies(&self, mut wanted: impl FnMut(&OwnedFd) -> bool) -> Vec<OwnedFd> {
+        let found = self.0.values().filter(|fd| wanted(fd));
+        found.filter_map(|fd| fd.try_clone().ok()).collect()
+    }
+
     /// How many were not taken. Dropping the table closes them.
     pub fn left(&self) -> usize {
         self.0.len()

@@ -6,6 +6,7 @@ use crate::process::procfs::{self, Stat};
 use crate::process::tree::TAG;
 use crate::sys::thread;
 use crossbeam_channel::{Sender, unbounded};
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,12 @@ pub(super) struct WorkerEnvironment {
     pub(super) pool: Option<String>,
     /// ROTAD_SLOT.
     pub(super) slot: Option<u32>,
+    /// ROTAD_GENERATION.
+    pub(super) generation: Option<u32>,
+    /// ROTAD_PORT.
+    pub(super) port: Option<u16>,
+    /// NOTIFY_SOCKET.
+    pub(super) notify: Option<OsString>,
 }
 
 /// The environments of these processes, in this order; None if its memory is locked, so that it could not be read.
@@ -80,6 +87,9 @@ fn environment(pid: i32) -> WorkerEnvironment {
             tag: value(TAG),
             pool: value("ROTAD_POOL"),
             slot: value("ROTAD_SLOT").and_then(|slot| slot.parse().ok()),
+            generation: value("ROTAD_GENERATION").and_then(|number| number.parse().ok()),
+            port: value("ROTAD_PORT").and_then(|port| port.parse().ok()),
+            notify: value("NOTIFY_SOCKET").map(OsString::from),
         };
     }
 }
@@ -146,8 +156,8 @@ mod tests {
             found[1],
             Some(WorkerEnvironment {
                 tag: Some("x-1".to_owned()),
-                pool: None,
-                slot: Some(3)
+                slot: Some(3),
+                ..WorkerEnvironment::default()
             })
         );
         assert_eq!(

@@ -48,7 +48,7 @@ impl StaleWorkers {
             !stat.is_zombie()
                 && stat.pid != std::process::id() as i32
                 && key(stat) != journal.master
-                && stat.start_time >= journal.master.1
+                && stat.start_time >= journal.began()
                 && (me.is_root() || procfs::uid(stat.pid) == Some(me.as_raw()))
         };
         let candidates: Vec<&Stat> = all.iter().filter(ours).collect();
@@ -135,6 +135,7 @@ impl StaleWorkers {
             };
             self.known.insert((one.pid, one.start_time), owner);
         }
+        found.retain(|one| !self.spared.contains(&one.tag));
         self.learn_workers(&found, &journal.living, &all);
         for one in &mut found {
             one.is_worker = self.workers.get(&one.tag) == Some(&(one.pid, one.start_time));

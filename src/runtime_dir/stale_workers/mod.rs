@@ -1,19 +1,21 @@
-//! Stale workers: the processes that a master killed by SIGKILL left running, and how they are stopped. Startup calls
-//! [`StaleWorkers::find_under_lock`] and [`StaleWorkers::take_over`] before the main loop, so they may block; a process
-//! that cannot be examined delays them only briefly.
+//! Stale workers: the processes that a master killed by SIGKILL left running, and how they are adopted or stopped. Startup
+//! calls [`StaleWorkers::find_under_lock`], [`StaleWorkers::adopt`] and [`StaleWorkers::take_over`] before the main loop,
+//! so they may block; a process that cannot be examined delays them only briefly.
 //!
 //! A stale worker's pidfd is opened first and the process checked afterwards: its start time shows whether the pid
 //! still means the process that was found. Without pidfds (every supported kernel has them, a seccomp filter may forbid
 //! them) stale workers are named, but never signalled.
 
+mod adopt;
 mod environments;
 mod find;
 mod stale_pipes;
 mod stop;
 mod worker_journal;
 
+pub use adopt::{AdoptedProcess, AdoptedSocket, Adoption};
 pub use stop::{StopPlan, TakeOverResult, TakeOverStep};
-pub use worker_journal::WorkerJournal;
+pub use worker_journal::{JournalEntry, JournalNotes, ListenerNote, PoolNote, WorkerJournal};
 
 use crate::event_loop::clock::Deadline;
 use crate::sys::process::Process;
@@ -58,6 +60,8 @@ pub struct StaleWorkers {
     known: HashMap<(i32, u64), Owner>,
     /// The workers' first processes, by their tags.
     workers: HashMap<String, (i32, u64)>,
+    /// The workers that are adopted, by their tags: nothing of theirs is found any more.
+    spared: HashSet<String>,
     /// Processes that do not belong to them.
     unrelated: HashSet<(i32, u64)>,
     /// The processes that were found.

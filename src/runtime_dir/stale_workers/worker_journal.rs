@@ -3,7 +3,12 @@
 //!
 //! ```text
 //! rotad 2 <boot id> <master's pid> <master's start time> <tag> <cgroup>
-//! + <pid> <start time> <slot> <pool> <tag> <pipes>        (separated by tabs)
+//! # <number of the last worker> <start time of the first master> (this and all below: separated by tabs)
+//! l <inode> <device and inode of its file, or ->  <name>
+//! p <workers set by scale, or -> <1: stopped by an operator> <name>
+//! + <pid> <start time> <slot> <pool> <tag> <pipes>
+//! = <pid> <generation> <port, or ->
+//! ! <pid>
 //! - <pid>
 //! * <pid> <start time> <slot> <pool> <tag>
 //! ```
@@ -11,9 +16,11 @@
 //! The `tag` of the first line is the prefix of ROTAD_WORKER of every worker of this master; the line is written before
 //! the first spawn, so that a worker can be identified by its environment before its own line exists. `cgroup` is the
 //! directory of the workers' cgroups, or `-`. `pipes` are a worker's output pipes by inode number,
-//! `stdout:123,stderr:124`. A line with a star is a process that a new master found while taking over, written before
+//! `stdout:123,stderr:124`. `=` says more of the same worker, and `!` that it has become ready: what a next master has to
+//! know to adopt it. `l` is a listening socket, `p` a pool that an operator has scaled or stopped. Lines of a kind that is
+//! not known are passed over, and so is an incomplete one. A line with a star is a process that a new master found while taking over, written before
 //! it stops any: the evidence may be gone if that master is killed itself. The first line of older masters has neither
-//! tag nor cgroup, and says `rotad 1`.
+//! tag nor cgroup, and says `rotad 1`. Without the line `#` nothing is known to be complete, and no worker is adopted.
 
 use crate::event_loop::clock::Clock;
 use crate::log::Stream;
@@ -36,6 +43,57 @@ const RESERVE: u64 = 16 << 10;
 /// How long after a failed write the journal is rewritten, if no worker is added before.
 const RETRY_INTERVAL: Span = Span::from_secs(1);
 
+/// What a next master has to know beside the workers in order to adopt them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JournalNotes {
+    /// The listening sockets.
+    pub listeners: Vec<ListenerNote>,
+    /// The pools that an operator has scaled or stopped.
+    pub pools: Vec<PoolNote>,
+}
+
+/// A listening socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerNote {
+    /// The listener's name.
+    pub name: String,
+    /// The socket's inode, as in `socket:[inode]`.
+    pub inode: u64,
+    /// Device and inode of the file of a unix socket.
+    pub file: Option<(u64, u64)>,
+}
+
+/// What an operator has done to a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolNote {
+    /// Its name.
+    pub name: String,
+    /// The number of workers set by `rotad scale`.
+    pub scaled: Option<u32>,
+    /// It was stopped by `rotad stop POOL`.
+    pub stopped: bool,
+}
+
+impl JournalNotes {
+    fn lines(&self) -> String {
+        let listeners = self.listeners.iter().map(|listener| {
+            let file = or_dash(
+                listener
+                    .file
+                    .map(|(device, inode)| format!("{device}:{inode}")),
+            );
+            let name = without_control_characters(&listener.name);
+            format!("l\t{}\t{file}\t{name}\n", listener.inode)
+        });
+        let pools = self.pools.iter().map(|pool| {
+            let scaled = or_dash(pool.scaled);
+            let name = without_control_characters(&pool.name);
+            format!("p\t{scaled}\t{}\t{name}\n", u8::from(pool.stopped))
+        });
+        listeners.chain(pools).collect()
+    }
+}
+
 /// Appends started and ended workers. The caller reports errors. None of them makes the journal unusable: what is missing
 /// is written with the next line, or by [`WorkerJournal::rewrite`].
 #[derive(Debug)]
@@ -43,6 +101,11 @@ pub struct WorkerJournal {
     dir: PathBuf,
     file: File,
     header: String,
+    /// The number of the last worker.
+    last: u64,
+    /// When the first master with this tag has started.
+    since: u64,
+    notes: JournalNotes,
     /// The lines of running workers, by pid.
     living: BTreeMap<i32, String>,
     /// Bytes written, and bytes reserved on the disk.
@@ -61,32 +124,41 @@ impl WorkerJournal {
     /// # Errors
     /// ENOSPC, EACCES, EROFS, EIO.
     pub fn open(dir: &Path, tag: &str, cgroup: Option<&Path>, clock: Clock) -> io::Result<Self> {
-        Self::write(dir, tag, cgroup, BTreeMap::new(), clock)
+        Self::write(dir, tag, cgroup, JournalContent::default(), clock)
     }
 
     /// Goes on with the journal of a dead master, whose workers are this master's now: it gets this master's pid, and
-    /// keeps the running workers. `tag` and `cgroup`: as that master had them.
+    /// keeps the workers whose process exists. `tag` and `cgroup`: as that master had them.
     ///
     /// # Errors
     /// ENOENT: there is no journal, or it has another tag. ENOSPC, EACCES, EROFS, EIO.
     pub fn reopen(dir: &Path, tag: &str, cgroup: Option<&Path>, clock: Clock) -> io::Result<Self> {
         let journal = read(dir)?.filter(|journal| journal.tag.as_deref() == Some(tag));
-        let journal = journal.ok_or(io::ErrorKind::NotFound)?;
-        let living = journal
-            .living
-            .iter()
-            .map(|entry| (entry.pid, line_of(entry)));
-        Self::write(dir, tag, cgroup, living.collect(), clock)
+        let mut journal = journal.ok_or(io::ErrorKind::NotFound)?;
+        let exists = |entry: &JournalEntry| {
+            Stat::of(entry.pid).is_ok_and(|stat| stat.start_time == entry.start_time)
+        };
+        journal.living.retain(exists);
+        Self::write(dir, tag, cgroup, journal, clock)
     }
 
     fn write(
         dir: &Path,
         tag: &str,
         cgroup: Option<&Path>,
-        living: BTreeMap<i32, String>,
+        before: JournalContent,
         clock: Clock,
     ) -> io::Result<Self> {
+        let living: BTreeMap<i32, String> = before
+            .living
+            .iter()
+            .map(|entry| (entry.pid, lines_of(entry)))
+            .collect();
+        let (last, notes) = (before.last.unwrap_or_default(), before.notes);
         let me = Stat::of(std::process::id() as i32)?;
+        let since = before
+            .since
+            .map_or(me.start_time, |since| since.min(me.start_time));
         // A path that would break the line is left out; those workers are found by their environment.
         let cgroup = cgroup
             .and_then(Path::to_str)
@@ -98,7 +170,7 @@ impl WorkerJournal {
             me.pid,
             me.start_time
         );
-        let text = content(&header, &living);
+        let text = content(&header, (last, since), &notes, &living);
         let (file, room) = match write_new(dir, &text) {
             // The disk is full: the file of a dead master has room for one line, and for its own lines.
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOSPC) => {
@@ -110,38 +182,56 @@ impl WorkerJournal {
             dir: dir.to_owned(),
             file,
             header,
+            last,
+            since,
+            notes,
             end: text.len() as u64,
             room,
-            lines: 1 + living.len(),
+            lines: text.lines().count(),
             living,
             retry_at: None,
             clock,
         })
     }
 
-    /// Adds a worker. `start_time`: field 22 of /proc/PID/stat; `tag`: its ROTAD_WORKER; `pipes`: see
-    /// [`crate::log::WorkerOutput::inodes`].
+    /// Adds a worker.
     ///
     /// # Errors
     /// ENOSPC, EIO: until the retry succeeds, a next master finds the worker only by its environment.
-    pub fn add_worker(
-        &mut self,
-        pid: i32,
-        start_time: u64,
-        (pool, slot): (&str, u32),
-        tag: &str,
-        pipes: &[(Stream, u64)],
-    ) -> io::Result<()> {
-        let line = line_of(&JournalEntry {
-            pid,
-            start_time,
-            slot,
-            pool: pool.to_owned(),
-            tag: tag.to_owned(),
-            pipes: pipes.to_owned(),
-        });
-        self.living.insert(pid, line.clone());
+    pub fn add_worker(&mut self, entry: &JournalEntry) -> io::Result<()> {
+        self.last = self.last.max(number_of(&entry.tag).unwrap_or_default());
+        let lines = lines_of(entry);
+        self.living.insert(entry.pid, lines.clone());
+        self.append(&lines)
+    }
+
+    /// A worker has become ready.
+    ///
+    /// # Errors
+    /// ENOSPC, EIO: a next master does not know that until the retry succeeds.
+    pub fn set_ready(&mut self, pid: i32) -> io::Result<()> {
+        let line = format!("!\t{pid}\n");
+        let Some(lines) = self
+            .living
+            .get_mut(&pid)
+            .filter(|lines| !lines.ends_with(&line))
+        else {
+            return Ok(());
+        };
+        lines.push_str(&line);
         self.append(&line)
+    }
+
+    /// Notes what a next master has to know beside the workers, if it has changed.
+    ///
+    /// # Errors
+    /// As [`WorkerJournal::rewrite`].
+    pub fn set_notes(&mut self, notes: JournalNotes) -> io::Result<()> {
+        if notes == self.notes {
+            return Ok(());
+        }
+        self.notes = notes;
+        self.rewrite()
     }
 
     /// Removes a worker whose process tree is gone.
@@ -190,12 +280,12 @@ impl WorkerJournal {
     fn append(&mut self, line: &str) -> io::Result<()> {
         let removed = || self.file.metadata().is_ok_and(|about| about.nlink() == 0);
         if self.retry_at.is_some()
-            || self.lines >= MAX_LINES.max(2 * self.living.len())
+            || self.lines >= MAX_LINES.max(4 * self.living.len())
             || removed()
         {
             return self.rewrite();
         }
-        self.lines += 1;
+        self.lines += line.lines().count();
         match self.file.write_all_at(line.as_bytes(), self.end) {
             Ok(()) => {
                 self.end += line.len() as u64;
@@ -207,7 +297,12 @@ impl WorkerJournal {
     }
 
     fn compact(&mut self) -> io::Result<()> {
-        let text = content(&self.header, &self.living);
+        let text = content(
+            &self.header,
+            (self.last, self.since),
+            &self.notes,
+            &self.living,
+        );
         let end = text.len() as u64;
         match write_new(&self.dir, &text) {
             Ok((file, room)) => (self.file, self.room) = (file, room),
@@ -221,19 +316,28 @@ impl WorkerJournal {
                 self.file.write_all_at(padded.as_bytes(), 0)?;
             }
         }
-        (self.end, self.lines) = (end, 1 + self.living.len());
+        (self.end, self.lines) = (end, text.lines().count());
         Ok(())
     }
 }
 
-/// The line of a running worker.
-fn line_of(entry: &JournalEntry) -> String {
+fn or_dash<T: ToString>(number: Option<T>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+/// The number of the worker with this ROTAD_WORKER.
+pub(super) fn number_of(tag: &str) -> Option<u64> {
+    tag.rsplit_once('-')?.1.parse().ok()
+}
+
+/// The lines of a running worker.
+fn lines_of(entry: &JournalEntry) -> String {
     let pipes: Vec<String> = entry
         .pipes
         .iter()
         .map(|(stream, inode)| format!("{}:{inode}", stream.name()))
         .collect();
-    format!(
+    let mut lines = format!(
         "+\t{}\t{}\t{}\t{}\t{}\t{}\n",
         entry.pid,
         entry.start_time,
@@ -241,12 +345,29 @@ fn line_of(entry: &JournalEntry) -> String {
         without_control_characters(&entry.pool),
         without_control_characters(&entry.tag),
         pipes.join(",")
-    )
+    );
+    if let Some(generation) = entry.generation {
+        lines.push_str(&format!(
+            "=\t{}\t{generation}\t{}\n",
+            entry.pid,
+            or_dash(entry.port)
+        ));
+    }
+    if entry.ready {
+        lines.push_str(&format!("!\t{}\n", entry.pid));
+    }
+    lines
 }
 
 /// The whole text of a journal.
-fn content(header: &str, living: &BTreeMap<i32, String>) -> String {
-    std::iter::once(header)
+fn content(
+    header: &str,
+    (last, since): (u64, u64),
+    notes: &JournalNotes,
+    living: &BTreeMap<i32, String>,
+) -> String {
+    let first = format!("{header}#\t{last}\t{since}\n{}", notes.lines());
+    std::iter::once(first.as_str())
         .chain(living.values().map(String::as_str))
         .collect()
 }
@@ -306,15 +427,26 @@ fn overwrite(dir: &Path, text: &str) -> io::Result<(File, u64)> {
 }
 
 /// A worker in a journal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct JournalEntry {
-    pub(super) pid: i32,
-    pub(super) start_time: u64,
-    pub(super) slot: u32,
-    pub(super) pool: String,
-    pub(super) tag: String,
-    /// Its output pipes, by inode.
-    pub(super) pipes: Vec<(Stream, u64)>,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JournalEntry {
+    /// Its pid.
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat.
+    pub start_time: u64,
+    /// Its slot.
+    pub slot: u32,
+    /// The name of its pool.
+    pub pool: String,
+    /// Its ROTAD_WORKER.
+    pub tag: String,
+    /// Its output pipes ([`crate::log::WorkerOutput::inodes`]).
+    pub pipes: Vec<(Stream, u64)>,
+    /// Its generation. None: not known.
+    pub generation: Option<u32>,
+    /// The port that it was given.
+    pub port: Option<u16>,
+    /// It has become ready.
+    pub ready: bool,
 }
 
 /// The content of a journal that was written since the last boot.
@@ -326,6 +458,11 @@ pub(super) struct JournalContent {
     pub(super) tag: Option<String>,
     /// The directory of their cgroups.
     pub(super) cgroup: Option<PathBuf>,
+    /// The number of the last worker. None: the journal is one of a master that adopted nothing, or is torn.
+    pub(super) last: Option<u64>,
+    /// When the first master with this tag has started, in clock ticks since boot.
+    pub(super) since: Option<u64>,
+    pub(super) notes: JournalNotes,
     /// Workers without an end.
     pub(super) living: Vec<JournalEntry>,
     /// Further processes that a new master has found to belong to them.
@@ -333,6 +470,58 @@ pub(super) struct JournalContent {
 }
 
 impl JournalContent {
+    /// Takes a line. An incomplete one, from a full disk or a master that was killed, changes nothing.
+    fn read_line(&mut self, line: &str, living: &mut BTreeMap<i32, JournalEntry>) -> Option<()> {
+        let dash = |text: &str| (text != "-").then(|| text.to_owned());
+        match line.split('\t').collect::<Vec<_>>()[..] {
+            ["+", pid, start_time, slot, pool, tag, pipes] => {
+                let entry = JournalEntry {
+                    pipes: pipes.split(',').filter_map(pipe).collect(),
+                    ..entry(pid, start_time, slot, pool, tag)?
+                };
+                let number = number_of(tag).unwrap_or_default();
+                self.last = self.last.map(|last| last.max(number));
+                living.insert(entry.pid, entry);
+            }
+            ["=", pid, generation, port] => {
+                let port = dash(port).map(|port| port.parse()).transpose().ok()?;
+                let entry = living.get_mut(&pid.parse().ok()?)?;
+                entry.generation = Some(generation.parse().ok()?);
+                entry.port = port;
+            }
+            ["!", pid] => living.get_mut(&pid.parse().ok()?)?.ready = true,
+            ["*", pid, start_time, slot, pool, tag] => {
+                self.members.push(entry(pid, start_time, slot, pool, tag)?);
+            }
+            ["-", pid] => drop(living.remove(&pid.parse().ok()?)),
+            ["#", last, since] => {
+                (self.last, self.since) = (Some(last.parse().ok()?), Some(since.parse().ok()?));
+            }
+            ["l", inode, file, name] => {
+                let file = file.split_once(':');
+                let file = file
+                    .and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+                self.notes.listeners.push(ListenerNote {
+                    name: name.to_owned(),
+                    inode: inode.parse().ok()?,
+                    file,
+                });
+            }
+            ["p", scaled, stopped, name] => self.notes.pools.push(PoolNote {
+                name: name.to_owned(),
+                scaled: dash(scaled).map(|count| count.parse()).transpose().ok()?,
+                stopped: stopped == "1",
+            }),
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// No worker is older than that, in clock ticks since boot.
+    pub(super) fn began(&self) -> u64 {
+        self.since.unwrap_or(self.master.1)
+    }
+
     /// Whether the master that wrote it is alive.
     pub(super) fn master_is_alive(&self) -> bool {
         let (pid, start_time) = self.master;
@@ -361,59 +550,28 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<JournalContent>> {
     // Its length is not bounded: only a master of ours can write to the directory.
     let mut bytes = Vec::new();
     (&file).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
+    let text = String::from_utf8_lossy(&bytes[..whole(&bytes)]);
     let mut lines = text.lines();
     let Some(mut journal) = lines.next().and_then(header) else {
         return Ok(None);
     };
-    let mut living = BTreeMap::new();
+    let mut living: BTreeMap<i32, JournalEntry> = BTreeMap::new();
     for line in lines {
-        match line.split('\t').collect::<Vec<_>>()[..] {
-            ["+", pid, start_time, slot, pool, tag, pipes] => {
-                let numbers = (pid.parse(), start_time.parse(), slot.parse());
-                let (Ok(pid), Ok(start_time), Ok(slot)) = numbers else {
-                    continue;
-                };
-                let (pool, tag, pipes) = (
-                    pool.to_owned(),
-                    tag.to_owned(),
-                    pipes.split(',').filter_map(pipe).collect(),
-                );
-                living.insert(
-                    pid,
-                    JournalEntry {
-                        pid,
-                        start_time,
-                        slot,
-                        pool,
-                        tag,
-                        pipes,
-                    },
-                );
-            }
-            ["*", pid, start_time, slot, pool, tag] => {
-                let numbers = (pid.parse(), start_time.parse(), slot.parse());
-                let (Ok(pid), Ok(start_time), Ok(slot)) = numbers else {
-                    continue;
-                };
-                let (pool, tag, pipes) = (pool.to_owned(), tag.to_owned(), Vec::new());
-                journal.members.push(JournalEntry {
-                    pid,
-                    start_time,
-                    slot,
-                    pool,
-                    tag,
-                    pipes,
-                });
-            }
-            ["-", pid] => {
-                pid.parse().ok().and_then(|pid: i32| living.remove(&pid));
-            }
-            _ => {} // an incomplete line, from a full disk
-        }
+        journal.read_line(line, &mut living);
     }
     journal.living = living.into_values().collect();
     Ok(Some(journal))
+}
+
+fn entry(pid: &str, start_time: &str, slot: &str, pool: &str, tag: &str) -> Option<JournalEntry> {
+    Some(JournalEntry {
+        pid: pid.parse().ok()?,
+        start_time: start_time.parse().ok()?,
+        slot: slot.parse().ok()?,
+        pool: pool.to_owned(),
+        tag: tag.to_owned(),
+        ..JournalEntry::default()
+    })
 }
 
 /// Appends to a dead master's journal the processes that the new master has found: pid, start time, slot, pool, tag.
@@ -423,9 +581,14 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<JournalContent>> {
 pub(super) fn append_found(dir: &Path, found: &[(i32, u64, u32, &str, &str)]) -> io::Result<()> {
     let flags = O_NOFOLLOW | O_NONBLOCK;
     let mut file = OpenOptions::new()
+        .read(true)
         .append(true)
         .custom_flags(flags)
         .open(dir.join(FILE))?;
+    // The last line may be incomplete, and must not become a whole one.
+    let mut bytes = Vec::new();
+    (&file).read_to_end(&mut bytes)?;
+    file.set_len(whole(&bytes) as u64)?;
     let line = |(pid, start, slot, pool, tag): &(i32, u64, u32, &str, &str)| {
         format!(
             "*\t{pid}\t{start}\t{slot}\t{}\t{}\n",
@@ -433,11 +596,14 @@ pub(super) fn append_found(dir: &Path, found: &[(i32, u64, u32, &str, &str)]) ->
             without_control_characters(tag)
         )
     };
-    // The last line may be incomplete.
-    let text: String = std::iter::once("\n".to_owned())
-        .chain(found.iter().map(line))
-        .collect();
+    let text: String = found.iter().map(line).collect();
     io::Write::write_all(&mut file, text.as_bytes())
+}
+
+/// The length without an incomplete last line.
+fn whole(bytes: &[u8]) -> usize {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n');
+    end.map_or(0, |end| end + 1)
 }
 
 fn pipe(text: &str) -> Option<(Stream, u64)> {
@@ -480,6 +646,17 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    fn worker(pid: i32, start_time: u64, slot: u32, tag: &str) -> JournalEntry {
+        JournalEntry {
+            pid,
+            start_time,
+            slot,
+            pool: "web".to_owned(),
+            tag: tag.to_owned(),
+            ..JournalEntry::default()
+        }
+    }
+
     fn pids(dir: &Path) -> Vec<i32> {
         read(dir)
             .unwrap()
@@ -511,23 +688,84 @@ mod tests {
             "before the first worker"
         );
         journal
-            .add_worker(10, 100, ("we\tb", 0), "t1", &[])
+            .add_worker(&JournalEntry {
+                pool: "we\tb".to_owned(),
+                ..worker(10, 100, 0, "t-1")
+            })
             .unwrap();
-        let pipes = [(Stream::Stdout, 7), (Stream::Stderr, 8)];
-        journal
-            .add_worker(11, 101, ("web", 1), "t2", &pipes)
-            .unwrap();
+        let mut entry = JournalEntry {
+            pipes: vec![(Stream::Stdout, 7), (Stream::Stderr, 8)],
+            generation: Some(3),
+            port: Some(8001),
+            ..worker(11, 101, 1, "t-2")
+        };
+        journal.add_worker(&entry).unwrap();
         journal.remove_worker(10).unwrap();
         journal.remove_worker(77).unwrap();
-        let entry = JournalEntry {
-            pid: 11,
-            start_time: 101,
-            slot: 1,
-            pool: "web".into(),
-            tag: "t2".into(),
-            pipes: pipes.into(),
+        assert_eq!(read(dir.path()).unwrap().unwrap().living, [entry.clone()]);
+        journal.set_ready(11).unwrap();
+        journal.set_ready(10).unwrap();
+        entry.ready = true;
+        assert_eq!(read(dir.path()).unwrap().unwrap().living, [entry.clone()]);
+        let notes = JournalNotes {
+            listeners: [None, Some((1, 77))]
+                .map(|file| ListenerNote {
+                    name: "a:80".to_owned(),
+                    inode: 4711,
+                    file,
+                })
+                .into(),
+            pools: vec![PoolNote {
+                name: "web".to_owned(),
+                scaled: Some(4),
+                stopped: true,
+            }],
         };
-        assert_eq!(read(dir.path()).unwrap().unwrap().living, [entry]);
+        journal.set_notes(notes.clone()).unwrap();
+        let content = read(dir.path()).unwrap().unwrap();
+        assert_eq!((content.notes, content.last), (notes, Some(2)));
+        assert_eq!(content.living, [entry]);
+    }
+
+    /// A master is killed, or the disk is full, in the middle of a line: what is before it counts, and nothing else.
+    #[test]
+    fn a_journal_that_is_cut_at_any_byte_says_nothing_untrue() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = WorkerJournal::open(dir.path(), "a-b", None, Clock::start()).unwrap();
+        let mut entries = Vec::new();
+        for pid in [12, 123, 1234] {
+            let entry = JournalEntry {
+                generation: Some(pid as u32),
+                port: Some(8000),
+                ..worker(pid, 77, 0, &format!("a-b-{pid}"))
+            };
+            journal.add_worker(&entry).unwrap();
+            entries.push(entry);
+        }
+        journal.set_ready(1234).unwrap();
+        journal.remove_worker(123).unwrap();
+        journal.set_notes(JournalNotes::default()).unwrap();
+        let whole = std::fs::read(dir.path().join(FILE)).unwrap();
+        for length in 0..whole.len() {
+            for then_found in [false, true] {
+                std::fs::write(dir.path().join(FILE), &whole[..length]).unwrap();
+                if then_found {
+                    append_found(dir.path(), &[(9, 1, 0, "web", "a-b-9")]).unwrap();
+                }
+                let Some(content) = read(dir.path()).unwrap() else {
+                    continue;
+                };
+                assert_eq!(content.members.len(), usize::from(then_found));
+                for entry in content.living {
+                    let known = entries.iter().find(|known| known.pid == entry.pid).unwrap();
+                    assert_eq!(entry.tag, known.tag);
+                    assert!(entry.generation.is_none_or(|of| of == entry.pid as u32));
+                    assert!(entry.port.is_none_or(|port| port == 8000));
+                    assert!(!entry.ready || entry.pid == 1234);
+                }
+                assert!(content.last.is_none_or(|last| last <= 1234));
+            }
+        }
     }
 
     #[test]
@@ -537,8 +775,14 @@ mod tests {
         assert_eq!(open("a-b").unwrap_err().kind(), io::ErrorKind::NotFound);
         // The dead master, by the pid of another.
         let header = format!("rotad 2 {} 1 77 a-b -\n", procfs::boot_id());
-        let lines = "+\t10\t100\t0\tweb\tt1\tboth:7\n+\t11\t101\t1\tweb\tt2\t\n-\t11\n+\t5\t1";
-        std::fs::write(dir.path().join(FILE), header + lines).unwrap();
+        let start_time = Stat::of(std::process::id().cast_signed())
+            .unwrap()
+            .start_time;
+        let me = std::process::id();
+        let lines = format!(
+            "#\t8\t55\n+\t{me}\t{start_time}\t0\tweb\ta-b-1\tboth:7\n=\t{me}\t4\t-\n!\t{me}\n+\t11\t101\t1\tweb\ta-b-9\t\n-\t11\n+\t5\t1"
+        );
+        std::fs::write(dir.path().join(FILE), header + &lines).unwrap();
         assert_eq!(open("c-d").unwrap_err().kind(), io::ErrorKind::NotFound);
         let before = read(dir.path()).unwrap().unwrap();
         assert!(!before.master_is_alive());
@@ -546,11 +790,20 @@ mod tests {
         let content = read(dir.path()).unwrap().unwrap();
         assert!(content.master_is_alive());
         assert_eq!((content.living, content.tag), (before.living, before.tag));
-        journal.add_worker(12, 102, ("web", 1), "t3", &[]).unwrap();
-        assert_eq!(pids(dir.path()), [10, 12]);
-        journal.remove_worker(10).unwrap();
+        assert_eq!((before.last, content.last), (Some(9), Some(9)));
+        assert_eq!(content.since, Some(55), "its workers may be as old");
+        let (me, other) = (me.cast_signed(), 1_000_000_000);
+        journal
+            .add_worker(&worker(other, 102, 1, "a-b-10"))
+            .unwrap();
+        assert_eq!(pids(dir.path()), [me, other]);
+        journal.remove_worker(me).unwrap();
         journal.rewrite().unwrap();
-        assert_eq!(pids(dir.path()), [12]);
+        assert_eq!(pids(dir.path()), [other]);
+        let last = read(dir.path()).unwrap().unwrap().last;
+        assert_eq!(last, Some(10), "also of those that are gone");
+        drop(open("a-b").unwrap());
+        assert!(pids(dir.path()).is_empty(), "it does not exist");
     }
 
     #[test]
@@ -584,9 +837,9 @@ mod tests {
     fn the_journal_stays_short_and_survives_an_incomplete_line() {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = WorkerJournal::open(dir.path(), "a-b", None, Clock::start()).unwrap();
-        journal.add_worker(1, 1, ("web", 0), "first", &[]).unwrap();
+        journal.add_worker(&worker(1, 1, 0, "first")).unwrap();
         for pid in 2..10_000 {
-            journal.add_worker(pid, 1, ("web", 1), "x", &[]).unwrap();
+            journal.add_worker(&worker(pid, 1, 1, "x")).unwrap();
             journal.remove_worker(pid).unwrap();
         }
         let lines = std::fs::read_to_string(dir.path().join(FILE))
@@ -601,9 +854,7 @@ mod tests {
             .write_all(b"+\t5\t1")
             .unwrap();
         journal.retry_at = Some(journal.clock.now());
-        journal
-            .add_worker(6, 1, ("web", 2), "y", &[(Stream::Both, 9)])
-            .unwrap();
+        journal.add_worker(&worker(6, 1, 2, "y")).unwrap();
         assert_eq!(journal.deadline(), None, "it is whole again");
         assert_eq!(pids(dir.path()), [1, 6]);
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
@@ -616,14 +867,12 @@ mod tests {
         let run = dir.path().join("run");
         std::fs::create_dir(&run).unwrap();
         let mut journal = WorkerJournal::open(&run, "a-b", None, Clock::start()).unwrap();
-        journal.add_worker(1, 1, ("web", 0), "first", &[]).unwrap();
+        journal.add_worker(&worker(1, 1, 0, "first")).unwrap();
         std::fs::remove_file(run.join(FILE)).unwrap();
-        journal.add_worker(2, 1, ("web", 1), "second", &[]).unwrap();
+        journal.add_worker(&worker(2, 1, 1, "second")).unwrap();
         assert_eq!(pids(&run), [1, 2]);
         std::fs::remove_dir_all(&run).unwrap();
-        journal
-            .add_worker(3, 1, ("web", 2), "third", &[])
-            .unwrap_err();
+        journal.add_worker(&worker(3, 1, 2, "third")).unwrap_err();
         assert!(
             journal.deadline().is_some(),
             "it is tried again without a new worker"
@@ -639,7 +888,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = WorkerJournal::open(dir.path(), "a-b", None, Clock::start()).unwrap();
         for pid in 1..=100 {
-            journal.add_worker(pid, 1, ("web", 0), "x", &[]).unwrap();
+            journal.add_worker(&worker(pid, 1, 0, "x")).unwrap();
         }
         let (file, room) = overwrite(dir.path(), "rotad 2 - 1 1 c-d -\n").unwrap();
         assert!(room >= file.metadata().unwrap().len());

@@ -88,7 +88,7 @@ impl Supervisor {
             || self
                 .reload
                 .blocking
-                .read_usage(client, pids, self.workers.processes.guardian_pid())
+                .read_usage(client, pids, self.workers.processes.other_parents())
                 .is_err()
         {
             return self.answer_status(client, &HashMap::new());

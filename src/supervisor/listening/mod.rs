@@ -47,6 +47,11 @@ impl Listening {
         self.lone.take_change() || open
     }
 
+    /// A number that changes whenever a socket may have changed.
+    pub(super) fn version(&self) -> u64 {
+        self.open.version()
+    }
+
     /// What the next master needs to go on with the sockets.
     ///
     /// # Errors

@@ -39,6 +39,13 @@ impl Supervisor {
             }
         }
         self.emit(EventBuilder::new(EventKind::Ready, text).worker(worker));
+        let pid = self
+            .workers
+            .processes
+            .get(worker)
+            .and_then(|process| process.pid());
+        let action = pid.and_then(|pid| self.workers.journal.set_ready(pid));
+        self.perform(action);
     }
 
     pub(super) fn report_confirmed(&mut self, worker: WorkerId, took: Span) {

@@ -164,10 +164,10 @@ impl BlockingPool {
         &self,
         client: u64,
         pids: Vec<i32>,
-        guardian: Option<i32>,
+        parents: Vec<i32>,
     ) -> io::Result<()> {
         self.spawn_job(move || {
-            let found = rss_sampler::of_children(&pids, guardian);
+            let found = rss_sampler::of_children(&pids, &parents);
             Some(JobResult::Usage { client, found })
         })
     }

@@ -5,11 +5,14 @@ use crate::event_loop::clock::Clock;
 use crate::event_loop::signals::Signals;
 use crate::guardian::Link;
 use crate::log::LogWriter;
+use crate::process::tree::Identity;
 use crate::runtime_dir::RuntimeDir;
 use crate::runtime_dir::stale_workers::WorkerJournal;
 use crate::supervisor::saver::Saver;
 use crate::supervisor::service_manager::ServiceManager;
 use crate::supervisor::workers::WorkerCgroups;
+use rotad_core::WorkerId;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What is acquired before the supervisor exists.
@@ -26,4 +29,8 @@ pub(super) struct Acquired {
     pub(super) service_manager: ServiceManager,
     pub(super) guardian: Option<Arc<Link>>,
     pub(super) saver: Option<Saver>,
+    /// Processes that existed before any master of this start: they are never killed.
+    pub(super) preexisting: HashSet<Identity>,
+    /// The number of the last worker that has been spawned so far.
+    pub(super) last_worker: WorkerId,
 }

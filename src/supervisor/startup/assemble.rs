@@ -11,7 +11,6 @@ use crate::listener::Listener;
 use crate::plan::Plan;
 use crate::probe::accept::AcceptProbe;
 use crate::process::orphan_scanner::OrphanScanner;
-use crate::process::tree;
 use crate::process::{Spawner, SpawnerConfig, shim};
 use crate::runtime_dir::{NOTIFY_DIR, RuntimeDirRepair};
 use crate::saved_state::tracked::Tracked;
@@ -32,7 +31,7 @@ use crate::supervisor::runtime_files::Runtime;
 use crate::supervisor::workers::{Journal, Orphans, WorkerParts, Workers};
 use crate::supervisor::{EventLoop, Failed, Log, Reload, Supervisor};
 use crossbeam_channel::Receiver;
-use rotad_core::Engine;
+use rotad_core::{Engine, WorkerId};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
@@ -116,10 +115,9 @@ impl Parts {
             health,
             null,
         } = self;
-        let guardian = acquired.guardian.as_ref();
         let orphans = Orphans::new(
             OrphanScanner::new(mailbox.of(Report::Orphans), acquired.clock.clone()),
-            tree::preexisting_children(guardian.map(|link| link.guardian().pid())),
+            acquired.preexisting,
         );
         for id in tables.listening.ids() {
             tables.listening.watch(id, &poller);
@@ -197,7 +195,12 @@ pub(super) struct Tables {
 
 impl Tables {
     /// Those of a master that has not started anything yet.
-    pub(super) fn of_plan(plan: Plan, listeners: Vec<Listener>, context: StartContext) -> Self {
+    pub(super) fn of_plan(
+        plan: Plan,
+        listeners: Vec<Listener>,
+        context: StartContext,
+        last_worker: WorkerId,
+    ) -> Self {
         for listener in &listeners {
             report_listener(listener);
         }
@@ -239,7 +242,9 @@ impl Tables {
         let log_file = logs::log_file(&plan, context.foreground).cloned();
         Self {
             plan,
-            engine: EngineQueue::new(Engine::with_processors(processors())),
+            engine: EngineQueue::new(
+                Engine::with_processors(processors()).numbered_after(last_worker),
+            ),
             pools,
             listening,
             start_watch: StartWatch::new(context, watched.into_iter()),

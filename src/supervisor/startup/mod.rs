@@ -3,6 +3,7 @@
 //! that is acquired here; `assemble` then makes the supervisor from it.
 
 mod acquired;
+mod adopt;
 mod assemble;
 mod logs;
 mod restore;
@@ -22,14 +23,18 @@ use crate::event_loop::clock::Clock;
 use crate::event_loop::signals::Signals;
 use crate::exit_code::ExitCode;
 use crate::guardian::Link;
-use crate::listener::{self, ActivationSocket, Listener};
+use crate::listener::{self, ActivationSocket, LeftSocket, Listener};
+use crate::observe::events::EventKind;
 use crate::plan::Plan;
-use crate::runtime_dir::stale_workers::WorkerJournal;
+use crate::process::tree;
+use crate::runtime_dir::stale_workers::{Adoption, ListenerNote, WorkerJournal};
 use crate::runtime_dir::{NOTIFY_DIR, RuntimeDir, make_notify_dir};
 use crate::saved_state::store::Store;
 use crate::sys;
 use acquired::Acquired;
 use assemble::{Parts, Tables};
+use rotad_core::WorkerId;
+use std::io;
 use std::sync::Arc;
 use take_over::TakeOver;
 
@@ -49,32 +54,38 @@ impl Supervisor {
         mut context: StartContext,
         reader: Reader,
         guardian: Option<(Arc<Link>, Store)>,
-    ) -> Result<(Self, Vec<EventBuilder>), (StartContext, Failed)> {
+    ) -> Result<(Self, Left), (Box<StartContext>, Failed)> {
         let passed = std::mem::take(&mut context.activation_sockets);
         let begun = acquire(&plan, &mut context, passed, guardian).and_then(
-            |(acquired, listeners, take_over)| Ok((Parts::of(acquired)?, listeners, take_over)),
+            |(acquired, listeners, left)| {
+                let last_worker = acquired.last_worker;
+                Ok((Parts::of(acquired)?, listeners, left, last_worker))
+            },
         );
         match begun {
-            Ok((parts, listeners, take_over)) => {
-                let tables = Tables::of_plan(plan, listeners, context);
-                Ok((parts.supervisor(tables, reader), take_over))
+            Ok((parts, listeners, left, last_worker)) => {
+                let tables = Tables::of_plan(plan, listeners, context, last_worker);
+                Ok((parts.supervisor(tables, reader), left))
             }
-            Err(failed) => Err((context, failed)),
+            Err(failed) => Err((Box::new(context), failed)),
         }
     }
 }
+
+/// What a killed master has left: what has happened to it, and what is adopted.
+type Left = (Vec<EventBuilder>, Option<Adoption>);
 
 fn acquire(
     plan: &Plan,
     context: &mut StartContext,
     passed: Vec<ActivationSocket>,
     guardian: Option<(Arc<Link>, Store)>,
-) -> Result<(Acquired, Vec<Listener>, Vec<EventBuilder>), Failed> {
+) -> Result<(Acquired, Vec<Listener>, Left), Failed> {
     let (mut runtime_dir, signs) = RuntimeDir::enter(plan).map_err(|e| Failed {
         code: e.code,
         message: e.message,
     })?;
-    let left = take_over::find_stale_workers(plan, context, &runtime_dir)?;
+    let mut left = take_over::find_stale_workers(plan, context, &runtime_dir)?;
     sys::reaper::become_subreaper()
         .map_err(|e| Failed::at("cannot become the reaper of orphans", e))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
@@ -91,6 +102,23 @@ fn acquire(
     };
     let mut service_manager =
         ServiceManager::begin(context.activation_pid, clock.clone(), guardian.clone());
+    let kept = std::mem::take(&mut context.kept_sockets);
+    let mut preexisting =
+        tree::preexisting_children(guardian.as_ref().map(|link| link.guardian().pid()));
+    for one in &left.found {
+        preexisting.remove(&(one.pid, one.start_time));
+    }
+    let adoption = match context.take_over {
+        true => None,
+        false => left.adopt(|name| plan.pools.iter().any(|pool| pool.name == name), kept),
+    };
+    let lost_state = context.lost_state.take();
+    let lost_state = lost_state.map(|text| {
+        EventBuilder::new(EventKind::MasterRestored, text)
+            .cause("state-lost")
+            .error()
+    });
+    let mut events: Vec<EventBuilder> = lost_state.into_iter().collect();
     let take_over = TakeOver {
         plan,
         log_writer: &log_writer,
@@ -99,10 +127,29 @@ fn acquire(
         service_manager: &mut service_manager,
     }
     .begin(left)?;
-    let listeners = listener::open_all(&plan.listeners, passed).map_err(|e| Failed {
-        code: ExitCode::FAILED,
-        message: e.to_string(),
-    })?;
+    events.extend(take_over);
+    let (mut sockets, mut refused) = (Vec::new(), Vec::new());
+    let mut adoption = adoption;
+    for socket in adoption
+        .iter_mut()
+        .flat_map(|adoption| adoption.sockets.drain(..))
+    {
+        let ListenerNote { name, file, .. } = socket.note;
+        match socket.fd {
+            Ok(fd) => sockets.push(LeftSocket { name, fd, file }),
+            Err(error) => refused.push((name, error)),
+        }
+    }
+    let listeners = listener::open_all_left(&plan.listeners, passed, sockets)
+        .map_err(|error| cannot_listen(&error, &refused))?;
+    if let Some(adoption) = &adoption {
+        let text = format!(
+            "the workers of a master that was killed (pid {}) serve on and are adopted: {} of them",
+            adoption.master,
+            adoption.workers.len()
+        );
+        context.report.progress(&text);
+    }
     let control = runtime_dir
         .control_socket(plan.control.mode, plan.control.group)
         .map_err(|e| Failed::at("cannot open the control socket", e))?;
@@ -114,19 +161,28 @@ fn acquire(
     let notify_dir = runtime_dir.path().join(NOTIFY_DIR);
     make_notify_dir(&notify_dir)
         .map_err(|e| Failed::at(&format!("cannot make {}", notify_dir.display()), e))?;
-    let cgroups = WorkerCgroups::find(&plan.master.name);
-    let tag = new_tag();
+    let cgroups = match adopt::cgroup_base(adoption.as_ref()) {
+        Some(base) => WorkerCgroups::adopt(base),
+        None => WorkerCgroups::find(&plan.master.name),
+    };
+    let tag = adoption
+        .as_ref()
+        .map_or_else(new_tag, |adoption| adoption.tag.clone());
     // Before the first spawn, and required: without it, nobody could find the workers of this master after a SIGKILL.
-    let journal = WorkerJournal::open(runtime_dir.path(), &tag, cgroups.base(), clock.clone())
-        .map_err(|e| {
-            Failed::at(
-                &format!(
-                    "cannot write the list of workers in {}",
-                    runtime_dir.path().display()
-                ),
-                e,
-            )
-        })?;
+    let (dir, base) = (runtime_dir.path(), cgroups.base());
+    let journal = match &adoption {
+        Some(_) => WorkerJournal::reopen(dir, &tag, base, clock.clone()),
+        None => WorkerJournal::open(dir, &tag, base, clock.clone()),
+    };
+    let journal = journal.map_err(|e| {
+        Failed::at(
+            &format!(
+                "cannot write the list of workers in {}",
+                runtime_dir.path().display()
+            ),
+            e,
+        )
+    })?;
     runtime_dir.write_pid().map_err(|e| Failed {
         code: e.code,
         message: e.message,
@@ -157,6 +213,7 @@ fn acquire(
         nofile,
         cgroups: None,
         runtime_dir: None,
+        preexisting: preexisting.iter().copied().collect(),
     };
     let saver = store.map(|store| Saver::new(store, master));
     let acquired = Acquired {
@@ -172,8 +229,29 @@ fn acquire(
         service_manager,
         guardian,
         saver,
+        preexisting,
+        last_worker: WorkerId(adoption.as_ref().map_or(0, |adoption| adoption.last)),
     };
-    Ok((acquired, listeners, take_over))
+    Ok((acquired, listeners, (events, adoption)))
+}
+
+/// An address that is in use may be so because the workers that are to be adopted hold its socket, which may not be taken
+/// from them.
+fn cannot_listen(error: &listener::SocketError, refused: &[(String, io::Error)]) -> Failed {
+    let refusal = refused.iter().find(|(name, _)| *name == error.name);
+    let message = match refusal {
+        None => error.to_string(),
+        Some((_, why)) => format!(
+            "{error}\nthe workers of a master that was killed hold this socket, and the kernel does not let it be taken back \
+             from them (pidfd_getfd(2): {why}); they serve on, and nothing was changed. What helps: start as root or with \
+             CAP_SYS_PTRACE, or allow it for this start (sysctl kernel.yama.ptrace_scope=0); or `rotad start --take-over`, \
+             which stops them first"
+        ),
+    };
+    Failed {
+        code: ExitCode::FAILED,
+        message,
+    }
 }
 
 /// The prefix of ROTAD_WORKER for the workers of this master. The time makes it unique across reboots and reused pids.

@@ -38,12 +38,14 @@ use crate::supervisor::workers::saved_worker::SavedWorker;
 use crate::supervisor::{Failed, Supervisor};
 use crate::sys;
 use crate::sys::kept_fd::FdTable;
+use nix::sys::socket::{UnixAddr, getsockname, getsockopt, sockopt};
+use nix::sys::stat::fstat;
 use rotad_core::{
     Command, Engine, Generation, Input, Notice, PoolId, SavedEngine, Time, WorkerId, WorkerState,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::ManuallyDrop;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 /// The first descriptor that is not a standard stream.
@@ -137,7 +139,7 @@ fn missing(what: &str) -> Failed {
 
 impl Supervisor {
     /// A supervisor that goes on with the state in `store`. If there is none that can be read: what a master needs that
-    /// starts afresh, and takes over the workers of the dead one.
+    /// starts afresh, and adopts the workers of the dead one.
     pub(in crate::supervisor) fn restore(
         context: StartContext,
         reader: &Reader,
@@ -157,9 +159,16 @@ impl Supervisor {
         };
         // What the dead master had of the context is in the state.
         let context = ManuallyDrop::new(context);
+        let mut kept_sockets = Vec::new();
         let begun = FdTable::of_process(FIRST_FD, link.own_fds())
             .map_err(|error| Failed::at("cannot list our descriptors", error))
-            .and_then(|table| Self::from_state(&lines, store.progress(), table, reader, link));
+            .and_then(|table| {
+                let sockets = table.copies(is_listening).into_iter();
+                kept_sockets = sockets
+                    .filter_map(|fd| Some((fstat(&fd).ok()?.st_ino, fd)))
+                    .collect();
+                Self::from_state(&lines, store.progress(), table, reader, link)
+            });
         match begun {
             Ok((mut supervisor, resume, master)) => {
                 supervisor.saver = Some(Saver::new(store, master));
@@ -167,10 +176,11 @@ impl Supervisor {
             }
             Err(failed) => {
                 store.forget();
-                let fresh = context.without_fds(format!(
-                    "{}; its workers are stopped and started again",
+                let warning = format!(
+                    "{}; its workers serve on and are adopted, rolling restarts and requests that wait are given up",
                     failed.message
-                ));
+                );
+                let fresh = context.without_fds(warning, kept_sockets);
                 Err((Box::new(fresh), store))
             }
         }
@@ -263,6 +273,8 @@ impl Supervisor {
             service_manager,
             guardian: Some(link.clone()),
             saver: None,
+            preexisting: master.preexisting.iter().copied().collect(),
+            last_worker: WorkerId(0),
         };
         let tables = Tables {
             plan,
@@ -385,7 +397,7 @@ impl Supervisor {
     }
 
     /// Watches a worker's descriptors as the dead master did.
-    fn watch_restored(&mut self, id: WorkerId) {
+    pub(super) fn watch_restored(&mut self, id: WorkerId) {
         let Some(process) = self.workers.processes.get(id) else {
             return;
         };
@@ -498,6 +510,13 @@ impl Supervisor {
             self.execute(command);
         }
     }
+}
+
+/// Whether a descriptor may be a listening socket of workers. Abstract addresses are those of the master itself.
+fn is_listening(fd: &OwnedFd) -> bool {
+    let is_abstract =
+        || getsockname::<UnixAddr>(fd.as_raw_fd()).is_ok_and(|name| name.as_abstract().is_some());
+    getsockopt(fd, sockopt::AcceptConn).unwrap_or_default() && !is_abstract()
 }
 
 /// The engine as the dead master had it.

@@ -1,4 +1,4 @@
-//! Finds the workers that a killed master left, and stops them before anything is started.
+//! Finds the workers that a killed master left, and stops those that are not adopted before anything is started.
 
 use crate::daemon::StartContext;
 use crate::event_loop::clock::Deadline;
@@ -35,7 +35,7 @@ pub(super) fn find_stale_workers(
     }
     let message = format!(
         "a master of {} was killed, and these processes of it still run:\n{}\nwithout --no-take-over, `rotad start` and \
-         `rotad run` stop them by their stop steps before they start anything",
+         `rotad run` adopt them; --take-over stops them by their stop steps before anything is started",
         plan.config.display(),
         list_names(&left.found)
     );

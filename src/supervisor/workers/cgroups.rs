@@ -7,7 +7,7 @@ use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::process_table::WorkerProcess;
 use rotad_core::WorkerId;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug)]
 pub(crate) struct WorkerCgroups {
@@ -65,6 +65,20 @@ impl WorkerCgroups {
             proven: false,
             reported: false,
         }
+    }
+
+    /// Goes on with the cgroups of a dead master, whose workers are adopted.
+    pub(crate) fn adopt(base: PathBuf) -> Self {
+        Self {
+            cgroups: Some(Cgroups::at(base)),
+            proven: false,
+            reported: false,
+        }
+    }
+
+    /// The cgroup of an adopted worker. None: it has none.
+    pub(crate) fn existing(&self, worker: WorkerId) -> Option<Cgroup> {
+        self.cgroups.as_ref()?.existing(worker)
     }
 
     /// The directory of the workers' cgroups.

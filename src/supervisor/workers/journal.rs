@@ -3,7 +3,7 @@
 
 use crate::log::WorkerOutput;
 use crate::observe::events::EventKind;
-use crate::runtime_dir::stale_workers::WorkerJournal;
+use crate::runtime_dir::stale_workers::{JournalEntry, JournalNotes, WorkerJournal};
 use crate::supervisor::action::Action;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::process_table::WorkerProcess;
@@ -17,12 +17,18 @@ pub(crate) struct Journal {
     dir: PathBuf,
     /// That it cannot be written was reported.
     failing: bool,
+    /// The versions of what was noted last.
+    noted: Option<(u64, u64)>,
 }
 
 impl Journal {
     pub(crate) fn new(file: WorkerJournal, dir: PathBuf) -> Self {
-        let failing = false;
-        Self { file, dir, failing }
+        Self {
+            file,
+            dir,
+            failing: false,
+            noted: None,
+        }
     }
 
     /// When a journal that could not be written is tried again.
@@ -55,10 +61,39 @@ impl Journal {
             .as_ref()
             .map(WorkerOutput::inodes)
             .unwrap_or_default();
-        let slot = (process.spec.plan.name.as_str(), process.slot.0);
-        let done = self
-            .file
-            .add_worker(process.pid()?, start_time, slot, &process.tag, &pipes);
+        let done = self.file.add_worker(&JournalEntry {
+            pid: process.pid()?,
+            start_time,
+            slot: process.slot.0,
+            pool: process.spec.plan.name.clone(),
+            tag: process.tag.clone(),
+            pipes,
+            generation: Some(process.generation.0),
+            port: process.port,
+            ready: false,
+        });
+        self.report(done)
+    }
+
+    /// The worker with this pid is ready.
+    pub(crate) fn set_ready(&mut self, pid: i32) -> Option<Action> {
+        let done = self.file.set_ready(pid);
+        self.report(done)
+    }
+
+    /// Whether this is what was noted last.
+    pub(crate) fn has_noted(&self, versions: (u64, u64)) -> bool {
+        self.noted == Some(versions)
+    }
+
+    /// What the next start has to know beside the workers. `versions`: of what the notes are made from.
+    pub(crate) fn set_notes(
+        &mut self,
+        versions: (u64, u64),
+        notes: JournalNotes,
+    ) -> Option<Action> {
+        self.noted = Some(versions);
+        let done = self.file.set_notes(notes);
         self.report(done)
     }
 

@@ -27,6 +27,7 @@ pub(crate) use exits::Life;
 pub(crate) use journal::Journal;
 pub(crate) use orphans::Orphans;
 
+use crate::process::cgroup::Cgroup;
 use crate::process::{SpawnRequest, Spawner};
 use crate::supervisor::event_builder::WorkerLabel;
 use exit_report::ExitReports;
@@ -98,6 +99,11 @@ impl Workers {
             reaped: BTreeMap::new(),
             tag,
         }
+    }
+
+    /// The cgroup of an adopted worker. None: it has none.
+    pub(crate) fn cgroup_of(&self, worker: WorkerId) -> Option<Cgroup> {
+        self.cgroups.existing(worker)
     }
 
     /// What is saved of the cgroups.

@@ -145,10 +145,12 @@ impl Workers {
         }
     }
 
-    /// Whether there are orphans. Those of workers of a dead master went to the guardian, which is not asked: there may
-    /// be some.
+    /// Whether there are orphans. Those of workers of a dead master went to the guardian, or to the parent of adopted
+    /// workers, which are not asked: there may be some.
     fn has_orphans(&self) -> bool {
-        self.processes.guardian_pid().is_some() || reaper::has_orphans()
+        self.processes.guardian_pid().is_some()
+            || self.processes.has_foster_parents()
+            || reaper::has_orphans()
     }
 
     /// `unless_orphans`: the scan kills instead. A child that has not called setsid(2) yet would die with the group,

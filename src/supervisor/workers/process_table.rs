@@ -6,6 +6,7 @@ use crate::log::{LogWriter, WorkerOutput};
 use crate::notify_socket::NotifySocket;
 use crate::observe::status::LastExit;
 use crate::process::cgroup::Cgroup;
+use crate::process::procfs::Stat;
 use crate::process::tree::{ProcessTree, ScanRequest};
 use crate::supervisor::listening::ListenerId;
 use crate::supervisor::pool_registry::PoolSpec;
@@ -15,7 +16,7 @@ use crate::sys::process::Process;
 use crate::sys::reaper;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -130,6 +131,8 @@ pub(crate) struct ProcessTable {
     unreaped: Vec<Process>,
     /// The parent of the workers of dead masters, if there were any.
     pub guardian: Option<Arc<Link>>,
+    /// The parents of adopted workers, to which their orphans go as well.
+    foster_parents: BTreeSet<i32>,
     /// Children of the guardian that it is still to be asked to reap.
     for_guardian: Vec<i32>,
     /// The kernel has no pidfds: exits are checked at each SIGCHLD.
@@ -182,6 +185,12 @@ impl ProcessTable {
         self.last = self.last.max(Some(id));
         if let Some(pid) = process.pid() {
             self.pids.insert(pid);
+            self.foster_parents.extend(
+                Stat::of(pid)
+                    .ok()
+                    .map(|stat| stat.parent)
+                    .filter(|parent| Some(*parent) != self.guardian_pid()),
+            );
         }
         self.processes.insert(id, process);
     }
@@ -200,6 +209,19 @@ impl ProcessTable {
         self.guardian
             .as_ref()
             .map(|guardian| guardian.guardian().pid())
+    }
+
+    /// The processes besides this one whose children may be workers.
+    pub(crate) fn other_parents(&self) -> Vec<i32> {
+        let guardian = self.guardian_pid().into_iter();
+        guardian
+            .chain(self.foster_parents.iter().copied())
+            .collect()
+    }
+
+    /// Whether there are workers of a dead master that are not the guardian's children.
+    pub(crate) fn has_foster_parents(&self) -> bool {
+        !self.foster_parents.is_empty()
     }
 
     /// Reaps a child of ours or of the guardian that is no worker.
@@ -309,6 +331,7 @@ impl ProcessTable {
                 .collect(),
             ended: trees.killing().collect(),
             last: self.last,
+            foster_parents: self.foster_parents.iter().copied().collect(),
             unreaped: self.pids.clone(),
             ..ScanRequest::default()
         }
