@@ -326,15 +326,12 @@ stop = "5s"
     );
     site.run();
     let worker = pids(&site.await_ready(), "tree")[0];
-    until("its tree", 10, || {
-        (proc::children(worker).len() >= 3).then_some(())
+    let tree: Vec<i32> = until("its tree", 10, || {
+        let all = site.processes().into_iter();
+        let sleeps = all.filter(|pid| proc::command_line(*pid).starts_with("sleep 100"));
+        let found: Vec<i32> = sleeps.collect();
+        (found.len() == 4).then_some(found)
     });
-    let tree: Vec<i32> = site
-        .processes()
-        .into_iter()
-        .filter(|pid| proc::command_line(*pid).starts_with("sleep 100"))
-        .collect();
-    assert_eq!(tree.len(), 4);
     kill_both(&mut site);
     start(&site);
     kill(Pid::from_raw(worker), Signal::SIGKILL).expect("a worker");
