@@ -148,7 +148,7 @@ impl DemoMaster {
         ))
     }
 
-    /// Sends USR1 to the pid in the pid file, as a script would, and waits until every web worker is replaced.
+    /// Sends USR1 to the master that the pid file names, and waits until every web worker is replaced.
     pub(super) fn roll_by_signal(&mut self, signals: &DemoSignals) -> Result<(), String> {
         let before = self.web().map_or(0, |(generation, _)| generation);
         let text = std::fs::read_to_string(self.pid_file())
@@ -157,13 +157,18 @@ impl DemoMaster {
             .trim()
             .parse()
             .map_err(|_| format!("no pid in the pid file: {text:?}"))?;
-        // If it is our own unreaped child, the pid cannot have been reused.
-        if self.child.as_ref().map(Child::id) != Some(pid.cast_unsigned()) {
+        let child = self.child.as_ref().map(|child| child.id().cast_signed());
+        let master = self.status().map(|status| status.master);
+        let ours = master.filter(|master| {
+            master.pid == pid && child == Some(master.guardian.unwrap_or(master.pid))
+        });
+        let (Some(child), Some(_)) = (child, ours) else {
             return Err(format!(
                 "the pid file names process {pid}, which is not the demo's master"
             ));
-        }
-        kill(Pid::from_raw(pid), Signal::SIGUSR1)
+        };
+        // The master's guardian passes it on. It is our own unreaped child, so its pid cannot have been reused.
+        kill(Pid::from_raw(child), Signal::SIGUSR1)
             .map_err(|error| format!("failed to signal the master: {error}"))?;
         let until = Deadline::after(WAIT_LIMIT);
         while !until.has_passed() {

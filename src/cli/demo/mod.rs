@@ -96,7 +96,7 @@ Ctrl-C here stops everything and removes {}.
     ));
 }
 
-/// Rolls the web workers under load, by USR1 to the pid in the pid file as a deploy script would, and prints how many
+/// Rolls the web workers under load, by USR1 as a deploy script would, and prints how many
 /// requests were lost.
 fn measure(mut master: DemoMaster, signals: &DemoSignals, port: u16) -> Result<ExitCode, String> {
     let load = Load::start(port).map_err(|error| format!("failed to start the load: {error}"))?;
