@@ -36,25 +36,61 @@ pub(crate) enum Ended {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default)
+)]
 pub(crate) struct SlotState {
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) current: Option<WorkerId>,
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) successor: Option<WorkerId>,
     /// Consecutive deaths that count as failures, and how many of them were followed by a delay.
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) deaths: u32,
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) delays: u32,
     /// Consecutive successful exits before readiness. They are not failures, but nothing should wait for the next
     /// worker.
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) early_exits: u32,
     /// The first of consecutive deaths, if its worker had been ready for a while: it counts for a crash loop only
     /// once the slot fails again.
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) first_death: Option<Time>,
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) not_before: Option<Time>,
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) ended: Option<Ended>,
     /// How often the slot was filled again after an exit that was not requested and not a success.
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) restarts: u32,
+    #[cfg_attr(
+        feature = "serde",
+        serde(skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) restart_due: bool,
     /// Workers of this slot that are leaving and not gone yet; and those of them that were asked to stop, without the
     /// lost ones.

@@ -34,6 +34,11 @@ use serde::{Deserialize, Serialize};
 /// No counter comes near this: adding to it never overflows.
 const MOST: u32 = 1 << 30;
 
+/// For serde: what has its first value is left out, since a snapshot has many slots and workers.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// The state of an engine between two inputs, as it is written and read: [`Engine::save`], [`Engine::restore`].
 #[derive(Serialize, Deserialize)]
 pub struct SavedEngine<'a> {

@@ -87,27 +87,71 @@ pub(crate) struct Worker {
     pub(crate) state: State,
     pub(crate) readiness: Readiness,
     /// The stop steps; empty until the stop has begun, so that a later change of the policy does not affect it.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) stop: Vec<StopStep>,
     pub(crate) role: Role,
     pub(crate) began: Time,
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) ready_at: Option<Time>,
     /// Set while the worker is ready only by age: its rolling restart is not complete before this.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) by_age_until: Option<Time>,
     /// When it was asked to stop, or was found not to be ready in time.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) stop_began: Option<Time>,
     /// How its first process ended, once it has.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) exit: Option<Exit>,
     /// It counts in `Pool::draining` while it is leaving.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) drains: bool,
     /// Its slot has not failed repeatedly: a rolling restart stops no old worker until this one is ready.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) awaited: bool,
     /// It is of a master whose state is lost.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) adopted: bool,
     /// The kernel has not ended it in time.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) lost: bool,
     /// While it starts: the processor demand that it is counted with, in percent of one processor.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) demand: u32,
     /// It counts towards the start limit; the run of a oneshot does not.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "crate::state::is_default")
+    )]
     pub(crate) counts: bool,
 }
 

@@ -23,9 +23,9 @@ const LENGTHS: [usize; 2] = [9, 10];
 const PROGRESS: usize = 11;
 
 /// A region is compacted when it is this many times as long as right after the last time …
-const GROWTH: usize = 4;
+const GROWTH: usize = 3;
 /// … and at least this long, in bytes.
-const LONG: usize = 1 << 20;
+const LONG: usize = 256 << 10;
 
 /// The bits of the number of commands in [`Progress`], as it is stored.
 const COMMAND_BITS: u32 = 24;
@@ -133,9 +133,10 @@ impl Store {
         self.full || self.end > LONG.max(self.compacted * GROWTH)
     }
 
-    /// Writes the journal anew: `write` appends all that counts. Until it has returned, the old one counts. False: it does
-    /// not fit, and the state of this master is not saved from now on.
+    /// Writes the journal anew: `write` appends all that counts. Until it has returned, the old one counts; then its
+    /// memory is given back. False: it does not fit, and the state of this master is not saved from now on.
     pub fn compact(&mut self, write: impl FnOnce(&mut Self)) -> bool {
+        let old = self.begin()..self.begin() + self.end;
         self.region = 1 - self.region;
         self.end = 0;
         self.full = false;
@@ -150,6 +151,7 @@ impl Store {
         let length = self.shared.number(LENGTHS[self.region]);
         length.store(self.end as u64, Ordering::Release);
         in_use.store(self.region as u64 + 1, Ordering::Release);
+        self.shared.memory_mut().discard(old);
         true
     }
 
@@ -188,6 +190,12 @@ mod tests {
     /// What the next master finds.
     fn next(store: Store) -> Store {
         Store::new(store.shared)
+    }
+
+    /// In bytes.
+    fn in_memory(store: &Store) -> u64 {
+        let stat = nix::sys::stat::fstat(store.shared.memory()).unwrap();
+        stat.st_blocks.cast_unsigned() * 512
     }
 
     #[test]
@@ -235,8 +243,11 @@ mod tests {
             store.append(&record);
             store.commit();
         }
+        let size = store.end as u64;
+        assert!(in_memory(&store) >= size);
         assert!(store.compact(|store| store.append(&"all")));
         assert!(!store.is_long());
+        assert!(in_memory(&store) < size, "the old region is given back");
         assert_eq!(next(store).records().unwrap(), [r#""all""#]);
     }
 

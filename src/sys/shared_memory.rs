@@ -5,10 +5,14 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
 use std::sync::atomic::AtomicU64;
+
+/// Memory is given back in parts of this many bytes: whole pages on every architecture.
+const PART: usize = 64 << 10;
 
 /// A mapping of a memfd. Its size never changes (fcntl(2), F_SEAL_SHRINK), so an access within it cannot fail with
 /// SIGBUS; pages that nobody has touched cost nothing.
@@ -81,6 +85,20 @@ impl SharedMemory {
         true
     }
 
+    /// Gives the whole parts of [`PART`] bytes in this range back to the system; they are zero from then on (madvise(2), MADV_REMOVE). A
+    /// system that refuses keeps them as they are.
+    ///
+    /// # Panics
+    /// If the range lies beyond the end.
+    pub fn discard(&mut self, range: Range<usize>) {
+        let (first, end) = (range.start.next_multiple_of(PART), range.end / PART * PART);
+        assert!(range.end <= self.len, "beyond the end");
+        if first < end {
+            // SAFETY: whole pages within the mapping, into which nobody has a reference.
+            unsafe { libc::madvise(self.base.add(first).cast(), end - first, libc::MADV_REMOVE) };
+        }
+    }
+
     /// A copy of `len` bytes from `at` on. None: beyond the end.
     pub fn read(&self, at: usize, len: usize) -> Option<Vec<u8>> {
         if at.checked_add(len).is_none_or(|end| end > self.len) {
@@ -136,6 +154,20 @@ mod tests {
         drop(memory);
         assert_eq!(again.read(4096, 5).unwrap(), b"state");
         assert_eq!(again.number(3).load(Ordering::Acquire), 7);
+    }
+
+    #[test]
+    fn discarded_pages_are_zero_and_take_no_memory() {
+        let mut memory = SharedMemory::new("test", 4 * PART).unwrap();
+        assert!(memory.write(0, &vec![7; 4 * PART]));
+        memory.discard(PART - 1..3 * PART + 1);
+        // Before they are read: that makes pages again.
+        let blocks = nix::sys::stat::fstat(&memory).unwrap().st_blocks;
+        assert_eq!(blocks * 512, 2 * PART as i64);
+        let bytes = memory.read(0, 4 * PART).unwrap();
+        let at = |index: usize| bytes[index];
+        let kept = [at(0), at(PART - 1), at(3 * PART), at(4 * PART - 1)];
+        assert_eq!((kept, at(PART), at(3 * PART - 1)), ([7; 4], 0, 0));
     }
 
     #[test]
