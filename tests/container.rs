@@ -136,7 +136,9 @@ fn stray_signals_end_nobody() {
     });
     let workers = pids(&container.await_ready(), "jobs");
     // From inside the kernel lets nothing through to a first process that it does not handle.
-    for signal in ["KILL", "STOP", "USR1", "HUP", "WINCH", "CHLD", "ALRM", "34"] {
+    for signal in [
+        "KILL", "STOP", "TSTP", "TTIN", "USR1", "HUP", "WINCH", "CHLD", "ALRM", "34",
+    ] {
         let run = container.exec(&["/bin/busybox", "kill", &format!("-{signal}"), "1"]);
         assert_eq!(run.code, 0, "kill -{signal} 1: {}", run.text());
     }

@@ -2,7 +2,8 @@
 
 mod support;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::process::Command;
 use support::{Site, alone, pids, pool, proc};
 
@@ -73,6 +74,12 @@ fn the_daemon_is_detached_as_documented() {
             what == "/dev/null" || what.ends_with("master.log"),
             "{number} is {what}"
         );
+    }
+    // Of a terminal that it does not have: nobody would continue it.
+    for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+        for pid in [guardian, master] {
+            kill(Pid::from_raw(pid), signal).expect("a process of rotad");
+        }
     }
     site.signal(Signal::SIGHUP);
     site.signal(Signal::SIGUSR1);

@@ -16,9 +16,10 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
-use nix::unistd::{Pid, setpgid};
+use nix::unistd::{Pid, getsid, setpgid};
 use rotad_core::Exit;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd};
@@ -54,6 +55,9 @@ struct Guardian {
     ending: Option<ExitCode>,
     /// When the last masters died.
     deaths: VecDeque<Duration>,
+    /// A shell can continue this process after Ctrl-Z. Without one the kernel would drop these signals (termios(3),
+    /// "orphaned process group").
+    has_job_control: bool,
     /// What this process has in memory and does not need while it sleeps.
     unused: UnusedPages,
 }
@@ -93,8 +97,9 @@ pub fn guard(hup_ignored: bool) -> io::Result<Side> {
             Ok(Fork::Child) => {
                 // A group of its own: what a terminal or `kill -- -PGID` sends to the group reaches the guardian alone.
                 setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
-                // So it is never in the foreground, and `stty tostop` must not stop it for a line of its log.
-                signal::ignore(&[libc::SIGTTOU]);
+                // So it is never in the foreground: `stty tostop` must not stop it for a line of its log, and Ctrl-Z comes by
+                // the guardian.
+                signal::ignore(&[libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU]);
                 before.thread_set_mask()?;
                 return Ok(guardian.into_master());
             }
@@ -146,6 +151,7 @@ impl Guardian {
             clock: Clock::start(),
             ending: None,
             deaths: VecDeque::new(),
+            has_job_control: getsid(None) != Ok(Pid::this()) && File::open("/dev/tty").is_ok(),
             unused: UnusedPages::find(),
         })
     }
@@ -209,7 +215,11 @@ impl Guardian {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match info.ssi_signo as i32 {
                 libc::SIGCHLD => child_ended = true,
-                libc::SIGTSTP => stop_with(master),
+                libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => {
+                    if self.has_job_control {
+                        stop_with(master);
+                    }
+                }
                 // It goes on as this process does.
                 libc::SIGCONT => {
                     signal::pass_on(master.pid, libc::SIGCONT, sender(&info)).ok();
