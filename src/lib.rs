@@ -34,4 +34,5 @@ pub mod runtime_dir;
 pub mod saved_state;
 pub mod supervisor;
 pub mod sys;
+pub mod upgrade;
 pub mod watch;

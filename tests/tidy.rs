@@ -159,7 +159,7 @@ fn find(dir: &str, words: &[&str], allowed: impl Fn(&str) -> bool) {
 
 /// What a module may import of the others, as prefixes of `crate::…` and `rotad_core`; the module of a file is its first
 /// directory (or its name). Read it as an edge list: what is not here must not be. Each is above those that it imports.
-const MODULES: [(&str, &[&str]); 19] = [
+const MODULES: [(&str, &[&str]); 20] = [
     ("exit_code", &[]),
     ("plan", &["rotad_core"]),
     ("config", &["rotad_core", "plan"]),
@@ -172,6 +172,7 @@ const MODULES: [(&str, &[&str]); 19] = [
         &["rotad_core", "exit_code", "sys", "event_loop"],
     ),
     ("saved_state", &["guardian"]),
+    ("upgrade", &["observe", "sys"]),
     ("notify_socket", &["rotad_core", "plan", "sys"]),
     ("process", &["rotad_core", "plan", "sys", "event_loop"]),
     (
@@ -229,6 +230,7 @@ const MODULES: [(&str, &[&str]); 19] = [
             "event_loop",
             "guardian",
             "saved_state",
+            "upgrade",
             "notify_socket",
             "process",
             "log",
@@ -254,6 +256,7 @@ const MODULES: [(&str, &[&str]); 19] = [
             "guardian",
             "runtime_dir",
             "supervisor",
+            "upgrade",
         ],
     ),
 ];

@@ -114,6 +114,15 @@ pub(super) enum Verb {
         #[arg(value_name = "POOL")]
         pools: Vec<String>,
     },
+    /// Replace the running master by another program, such as a new version of rotad; workers serve on
+    Upgrade {
+        /// The program; default: the path by which the master was started
+        #[arg(long, value_name = "PATH")]
+        to: Option<PathBuf>,
+        /// Wait no longer than this ("30s", "2min"): then exit 124, and the upgrade goes on
+        #[arg(long, value_name = "DURATION", value_parser = value_parsers::duration)]
+        timeout: Option<Duration>,
+    },
     /// Show the pools, or one pool's workers
     Status(StatusArgs),
     /// Validate the configuration, and report all findings

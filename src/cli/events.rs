@@ -122,21 +122,21 @@ fn colour(event: &Event) -> Option<u8> {
     const GREY: u8 = 90;
     match event.event {
         Exit | SpawnFailed | NotReady | Unhealthy | Unkillable | CrashLoop | ConfigRefused
-        | EssentialLost | EssentialEnded | GuardianLost | Unwatched => Some(RED),
+        | EssentialLost | EssentialEnded | UpgradeFailed | Unwatched => Some(RED),
         Ready | PoolReady | CrashLoopOver | MasterStarted | ConfigApplied | OneshotDone
-        | WorkerReplaced => Some(GREEN),
+        | WorkerReplaced | Upgraded => Some(GREEN),
         RollEnded if event.cause.as_deref() == Some("done") => Some(GREEN),
         Journal if event.cause.as_deref() == Some("whole") => Some(GREEN),
         PassedOver if event.cause.as_deref() == Some("unchanged") => None,
         RollEnded | Journal | PassedOver => Some(RED),
         Background | CrashLoopEases | RollingBack | Kill | DescendantsKilled | Orphan
         | LogHangs | PathsResolvedAgain | Listener | MasterPaused | MasterRestored
-        | RollSuperseded | ConfigPutBack | Restored | ProbeFailed | TookOver | Adopted
-        | PortsExhausted | Zombie | Cgroup => Some(YELLOW),
+        | GuardianLost | RollSuperseded | ConfigPutBack | Restored | ProbeFailed | TookOver
+        | Adopted | PortsExhausted | Zombie | Cgroup => Some(YELLOW),
         Signal | Spawn | CanaryPassed | Stopped | RollStep | RollWaits | Waiting => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
         MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired
-        | PoolStopped | RollStarted => None,
+        | PoolStopped | RollStarted | UpgradeStarted => None,
     }
 }
 

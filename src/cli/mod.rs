@@ -21,8 +21,10 @@ mod value_parsers;
 mod watch;
 
 use crate::exit_code::ExitCode;
+use crate::guardian;
 use crate::observe::print;
 use crate::sys::signal;
+use crate::upgrade::CHECK_VERB;
 use args::{Args, Verb};
 use clap::Parser;
 pub use man::reference;
@@ -34,6 +36,7 @@ pub fn main() -> std::process::ExitCode {
     match hidden_verb().as_deref() {
         Some("__demo-web") => return demo::web::main().into(),
         Some("__demo-task") => return demo::task::main().into(),
+        Some(CHECK_VERB) => return run::check_state().into(),
         _ => {}
     }
     let hup_ignored = signal::is_ignored(nix::libc::SIGHUP);
@@ -52,6 +55,19 @@ pub fn main() -> std::process::ExitCode {
             .into()
         }
     }
+}
+
+/// In a program that was executed to be the guardian of a running master: goes on. None: it was started in another way.
+pub fn resume() -> Option<std::process::ExitCode> {
+    let side = guardian::resume()?;
+    // None: what the command line says cannot be read by this version.
+    let file = || match Args::try_parse().ok()?.verb {
+        Verb::Run {
+            file: Some(file), ..
+        } => Some(file),
+        _ => Args::try_parse().ok()?.config,
+    };
+    Some(run::resume(side, file).into())
 }
 
 fn hidden_verb() -> Option<String> {
@@ -134,6 +150,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
             wait,
         } => roll::rollback(config.as_deref(), pools, to, dry_run, &wait),
         Verb::Cancel { pools } => roll::cancel(config.as_deref(), pools),
+        Verb::Upgrade { to, timeout } => request::upgrade(config.as_deref(), to, timeout),
         Verb::Status(args) if args.watch => watch::watch(config.as_deref(), &args),
         Verb::Status(args) => status::status(config.as_deref(), &args),
         Verb::Demo { once, port } => demo::demo(once, port),

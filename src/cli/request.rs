@@ -9,7 +9,7 @@ use crate::control::protocol::{Method, Response};
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::exit_code::ExitCode;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Finds the master of this configuration. The error is an exit code whose message has been printed.
@@ -68,6 +68,17 @@ pub(super) fn once_with(
     let done = Client::connect(paths, &limits)
         .and_then(|mut client| exchange(&mut client, method, &limits));
     finish(done, &paths.config)
+}
+
+/// Has the master be replaced by another program.
+pub(super) fn upgrade(
+    file: Option<&Path>,
+    to: Option<PathBuf>,
+    timeout: Option<Duration>,
+) -> ExitCode {
+    // The master has another working directory.
+    let to = to.map(|path| std::path::absolute(&path).unwrap_or(path));
+    once(file, Method::Upgrade { to }, timeout)
 }
 
 /// Stops everything, gracefully or, with `now`, by SIGKILL. Returns 0 also if certainly nothing is running.

@@ -5,11 +5,13 @@ use crate::config::{self, Loaded};
 use crate::daemon::{self, Side, StartContext, StartOptions};
 use crate::event_loop::clock::Deadline;
 use crate::exit_code::ExitCode;
-use crate::guardian;
+use crate::guardian::{self, SharedState};
 use crate::plan::Plan;
 use crate::supervisor;
+use std::io;
 use std::mem::ManuallyDrop;
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,6 +124,41 @@ fn serve(plan: Plan, mut context: StartContext) -> ExitCode {
             supervisor::serve(plan, context, reader, None)
         }
     }
+}
+
+/// Goes on as the guardian that this program was executed to be, or as its master. `file`: the configuration, as the
+/// command line has it.
+pub(super) fn resume(
+    side: io::Result<guardian::Side>,
+    file: impl FnOnce() -> Option<PathBuf>,
+) -> ExitCode {
+    match side {
+        Ok(guardian::Side::Guardian(code)) => code,
+        Ok(guardian::Side::Master(link, state)) => {
+            let context = daemon::resumed(state.hup_ignored());
+            let link = Arc::new(link);
+            let plan = || load(file().as_deref());
+            let code =
+                supervisor::resume(plan, context, Arc::new(load_for_log), (link.clone(), state));
+            link.end(code);
+            code
+        }
+        Err(error) => {
+            print::error(&format!("cannot go on as the guardian: {error}"));
+            ExitCode::FAILED
+        }
+    }
+}
+
+/// Prints whether this program could go on with the saved state that is its stdin.
+pub(super) fn check_state() -> ExitCode {
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+    let answer = supervisor::check_state(stdin.and_then(SharedState::of));
+    match serde_json::to_string(&answer) {
+        Ok(answer) => print::line(&answer),
+        Err(error) => print::error(&error.to_string()),
+    }
+    ExitCode::DONE
 }
 
 /// Reads the configuration for a running master: the plan and its warnings, for the log.

@@ -104,6 +104,12 @@ pub enum Method {
         /// The new number.
         to: ScaleTo,
     },
+    /// Replace the master by another program.
+    Upgrade {
+        /// The program; by default the path by which the master was started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<PathBuf>,
+    },
     /// Send a signal (by number) to ready workers.
     Signal {
         /// The pool.

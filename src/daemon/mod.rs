@@ -18,7 +18,7 @@ pub use startup_report::{LauncherEnd, Report, SavedReport};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How the master was started, for its main loop.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub struct StartContext {
     pub hup_ignored: bool,
     /// Why there is no guardian, although the configuration wants one.
     pub no_guardian: Option<String>,
+    /// The path by which the program was started, absolute.
+    pub program: Option<PathBuf>,
     /// The process that was started, to which the service manager addressed its sockets: a daemon has another pid.
     pub activation_pid: u32,
     /// Sockets from the service manager.
@@ -72,6 +74,7 @@ impl StartContext {
             kept_sockets,
             hup_ignored: self.hup_ignored,
             no_guardian: None,
+            program: self.program.clone(),
             activation_pid: self.activation_pid,
         }
     }
@@ -120,8 +123,44 @@ pub fn foreground(options: StartOptions, hup_ignored: bool) -> StartContext {
         kept_sockets: Vec::new(),
         hup_ignored,
         no_guardian: None,
+        program: started_program(),
         activation_pid: std::process::id(),
         activation_sockets: inherited_fds.take(),
+    }
+}
+
+/// The path by which this program was started: a symlink to it stays one, so that an upgrade follows it. To be called before
+/// the working directory changes.
+fn started_program() -> Option<PathBuf> {
+    let name = PathBuf::from(std::env::args_os().next()?);
+    let candidates = if name.components().count() > 1 {
+        vec![std::path::absolute(&name).ok()?]
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let all = std::env::split_paths(&path).map(|dir| dir.join(&name));
+        all.filter(|path| path.is_absolute()).collect()
+    };
+    let own = std::env::current_exe().ok()?;
+    let ours = |path: &PathBuf| path.canonicalize().is_ok_and(|real| real == own);
+    Some(candidates.into_iter().find(ours).unwrap_or(own))
+}
+
+/// A master that goes on in a program that was executed anew: what was set at the start is still in force, and is in the
+/// saved state.
+pub fn resumed(hup_ignored: bool) -> StartContext {
+    StartContext {
+        report: Report::to_stderr(),
+        foreground: true,
+        no_wait: true,
+        take_over: false,
+        no_take_over: false,
+        lost_state: None,
+        kept_sockets: Vec::new(),
+        hup_ignored,
+        activation_pid: std::process::id(),
+        activation_sockets: Vec::new(),
+        no_guardian: None,
+        program: started_program(),
     }
 }
 
@@ -135,6 +174,7 @@ pub fn foreground(options: StartOptions, hup_ignored: bool) -> StartContext {
 pub fn daemonize(plan: &Plan, options: StartOptions) -> io::Result<Side> {
     // Read before the fork: LISTEN_PID names this process, the daemon has another pid.
     let (inherited_fds, activation_pid) = (InheritedFds::find(), std::process::id());
+    let program = started_program();
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     match fork()? {
         Fork::Parent { child } => {
@@ -157,7 +197,7 @@ pub fn daemonize(plan: &Plan, options: StartOptions) -> io::Result<Side> {
                     options,
                     Report::to_launcher(write)?,
                     inherited_fds,
-                    activation_pid,
+                    (program, activation_pid),
                 ),
                 Err(error) => {
                     Report::to_launcher(write)?.finish(
@@ -176,7 +216,7 @@ fn become_daemon(
     options: StartOptions,
     report: Report,
     inherited_fds: InheritedFds,
-    activation_pid: u32,
+    (program, activation_pid): (Option<PathBuf>, u32),
 ) -> io::Result<Side> {
     if let Err((what, error)) = set_up_process(plan, &report, &inherited_fds) {
         report.finish(
@@ -195,6 +235,7 @@ fn become_daemon(
         kept_sockets: Vec::new(),
         hup_ignored: false,
         no_guardian: None,
+        program,
         activation_pid,
         activation_sockets: inherited_fds.take(),
     }))

@@ -1,29 +1,14 @@
-//! What the master asks of the guardian. Most of it is about workers of dead masters, and orphans of such workers: they
-//! are children of the guardian now.
+//! Children of the guardian other than its master: workers of dead masters, and orphans of such workers.
 
-use super::link::{End, LinkMessage, Request, SavedExit};
-use super::manager_socket::ManagerSocket;
-use crate::exit_code::ExitCode;
+use super::link::{End, LinkMessage, SavedExit};
 use crate::sys::process::Process;
 use crate::sys::reaper;
 
-/// Carries out what the master asks for, until it has asked for nothing more. Returns the exit code of a master that ends
-/// on purpose.
-pub(super) fn answer_requests(end: &End, manager: &ManagerSocket) -> Option<ExitCode> {
-    let mut code = None;
-    while let Some(request) = end.receive::<Request>() {
-        match request {
-            Request::End(with) => code = Some(with),
-            Request::Peek(pid) => {
-                let exit = Process::of_child(pid, None).peek_exit();
-                let exit = exit.ok().flatten().and_then(SavedExit::of);
-                end.send_patiently(&LinkMessage::Ended { pid, exit });
-            }
-            Request::Reap(pid) => reaper::reap_one_of(pid),
-            Request::Notify(text) => manager.send(&text),
-        }
-    }
-    code
+/// Tells the master how this child has ended, if it has. It stays unreaped.
+pub(super) fn tell_exit(end: &End, pid: i32) {
+    let exit = Process::of_child(pid, None).peek_exit();
+    let exit = exit.ok().flatten().and_then(SavedExit::of);
+    end.send_patiently(&LinkMessage::Ended { pid, exit });
 }
 
 /// Before a master has died, no worker is a child of the guardian: what has ended are orphans that lie outside of the

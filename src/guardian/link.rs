@@ -1,8 +1,10 @@
 //! The connection between the guardian and the present master: a pair of sockets whose messages keep their borders
 //! (SOCK_SEQPACKET, unix(7)), one JSON text each.
 
-use super::page::{Death, MasterDeaths, SharedState};
+use super::handover;
+use super::page::{Death, MasterDeaths, Setback, SharedState, Succession};
 use crate::exit_code::ExitCode;
+use crate::sys::descriptors::borrow_open;
 use crate::sys::poll::poll;
 use crate::sys::process::Process;
 use nix::poll::{PollFd, PollFlags};
@@ -20,6 +22,9 @@ const MAX_MESSAGE: usize = 16 * 1024;
 /// How long a master may take to read what it has asked for.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long the guardian may take to execute the program of an upgrade and to replace the master.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a master asks of the guardian.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -30,6 +35,10 @@ pub(super) enum Request {
     Reap(i32),
     /// This master ends on purpose, with this exit code: start no other.
     End(ExitCode),
+    /// Execute the program of this descriptor as the guardian: it replaces this master, which waits for that.
+    Upgrade(RawFd),
+    /// This master, with the program of an upgrade, works: the program before it is not needed any more.
+    Settled,
     /// Send this to the service manager, which listens to the process that it has started (sd_notify(3)).
     Notify(String),
 }
@@ -158,6 +167,9 @@ pub struct Link {
     died_at: u64,
     restarts: u64,
     keeps_dying: bool,
+    succession: Succession,
+    /// The descriptor of the program that this master runs.
+    program: Option<RawFd>,
 }
 
 impl Link {
@@ -170,6 +182,8 @@ impl Link {
             died_at: 0,
             restarts: 0,
             keeps_dying: false,
+            succession: Succession::First,
+            program: None,
         }
     }
 
@@ -180,6 +194,13 @@ impl Link {
         self.died_at = state.died_at();
         self.restarts = state.restarts();
         self.keeps_dying = state.keeps_dying();
+        self.succession = state.succession();
+        self.program = state.program();
+    }
+
+    /// Why this master goes on after another one.
+    pub fn succession(&self) -> Succession {
+        self.succession
     }
 
     /// The descriptors in the shared table that are the guardian's and this connection's: a master that goes on after
@@ -188,7 +209,7 @@ impl Link {
         &self.own_fds
     }
 
-    /// How the master before this one died. None: this is the first one.
+    /// How the last master that died did so. None: none has.
     pub fn last_death(&self) -> Option<Death> {
         self.last_death
     }
@@ -236,6 +257,59 @@ impl Link {
     pub fn end(&self, code: ExitCode) {
         // It is read at the latest when this process has ended.
         self.end.send(&Request::End(code)).ok();
+    }
+
+    /// This master works: the program that an upgrade has replaced is not gone back to.
+    ///
+    /// # Errors
+    /// As [`Link::ask_exit`].
+    pub fn settle(&self) -> io::Result<()> {
+        self.end.send(&Request::Settled)
+    }
+
+    /// Has the guardian execute this program, which then replaces this master: waits for the end. All that counts must
+    /// have been saved.
+    ///
+    /// Returns if that fails, since the guardian has ended or does not act; it has ended then in either case.
+    pub fn hand_over(&self, program: RawFd) -> Setback {
+        // An error is that of a guardian that has ended.
+        self.end.send_patiently(&Request::Upgrade(program));
+        if self.guardian_ends_within(HANDOVER_TIMEOUT) {
+            return Setback::GuardianEnded;
+        }
+        self.guardian.signal(nix::libc::SIGKILL).ok();
+        self.guardian_ends_within(HANDOVER_TIMEOUT);
+        Setback::GuardianHung
+    }
+
+    fn guardian_ends_within(&self, time: Duration) -> bool {
+        let Some(pidfd) = self.guardian.pidfd() else {
+            return false;
+        };
+        let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+        poll(&mut fds, Some(time)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// The program that this master runs.
+    pub fn program_file(&self) -> Option<BorrowedFd<'_>> {
+        self.program.map(borrow_open)
+    }
+
+    /// Whether this process can become the guardian: it has the descriptor of its program.
+    pub fn has_program(&self) -> bool {
+        self.program.is_some()
+    }
+
+    /// The guardian has ended: this process executes its program once more and becomes the guardian of a new master, which
+    /// goes on with the saved state. `why`: what that master is told. Returns only on failure. Then the calling thread has
+    /// a descriptor table of its own, so the process has to end.
+    ///
+    /// None: there is no descriptor of the program, and nothing was changed.
+    pub fn become_guardian(&self, state: &SharedState, why: Succession) -> Option<io::Error> {
+        let program = self.program?;
+        state.set_programs(Some(program), None);
+        state.set_succession(why);
+        Some(handover::execute(program, state))
     }
 
     /// Sends a message to the service manager, which listens to the guardian. Dropped if the guardian does not read.

@@ -10,6 +10,7 @@
 //! It has one thread, allocates nothing after its start but for messages, and sleeps until a signal or a message comes.
 
 mod children;
+mod handover;
 mod link;
 mod manager_socket;
 mod page;
@@ -17,5 +18,5 @@ mod supervise;
 
 pub use link::{Link, LinkMessage};
 pub use manager_socket::ManagerSocket;
-pub use page::{Death, MasterDeaths, SharedState, is_guardian};
-pub use supervise::{Side, guard};
+pub use page::{Death, MasterDeaths, Setback, SharedState, Succession, is_guardian};
+pub use supervise::{Side, guard, resume};

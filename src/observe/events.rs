@@ -51,8 +51,14 @@ words! {
     MasterStopped = "master-stopped",
     /// A master has died, and another one goes on with its workers.
     MasterRestored = "master-restored",
-    /// The guardian has died: the master goes on without one.
+    /// The guardian has died: the master takes its place, or goes on without one.
     GuardianLost = "guardian-lost",
+    /// The master is replaced by another program.
+    UpgradeStarted = "upgrade-started",
+    /// The master was replaced by another program, which works.
+    Upgraded = "upgraded",
+    /// The program of an upgrade was refused, or did not work and was given up.
+    UpgradeFailed = "upgrade-failed",
     /// The master did not run for a while; every deadline moves by that time.
     MasterPaused = "master-paused",
     /// A signal reached the master.

@@ -2,6 +2,7 @@
 //! to have changed ([`tracked::Tracked`]). The supervisor writes it before each act that cannot be undone, and the next
 //! master reads it.
 
+pub mod format;
 pub mod os_text;
 pub mod pairs;
 pub mod store;

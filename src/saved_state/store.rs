@@ -13,6 +13,8 @@
 
 use crate::guardian::SharedState;
 use serde::Serialize;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 /// Where the first region begins; before it lie the numbers.
@@ -99,6 +101,25 @@ impl Store {
 
     fn begin(&self) -> usize {
         FIRST + self.region * self.size()
+    }
+
+    /// A copy of what counts, for another process.
+    ///
+    /// # Errors
+    /// As [`SharedState::new`]; ENOMEM.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        let mut copy = SharedState::new()?;
+        let in_use = self.shared.number(IN_USE).load(Ordering::Acquire);
+        let length = self.shared.number(LENGTHS[self.region]);
+        let length = length.load(Ordering::Acquire) as usize;
+        for (at, len) in [(0, FIRST), (self.begin(), length)] {
+            let bytes = self.shared.memory().read(at, len);
+            let bytes = bytes.ok_or(io::ErrorKind::InvalidData)?;
+            if in_use != 0 && !copy.memory_mut().write(at, &bytes) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        copy.memory().as_fd().try_clone_to_owned()
     }
 
     /// Appends a record. It counts from the next [`Store::commit`] on.
@@ -268,6 +289,22 @@ mod tests {
         let too_much = "x".repeat(store.size());
         assert!(!store.compact(|store| store.append(&too_much)));
         assert_eq!(next(store).records(), None);
+    }
+
+    #[test]
+    fn a_copy_has_what_counts() {
+        let mut store = store();
+        store.compact(|store| store.append(&1));
+        store.append(&2);
+        store.commit();
+        store.append(&"not committed");
+        store.set_progress(Progress {
+            input: 5,
+            commands: 1,
+        });
+        let copy = Store::new(SharedState::of(store.copy().unwrap()).unwrap());
+        assert_eq!(copy.records().unwrap(), ["1", "2"]);
+        assert_eq!(copy.progress(), store.progress());
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use super::Supervisor;
 use super::event_builder::EventBuilder;
-use crate::guardian::LinkMessage;
+use crate::exit_code::ExitCode;
+use crate::guardian::{LinkMessage, Succession};
 use crate::observe::events::EventKind;
+use crate::supervisor::saver::Saver;
+use crate::sys::fork::exit_now;
 use rotad_core::Exit;
 
 impl Supervisor {
@@ -25,9 +28,51 @@ impl Supervisor {
         }
     }
 
-    /// The guardian has died: from now on this is a master without one. Nothing is saved any more, since nobody would read
-    /// it, and of workers of dead masters the kernel alone may know how they end.
+    /// The guardian has died: this process takes its place, and a new master goes on with the saved state. Where that is
+    /// not possible, this master goes on without a guardian.
     pub(super) fn on_guardian_exit(&mut self) {
+        let Some(link) = self.guardian.clone() else {
+            return;
+        };
+        let dead = link.guardian().pid();
+        if self.saver.as_ref().is_some_and(Saver::is_in_use) && link.has_program() {
+            let text = format!(
+                "the guardian (pid {dead}) has died: this process becomes the guardian of a new master, and workers serve on"
+            );
+            self.emit(EventBuilder::new(EventKind::GuardianLost, text).warn());
+            self.become_guardian(Succession::GuardianDied);
+        } else {
+            let text = format!(
+                "the guardian (pid {dead}) has died: the master goes on without one. If the master dies as well, its workers \
+                 serve on, and the next start adopts them"
+            );
+            self.emit(EventBuilder::new(EventKind::GuardianLost, text).error());
+            self.go_on_alone();
+        }
+    }
+
+    /// Executes our program as the guardian of a new master. Returns only on failure, with which this master ends: its
+    /// workers serve on, and the next start finds them.
+    pub(super) fn become_guardian(&mut self, why: Succession) {
+        // What is queued was saved when it was printed, but for what this master itself says.
+        self.log.writer.drain();
+        self.save();
+        let (Some(link), Some(saver)) = (self.guardian.clone(), &self.saver) else {
+            return;
+        };
+        if let Some(error) = link.become_guardian(saver.state(), why) {
+            tracing::error!(
+                "cannot execute our own program to be the guardian: {error}; this master ends, and its workers serve on. \
+                 `rotad start` adopts them"
+            );
+            self.log.writer.drain();
+            exit_now(ExitCode::FAILED.number().into());
+        }
+    }
+
+    /// From now on this is a master without a guardian. Nothing is saved any more, since nothing would read it, and of
+    /// workers of dead masters the kernel alone may know how they end.
+    fn go_on_alone(&mut self) {
         let Some(link) = self.guardian.take() else {
             return;
         };
@@ -39,12 +84,6 @@ impl Supervisor {
         self.saver = None;
         self.workers.processes.guardian = None;
         self.service_manager.guardian_lost();
-        let text = format!(
-            "the guardian (pid {}) has died: the master goes on without one. If the master dies as well, its workers serve \
-             on, and the next start adopts them",
-            link.guardian().pid()
-        );
-        self.emit(EventBuilder::new(EventKind::GuardianLost, text).error());
         // Those that the guardian was asked about.
         for pid in self.workers.processes.untold_exits() {
             self.on_told_exit(pid, None);

@@ -37,6 +37,7 @@ mod startup;
 #[cfg(test)]
 mod stories;
 mod timers;
+mod upgrade;
 mod workers;
 
 pub use fd_table::prepare_fd_table;
@@ -48,7 +49,7 @@ use crate::event_loop::poller::{Poller, Source};
 use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
 use crate::event_loop::waker::Waker;
 use crate::exit_code::ExitCode;
-use crate::guardian::{Link, MasterDeaths, SharedState};
+use crate::guardian::{Link, MasterDeaths, SharedState, Succession};
 use crate::log::LogWriter;
 use crate::observe::events::EventKind;
 use crate::plan::Plan;
@@ -65,6 +66,7 @@ use event_builder::EventBuilder;
 use reload::Reload;
 use workers::{LoopContext, Workers};
 
+use crate::upgrade::Answer;
 use health::Health;
 use listening::Listening;
 use log_hang::LogHang;
@@ -78,6 +80,7 @@ use shutdown::Shutdown;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use upgrade::Upgrade;
 
 /// Maximum batches of events handled before deadlines are checked, so that a flood of events cannot hold up timeouts.
 const MAX_BATCHES: u32 = 16;
@@ -103,6 +106,7 @@ struct Supervisor {
     master_deaths: MasterDeaths,
     saver: Option<Saver>,
     shutdown: Tracked<Shutdown>,
+    upgrade: Tracked<Upgrade>,
 }
 
 /// What the main thread waits for.
@@ -148,19 +152,48 @@ pub fn serve(
     reader: Reader,
     guardian: Option<(Arc<Link>, SharedState)>,
 ) -> ExitCode {
-    let guardian = guardian.map(|(link, state)| (link, Store::new(state)));
-    let (guardian, context) = match guardian {
-        Some((link, store)) if link.last_death().is_some() => {
-            match Supervisor::restore(context, &reader, &link, store) {
-                Ok((mut supervisor, resume)) => {
-                    supervisor.resume(resume);
-                    return supervisor.turn();
-                }
-                Err((context, store)) => (Some((link, store)), *context),
-            }
+    match guardian {
+        Some((link, state)) if link.succession() != Succession::First => {
+            resume(|| Ok(plan), context, reader, (link, state))
         }
-        guardian => (guardian, context),
-    };
+        guardian => {
+            let guardian = guardian.map(|(link, state)| (link, Store::new(state)));
+            start(plan, context, reader, guardian)
+        }
+    }
+}
+
+/// Runs a master that goes on after another one until it exits, and returns the exit code. `plan`: what is started where
+/// the state cannot be read.
+pub fn resume(
+    plan: impl FnOnce() -> Result<Plan, ExitCode>,
+    context: StartContext,
+    reader: Reader,
+    (link, state): (Arc<Link>, SharedState),
+) -> ExitCode {
+    match Supervisor::restore(context, &reader, &link, Store::new(state)) {
+        Ok((mut supervisor, resume)) => {
+            supervisor.resume(resume);
+            supervisor.turn()
+        }
+        Err((context, store)) => match plan() {
+            Ok(plan) => start(plan, *context, reader, Some((link, store))),
+            Err(code) => code,
+        },
+    }
+}
+
+/// Whether this program could go on with this state of a master.
+pub fn check_state(state: std::io::Result<SharedState>) -> Answer {
+    Supervisor::check_state(state)
+}
+
+fn start(
+    plan: Plan,
+    context: StartContext,
+    reader: Reader,
+    guardian: Option<(Arc<Link>, Store)>,
+) -> ExitCode {
     match Supervisor::start(plan, context, reader, guardian) {
         Ok((supervisor, (events, adoption))) => supervisor.run(events, adoption),
         Err((context, failed)) => {

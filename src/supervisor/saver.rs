@@ -10,22 +10,27 @@ use super::clients::tickets::Tickets;
 use super::listening::SavedListening;
 use super::pool_registry::SavedPools;
 use super::reload::ReloadRequest;
+use super::upgrade::SavedUpgrade;
 use super::workers::SavedCgroups;
 use super::workers::exit_report::{ExitReport, ExitReports};
 use super::workers::process_table::Change;
 use super::workers::saved_worker::{SavedWorker, SavedWorkerState};
 use crate::control::server::SavedServer;
 use crate::exit_code::ExitCode;
+use crate::guardian::SharedState;
 use crate::observe::events::SavedEvent;
 use crate::plan::Plan;
 use crate::process::SavedPaths;
 use crate::process::tree::Identity;
 use crate::runtime_dir::SavedRuntimeDir;
+use crate::saved_state::format::READABLE_BY;
 use crate::saved_state::store::{Progress, Store};
 use rotad_core::{Generation, Input, PoolId, SavedEngine, Time, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 /// One record. Of all but inputs, events, workers, paths and single exit reports, a later one takes the place of an earlier one of its kind.
 #[derive(Serialize, Deserialize)]
@@ -62,6 +67,8 @@ pub(super) enum Record<'a> {
     ExitReport(WorkerId, Cow<'a, ExitReport>),
     /// How far the stop has come.
     Shutdown(SavedShutdown),
+    /// The upgrade that is under way.
+    Upgrade(Option<SavedUpgrade>),
     /// The next event.
     Event(SavedEvent<'a>),
 }
@@ -71,6 +78,12 @@ pub(super) enum Record<'a> {
 pub(super) struct SavedMaster {
     /// The version that has written the state.
     pub version: String,
+    /// The oldest format that can be gone on with it.
+    #[serde(default)]
+    pub readable_by: u32,
+    /// The path by which the program was started.
+    #[serde(default)]
+    pub program: Option<PathBuf>,
     /// The prefix of ROTAD_WORKER.
     pub tag: String,
     /// As [`crate::daemon::StartContext`] has it; so are the next two.
@@ -119,6 +132,25 @@ impl Saver {
             reloads: false,
             failed: false,
         }
+    }
+
+    /// The state is saved, so that another master can go on with it.
+    pub(super) fn is_in_use(&self) -> bool {
+        !self.failed
+    }
+
+    /// The path by which the program was started.
+    pub(super) fn program(&self) -> Option<PathBuf> {
+        self.master.program.clone()
+    }
+
+    /// A copy of the state as it is now.
+    pub(super) fn copy(&self) -> io::Result<OwnedFd> {
+        self.store.copy()
+    }
+
+    pub(super) fn state(&self) -> &SharedState {
+        self.store.shared()
     }
 }
 
@@ -233,6 +265,9 @@ impl Supervisor {
         for (worker, report) in self.workers.exit_reports.take_added() {
             store.append(&Record::ExitReport(*worker, Cow::Borrowed(report)));
         }
+        if self.upgrade.take_change() {
+            store.append(&Record::Upgrade(self.upgrade.saved()));
+        }
         if self.shutdown.take_change() {
             store.append(&Record::Shutdown(self.saved_shutdown()));
         }
@@ -252,6 +287,8 @@ impl Supervisor {
         let master = SavedMaster {
             cgroups: Some(self.workers.saved_cgroups()),
             runtime_dir: self.runtime.dir().saved()?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            readable_by: READABLE_BY,
             ..master.clone()
         };
         store.append(&Record::Master(master));
@@ -272,6 +309,7 @@ impl Supervisor {
         let reports = Cow::Borrowed(self.workers.exit_reports.take_all());
         store.append(&Record::ExitReports(reports));
         store.append(&Record::Shutdown(self.saved_shutdown()));
+        store.append(&Record::Upgrade(self.upgrade.saved()));
         for event in self.event_log.after(0) {
             store.append(&Record::Event(event.saved()));
         }

@@ -53,13 +53,15 @@ enum Timer {
     Engine,
     /// The service manager is to be sent a watchdog ping or a request for more time.
     ServiceManager,
+    /// The program of an upgrade has worked long enough.
+    Upgrade,
     /// What is left at the end is looked at again.
     Shutdown,
 }
 
 /// Those that find out that other parts hang come first; what they report is handed to the engine before its deadlines
 /// count.
-const ALL: [Timer; 20] = [
+const ALL: [Timer; 21] = [
     Timer::Spawner,
     Timer::RuntimeFiles,
     Timer::Clients,
@@ -79,6 +81,7 @@ const ALL: [Timer; 20] = [
     Timer::BootSamples,
     Timer::Engine,
     Timer::ServiceManager,
+    Timer::Upgrade,
     Timer::Shutdown,
 ];
 
@@ -104,6 +107,7 @@ impl Timer {
             | Self::Ports
             | Self::BootSamples
             | Self::ServiceManager
+            | Self::Upgrade
             | Self::Shutdown => false,
         }
     }
@@ -155,6 +159,7 @@ impl Supervisor {
             Timer::BootSamples => self.health.boot_samples.deadline(),
             Timer::Engine => self.engine.deadline(),
             Timer::ServiceManager => self.service_manager.deadline(),
+            Timer::Upgrade => self.upgrade.deadline(),
             Timer::Shutdown => {
                 let shutdown = self.shutdown.exiting.as_ref()?;
                 Some(shutdown.next_check(self.clock.now()))
@@ -217,6 +222,7 @@ impl Supervisor {
                 self.perform(action);
             }
             Timer::Engine => self.engine.push(Input::TimerFired),
+            Timer::Upgrade => self.settle_upgrade(),
             // They only end the wait: each turn of the loop sees to the service manager and to the end.
             Timer::ServiceManager | Timer::Shutdown => {}
         }

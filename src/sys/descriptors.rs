@@ -2,7 +2,7 @@
 
 use nix::libc;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Closes every descriptor from `first` (3 or more) on except `keep`. Does not count up to the limit, which may be 2^30.
 ///
@@ -38,6 +38,33 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     }
 }
 
+/// Gives the calling thread a descriptor table of its own, and keeps all descriptors from `first` on open over its
+/// execve(2) (close_range(2), CLOSE_RANGE_UNSHARE): the table of the other threads, and of other processes that share it,
+/// stays as it is. What they open from then on is theirs.
+///
+/// To be called by the main thread, right before it executes a program.
+///
+/// # Errors
+/// ENOSYS, EPERM: no close_range(2) (before Linux 5.9), or a seccomp filter rejects it. ENOMEM. Those of reading
+/// /proc/self/fd; then the table is unshared already.
+pub fn keep_over_exec(first: RawFd) -> io::Result<()> {
+    // An empty range at the end: the copy has all descriptors.
+    let flags = libc::c_long::from(libc::CLOSE_RANGE_UNSHARE);
+    // SAFETY: numbers only; nothing is closed.
+    if unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, flags) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd >= first)
+        .collect();
+    for fd in open {
+        // SAFETY: numbers only. EBADF for the listing's own descriptor does no harm.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
+    }
+    Ok(())
+}
+
 /// Closes what /proc lists. Collected first, because the listing itself has a descriptor, which is closed by then.
 fn close_listed(first: RawFd, keep: Option<RawFd>) -> io::Result<()> {
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
@@ -55,6 +82,12 @@ fn close_listed(first: RawFd, keep: Option<RawFd>) -> io::Result<()> {
 pub fn is_open(fd: RawFd) -> bool {
     // SAFETY: fcntl with F_GETFD takes numbers only.
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// Borrows a descriptor of the guardian's, which stays open as long as this process runs.
+pub fn borrow_open(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: by the contract of this function it is not closed.
+    unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
 /// Takes ownership of a descriptor that was inherited under this number (LISTEN_FDS, sd_listen_fds(3)), and sets

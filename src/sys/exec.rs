@@ -262,6 +262,24 @@ fn write_digits(room: &mut [u8], pid: i32) {
     }
 }
 
+/// Executes the program of an open file in this process, in which other threads may run: they end (execveat(2),
+/// AT_EMPTY_PATH). Its pid, its children and its signal mask stay. Returns only on failure.
+pub fn become_file(program: RawFd, argv: &[CString], envp: &[CString]) -> io::Error {
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: C strings and null-terminated arrays of them, which live until the program runs.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program,
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
 /// Executes the program in this process, which must not share memory. Returns only on failure, with the errno.
 pub fn become_program(program: &CString, argv: &[CString], envp: &[CString]) -> i32 {
     execute(program, &pointers(argv), &pointers(envp))

@@ -39,6 +39,19 @@ impl SharedMemory {
         Self::map(fd, len)
     }
 
+    /// Maps memory that another process has made.
+    ///
+    /// # Errors
+    /// `InvalidData`: the file has another size, or it may shrink; ENOMEM.
+    pub fn open(fd: OwnedFd, len: usize) -> io::Result<Self> {
+        let size = nix::sys::stat::fstat(&fd)?.st_size;
+        let seals = SealFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GET_SEALS).unwrap_or(0));
+        if usize::try_from(size) != Ok(len) || !seals.contains(SealFlag::F_SEAL_SHRINK) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Self::map(fd, len)
+    }
+
     fn map(fd: OwnedFd, len: usize) -> io::Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;

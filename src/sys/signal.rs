@@ -51,6 +51,13 @@ pub fn reset_all() {
     }
 }
 
+/// Has a fault of our own end this process, as in every program: the runtime's handlers, which look for an overflow of the
+/// stack, let one SEGV or BUS that is sent to us pass.
+pub fn reset_faults() {
+    set(libc::SIGSEGV, libc::SIG_DFL);
+    set(libc::SIGBUS, libc::SIG_DFL);
+}
+
 /// Ignores signals until the master's handlers are installed, or, in other processes, permanently: only the signals that
 /// stop it end a starting master, and a failed write is an error to be handled.
 pub fn ignore_until_handled() {

@@ -24,6 +24,8 @@ mod facts;
 mod hostile;
 #[path = "testworker/http.rs"]
 mod http;
+#[path = "testworker/impostor.rs"]
+mod impostor;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -118,6 +120,7 @@ pub(crate) struct Code {
 }
 
 fn main() {
+    impostor::play();
     let mut arguments = std::env::args().skip(1);
     let verb = arguments.next().unwrap_or_default();
     let knobs = knobs(arguments);

@@ -14,8 +14,10 @@ use crate::process::PinnedPaths;
 use crate::process::rss_sampler::{self, Usage};
 use crate::runtime_dir::{Repaired, RuntimeDirError, RuntimeDirRepair};
 use crate::sys::thread;
+use crate::upgrade::Candidate;
 use rotad_core::PoolId;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -53,6 +55,11 @@ pub(crate) enum JobResult {
     ListenerFailed(String, String),
     /// The owner and mode of a socket file were set.
     FileOwnershipSet(String),
+    /// Whether a program can replace the running one, for a client's upgrade; or why it cannot.
+    CandidateChecked {
+        client: u64,
+        result: Result<Candidate, String>,
+    },
     /// The result of checking a listener.
     ListenerChecked(u64, FileCheckResult),
 }
@@ -169,6 +176,23 @@ impl BlockingPool {
         self.spawn_job(move || {
             let found = rss_sampler::of_children(&pids, &parents);
             Some(JobResult::Usage { client, found })
+        })
+    }
+
+    /// Checks a program that is to replace the running one. `state` and `format`: as [`Candidate::check`] takes them.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(crate) fn check_candidate(
+        &self,
+        client: u64,
+        path: PathBuf,
+        state: OwnedFd,
+        format: u32,
+    ) -> io::Result<()> {
+        self.spawn_job(move || {
+            let result = Candidate::check(path, state, format);
+            Some(JobResult::CandidateChecked { client, result })
         })
     }
 

@@ -176,6 +176,7 @@ impl Parts {
                 .unwrap_or_default(),
             guardian: acquired.guardian,
             shutdown: Tracked::default(),
+            upgrade: Tracked::default(),
             saver: acquired.saver,
             plan: Tracked::new(tables.plan),
         }

@@ -29,6 +29,7 @@ use crate::plan::Plan;
 use crate::process::tree;
 use crate::runtime_dir::stale_workers::{Adoption, ListenerNote, WorkerJournal};
 use crate::runtime_dir::{NOTIFY_DIR, RuntimeDir, make_notify_dir};
+use crate::saved_state::format::READABLE_BY;
 use crate::saved_state::store::Store;
 use crate::sys;
 use acquired::Acquired;
@@ -206,6 +207,8 @@ fn acquire(
     }
     let master = SavedMaster {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        readable_by: READABLE_BY,
+        program: context.program.clone(),
         tag: tag.clone(),
         foreground: context.foreground,
         hup_ignored: context.hup_ignored,

@@ -13,12 +13,13 @@ use crate::event_loop::clock::Clock;
 use crate::event_loop::poller::{Interest, Source};
 use crate::event_loop::signals::Signals;
 use crate::exit_code::ExitCode;
-use crate::guardian::Link;
+use crate::guardian::{Link, SharedState, Succession};
 use crate::observe::events::{Event, EventKind};
 use crate::plan::Plan;
 use crate::process::{SavedPaths, unreported};
 use crate::runtime_dir::RuntimeDir;
 use crate::runtime_dir::stale_workers::WorkerJournal;
+use crate::saved_state::format::{FORMAT, READABLE_BY};
 use crate::saved_state::store::{Progress, Store};
 use crate::supervisor::clients::launch::{SavedStart, StartWatch};
 use crate::supervisor::clients::tickets::Tickets;
@@ -31,13 +32,15 @@ use crate::supervisor::reload::ReloadRequest;
 use crate::supervisor::reload::blocking::Reader;
 use crate::supervisor::saver::{Record, SavedMaster, SavedShutdown, Saver};
 use crate::supervisor::service_manager::ServiceManager;
+use crate::supervisor::upgrade::SavedUpgrade;
 use crate::supervisor::workers::WorkerCgroups;
-use crate::supervisor::workers::exit_report::ExitReports;
+use crate::supervisor::workers::exit_report::{ExitReports, exit_text};
 use crate::supervisor::workers::process_table::{ProcessStage, WorkerProcess};
 use crate::supervisor::workers::saved_worker::SavedWorker;
 use crate::supervisor::{Failed, Supervisor};
 use crate::sys;
 use crate::sys::kept_fd::FdTable;
+use crate::upgrade::Answer;
 use nix::sys::socket::{UnixAddr, getsockname, getsockopt, sockopt};
 use nix::sys::stat::fstat;
 use rotad_core::{
@@ -70,6 +73,7 @@ struct Records {
     exit_reports: ExitReports,
     shutdown: Option<SavedShutdown>,
     events: Vec<Event>,
+    upgrade: Option<SavedUpgrade>,
 }
 
 impl Records {
@@ -104,6 +108,7 @@ impl Records {
                 Record::ExitReport(worker, report) => {
                     all.exit_reports.restore(worker, report.into_owned());
                 }
+                Record::Upgrade(upgrade) => all.upgrade = upgrade,
                 Record::Shutdown(shutdown) => all.shutdown = Some(shutdown),
                 Record::Event(event) => all.events.push(event.into()),
             }
@@ -120,6 +125,7 @@ pub(in crate::supervisor) struct Resume {
     reloads: Vec<ReloadRequest>,
     exit_reports: ExitReports,
     shutdown: Option<SavedShutdown>,
+    upgrade: Option<SavedUpgrade>,
     events: Vec<Event>,
     /// Commands of the last output that were not executed, and its notices.
     commands: Vec<Command>,
@@ -130,14 +136,76 @@ pub(in crate::supervisor) struct Resume {
     doubts: Vec<String>,
 }
 
+/// The records, with the engine and the pools that they lead to.
+struct State {
+    records: Records,
+    master: SavedMaster,
+    plan: Plan,
+    pools: PoolRegistry,
+    replayed: Replayed,
+}
+
+impl State {
+    fn read(lines: &[String], progress: Progress) -> Result<Self, Failed> {
+        let unreadable = |error: &dyn std::fmt::Display| {
+            Failed::at("the state of the master before cannot be read", error)
+        };
+        let mut records = Records::read(lines).map_err(|error| unreadable(&error))?;
+        let master = records.master.take().ok_or_else(|| missing("master"))?;
+        if master.readable_by > FORMAT {
+            let version = &master.version;
+            return Err(unreadable(&format!(
+                "rotad {version} has written it, which is too new"
+            )));
+        }
+        let plan = records
+            .plan
+            .take()
+            .ok_or_else(|| missing("configuration"))?;
+        let (inputs, engine) = records.engine.take().ok_or_else(|| missing("engine"))?;
+        let recorded = std::mem::take(&mut records.inputs);
+        let replayed =
+            replay(engine, inputs, recorded, progress).map_err(|error| unreadable(&error))?;
+        let pools = records
+            .pools
+            .take()
+            .and_then(PoolRegistry::restore)
+            .ok_or_else(|| missing("pools"))?;
+        Ok(Self {
+            records,
+            master,
+            plan,
+            pools,
+            replayed,
+        })
+    }
+}
+
 fn missing(what: &str) -> Failed {
     Failed::at(
-        "the state of the master that has died cannot be read",
+        "the state of the master before cannot be read",
         format!("it has no {what}"),
     )
 }
 
 impl Supervisor {
+    /// Whether this program could go on with this state.
+    pub(in crate::supervisor) fn check_state(state: std::io::Result<SharedState>) -> Answer {
+        let problem = || -> Result<(), String> {
+            let state = state.map_err(|error| format!("it is not a state: {error}"))?;
+            let store = Store::new(state);
+            let lines = store.records().ok_or("it is empty")?;
+            State::read(&lines, store.progress())
+                .map(drop)
+                .map_err(|failed| failed.message)
+        };
+        Answer {
+            rotad: env!("CARGO_PKG_VERSION").to_owned(),
+            readable_by: READABLE_BY,
+            problem: problem().err(),
+        }
+    }
+
     /// A supervisor that goes on with the state in `store`. If there is none that can be read: what a master needs that
     /// starts afresh, and adopts the workers of the dead one.
     pub(in crate::supervisor) fn restore(
@@ -193,22 +261,13 @@ impl Supervisor {
         reader: &Reader,
         link: &Arc<Link>,
     ) -> Result<(Self, Resume, SavedMaster), Failed> {
-        let unreadable = |error: &dyn std::fmt::Display| {
-            Failed::at(
-                "the state of the master that has died cannot be read",
-                error,
-            )
-        };
-        let records = Records::read(lines).map_err(|error| unreadable(&error))?;
-        let master = records.master.ok_or_else(|| missing("master"))?;
-        let plan = records.plan.ok_or_else(|| missing("configuration"))?;
-        let (inputs, engine) = records.engine.ok_or_else(|| missing("engine"))?;
-        let replayed =
-            replay(engine, inputs, records.inputs, progress).map_err(|error| unreadable(&error))?;
-        let pools = records
-            .pools
-            .and_then(PoolRegistry::restore)
-            .ok_or_else(|| missing("pools"))?;
+        let State {
+            records,
+            master,
+            plan,
+            pools,
+            replayed,
+        } = State::read(lines, progress)?;
         let listening = records.listening.ok_or_else(|| missing("listeners"))?;
         let listening = Listening::restored(listening, &mut table)
             .map_err(|error| Failed::at("the listening sockets are not there", error))?;
@@ -292,6 +351,7 @@ impl Supervisor {
             reloads: records.reloads,
             exit_reports: records.exit_reports,
             shutdown: records.shutdown,
+            upgrade: records.upgrade,
             events: records.events,
             commands: replayed.commands,
             notices: replayed.notices,
@@ -328,12 +388,11 @@ impl Supervisor {
         let again = self
             .clients
             .restore(resume.tickets, stop_clients, &resume.reloads, poller);
-        let death = self.guardian.as_ref().and_then(|link| link.last_death());
-        let how = death.map_or_else(String::new, |death| {
-            let exit = crate::supervisor::workers::exit_report::exit_text(death.exit);
-            let after = death.after_ms as f64 / 1000.0;
-            format!(" ({exit} after {after:.1} s)")
-        });
+        let succession = self
+            .guardian
+            .as_ref()
+            .map_or(Succession::Death, |link| link.succession());
+        let why = self.why_it_goes_on(succession);
         let doubts = match resume.doubts.len() {
             0 => String::new(),
             _ => format!("; in doubt: {}", resume.doubts.join("; ")),
@@ -347,9 +406,7 @@ impl Supervisor {
         } else {
             ""
         };
-        let text = format!(
-            "the master before this one has died{how}; {count} workers were taken over and serve on{given_up}{doubts}"
-        );
+        let text = format!("{why}; {count} workers were taken over and serve on{given_up}{doubts}");
         self.emit(EventBuilder::new(EventKind::MasterRestored, text).warn());
         self.refresh_plan();
         self.watch_files();
@@ -390,10 +447,43 @@ impl Supervisor {
         // Not before: a snapshot of the engine knows of no command that is still to be executed.
         self.compact(true);
         self.trees_of_restored();
+        let upgrades_for = resume.upgrade.as_ref().map(SavedUpgrade::client);
+        if let Some(upgrade) = resume.upgrade {
+            self.resume_upgrade(upgrade, succession);
+        }
         for (client, request) in again {
+            if Some(client) == upgrades_for {
+                continue;
+            }
             self.on_request(client, request);
         }
         self.settle();
+    }
+
+    /// What has become of the master before this one, for people.
+    fn why_it_goes_on(&self, succession: Succession) -> String {
+        let death = self.guardian.as_ref().and_then(|link| link.last_death());
+        let how = death.map_or_else(String::new, |death| {
+            let after = death.after_ms as f64 / 1000.0;
+            format!(" ({} after {after:.1} s)", exit_text(death.exit))
+        });
+        match succession {
+            Succession::First | Succession::Death => {
+                format!("the master before this one has died{how}")
+            }
+            Succession::Hung => {
+                format!(
+                    "the loop of the master before this one did not turn, so it was killed{how}"
+                )
+            }
+            Succession::GuardianDied => {
+                "the master before this one has become the guardian, since that had died".to_owned()
+            }
+            Succession::Upgrade => {
+                "the master before this one was replaced by an upgrade".to_owned()
+            }
+            Succession::WentBack(_) => "an upgrade has failed".to_owned(),
+        }
     }
 
     /// Watches a worker's descriptors as the dead master did.

@@ -1,0 +1,241 @@
+//! `rotad upgrade`: the running master is replaced by another program, and the workers serve on.
+//!
+//! 1. The program is opened and checked on a thread ([`Candidate::check`]). What cannot go on is refused.
+//! 2. The request is saved, and the guardian executes the program in its own process. It ends this master, as a crash
+//!    would, and starts the next one. From here on a failure leads back to the program before (`guardian/supervise.rs`).
+//! 3. The next master goes on as after a death. When it has worked for [`SETTLE_TIME`], it tells the guardian that the
+//!    program stays, and answers the client.
+
+use super::Supervisor;
+use super::event_builder::EventBuilder;
+use super::workers::exit_report::exit_text;
+use crate::control::protocol::Response;
+use crate::exit_code::ExitCode;
+use crate::guardian::{Setback, Succession};
+use crate::observe::events::EventKind;
+use crate::saved_state::format::FORMAT;
+use crate::upgrade::{Candidate, FileId};
+use rotad_core::{Span, Time};
+use serde::{Deserialize, Serialize};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+/// How long the next master has to work before its program stays.
+const SETTLE_TIME: Span = Span::from_secs(2);
+
+/// An upgrade whose program was found fit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SavedUpgrade {
+    client: u64,
+    path: PathBuf,
+    program: FileId,
+    from: String,
+    to: String,
+}
+
+impl SavedUpgrade {
+    /// Who asked for it.
+    pub(super) fn client(&self) -> u64 {
+        self.client
+    }
+}
+
+/// The upgrade that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Upgrade {
+    /// The client whose program is being checked.
+    checks_for: Option<u64>,
+    pending: Option<SavedUpgrade>,
+    /// When this master has worked long enough.
+    settles_at: Option<Time>,
+}
+
+impl Upgrade {
+    pub(super) fn saved(&self) -> Option<SavedUpgrade> {
+        self.pending.clone()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.settles_at
+    }
+}
+
+impl Supervisor {
+    /// `to`: the program; by default the path by which this master was started.
+    pub(super) fn upgrade_requested(&mut self, client: u64, to: Option<PathBuf>) {
+        let begun = self.begin_upgrade(client, to);
+        if let Err(why) = begun {
+            self.done(
+                client,
+                ExitCode::FAILED,
+                format!("{why}\nnothing was changed"),
+            );
+        }
+    }
+
+    fn begin_upgrade(&mut self, client: u64, to: Option<PathBuf>) -> Result<(), String> {
+        if self.shutdown.stopping {
+            return Err("everything stops".to_owned());
+        }
+        if self.upgrade.checks_for.is_some() || self.upgrade.pending.is_some() {
+            return Err("an upgrade is under way".to_owned());
+        }
+        let saver = match (&self.guardian, &self.saver) {
+            (Some(link), Some(saver)) if saver.is_in_use() && link.has_program() => saver,
+            _ => {
+                return Err(
+                    "this master has no guardian, which an upgrade needs (`guardian` in [master]): `rotad stop`, and then \
+                     `start` by the new program"
+                        .to_owned(),
+                );
+            }
+        };
+        let path = to.or_else(|| saver.program());
+        let path = path
+            .ok_or("where this program was started from is not known: name the new one by --to")?;
+        let state = saver
+            .copy()
+            .map_err(|error| format!("cannot copy the state for the check: {error}"))?;
+        self.reload
+            .blocking
+            .check_candidate(client, path.clone(), state, FORMAT)
+            .map_err(|error| format!("cannot check {}: {error}", path.display()))?;
+        let text = format!(
+            "{} asks to upgrade to {}",
+            self.clients.name(client),
+            path.display()
+        );
+        self.emit(EventBuilder::new(EventKind::Request, text).cause("upgrade"));
+        self.upgrade.checks_for = Some(client);
+        Ok(())
+    }
+
+    /// The program was checked.
+    pub(super) fn on_candidate(&mut self, client: u64, checked: Result<Candidate, String>) {
+        if self
+            .upgrade
+            .checks_for
+            .take_if(|one| *one == client)
+            .is_none()
+        {
+            return;
+        }
+        let checked = checked.and_then(|candidate| match &self.guardian {
+            _ if self.shutdown.stopping => Err("everything stops".to_owned()),
+            Some(link) => Ok((candidate, link.clone())),
+            None => Err("the guardian has died meanwhile".to_owned()),
+        });
+        let (candidate, link) = match checked {
+            Ok(both) => both,
+            Err(why) => {
+                let text = format!("the upgrade was refused: {why}; nothing was changed");
+                self.emit(
+                    EventBuilder::new(EventKind::UpgradeFailed, text)
+                        .cause("refused")
+                        .warn(),
+                );
+                let message = format!("{why}\nnothing was changed");
+                return self.done(client, ExitCode::FAILED, message);
+            }
+        };
+        let (from, to) = (env!("CARGO_PKG_VERSION"), &candidate.version);
+        let text = format!(
+            "rotad {from} is replaced by rotad {to} ({}); workers serve on",
+            candidate.path.display()
+        );
+        self.upgrade.pending = Some(SavedUpgrade {
+            client,
+            path: candidate.path.clone(),
+            program: candidate.id,
+            from: from.to_owned(),
+            to: to.clone(),
+        });
+        self.answer(client, &Response::Progress { text: text.clone() }, false);
+        self.emit(EventBuilder::new(EventKind::UpgradeStarted, text));
+        self.settle();
+        // As in `become_guardian`: what follows is the end of this process.
+        self.log.writer.drain();
+        self.save();
+        let setback = link.hand_over(candidate.file.as_raw_fd());
+        self.become_guardian(Succession::WentBack(setback));
+    }
+
+    /// This master goes on after another one, in which an upgrade was under way.
+    pub(super) fn resume_upgrade(&mut self, saved: SavedUpgrade, succession: Succession) {
+        let program = self.guardian.as_ref().and_then(|link| link.program_file());
+        let runs = program.is_some_and(|file| FileId::of(file).ok() == Some(saved.program));
+        match succession {
+            Succession::WentBack(setback) => self.undo_upgrade(&saved, setback),
+            // The new program, or one that has died before it had settled and is the guardian's all the same.
+            _ if runs => {
+                self.upgrade.pending = Some(saved);
+                self.upgrade.settles_at = Some(self.clock.now() + SETTLE_TIME);
+            }
+            _ => {
+                let text = "the master died before it was replaced".to_owned();
+                self.emit(
+                    EventBuilder::new(EventKind::UpgradeFailed, text.clone())
+                        .cause("refused")
+                        .warn(),
+                );
+                let message = format!("{text}\nnothing was changed");
+                self.done(saved.client, ExitCode::FAILED, message);
+            }
+        }
+    }
+
+    fn undo_upgrade(&mut self, saved: &SavedUpgrade, setback: Setback) {
+        let death = self.guardian.as_ref().and_then(|link| link.last_death());
+        let why = match setback {
+            Setback::NotExecuted(errno) => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                format!("it cannot be executed: {error}")
+            }
+            Setback::GuardianEnded => "it ended before it had started a master".to_owned(),
+            Setback::GuardianHung => "it did not start a master in time".to_owned(),
+            Setback::MasterHung => "its master did not settle in time, and was killed".to_owned(),
+            Setback::MasterEnded => match death {
+                Some(death) => format!(
+                    "its master {} after {:.1} s",
+                    exit_text(death.exit),
+                    death.after_ms as f64 / 1000.0
+                ),
+                None => "its master ended".to_owned(),
+            },
+        };
+        let text = format!(
+            "rotad {} ({}) does not work: {why}",
+            saved.to,
+            saved.path.display()
+        );
+        let back = format!("rotad {} runs again, and the workers serve on", saved.from);
+        self.emit(
+            EventBuilder::new(EventKind::UpgradeFailed, format!("{text}; {back}"))
+                .cause("undone")
+                .error(),
+        );
+        self.done(saved.client, ExitCode::OLD_SERVE, format!("{text}\n{back}"));
+    }
+
+    /// This master has worked long enough: its program stays.
+    pub(super) fn settle_upgrade(&mut self) {
+        self.upgrade.settles_at = None;
+        let Some(saved) = self.upgrade.pending.clone() else {
+            return;
+        };
+        let Some(link) = &self.guardian else {
+            return;
+        };
+        if let Err(error) = link.settle() {
+            tracing::warn!("the guardian cannot be told that the upgrade is done: {error}");
+        }
+        let text = format!(
+            "rotad {} has replaced rotad {}; the workers have served on",
+            saved.to, saved.from
+        );
+        self.emit(EventBuilder::new(EventKind::Upgraded, text.clone()));
+        self.done(saved.client, ExitCode::DONE, text);
+        self.upgrade.pending = None;
+        self.save();
+    }
+}

@@ -1,0 +1,173 @@
+//! `rotad upgrade`: another program takes the place of the guardian and of the master, and the workers serve on.
+
+mod support;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::path::PathBuf;
+use support::{Load, Site, all_ready, alone, pids, pool, proc, rotad, testworker, until};
+
+const WEB: &str = r#"
+[pool.web]
+command = ["@WORKER@", "http", "--work-ms", "5"]
+count = 4
+listen = ["http"]
+stop = "10s"
+[listen.http]
+address = "127.0.0.1:@PORT@"
+"#;
+
+/// A copy of rotad under another name.
+fn another_rotad(site: &Site, name: &str) -> PathBuf {
+    let path = site.path(name);
+    fs::copy(rotad(), &path).expect("a copy");
+    path
+}
+
+/// A program that passes for rotad until it runs; `how`: as tests/support/testworker/impostor.rs has it.
+fn impostor(site: &Site, how: &str) -> PathBuf {
+    let path = site.path("impostor");
+    if !path.exists() {
+        fs::copy(testworker(), &path).expect("a copy");
+    }
+    site.write(
+        "impostor.impostor",
+        &format!("{}\n{how}\n", rotad().display()),
+    );
+    path
+}
+
+fn upgrade(site: &Site, to: &std::path::Path) -> support::site::Run {
+    site.rotad(&["upgrade", "--to", to.to_str().expect("UTF-8")])
+}
+
+/// The program that a process runs.
+fn program(pid: i32) -> PathBuf {
+    fs::read_link(format!("/proc/{pid}/exe")).expect("a program")
+}
+
+#[test]
+fn the_master_is_replaced_and_its_workers_serve_on() {
+    let _alone = alone();
+    let mut site = Site::up(WEB);
+    let before = pids(&site.await_ready(), "web");
+    let (guardian, master) = (site.guardian(), site.pid());
+    let load = Load::on(&site.address(), 4, 4);
+    load.await_more(50);
+    for name in ["rotad-a", "rotad-b"] {
+        let to = another_rotad(&site, name);
+        let run = upgrade(&site, &to);
+        assert_eq!(run.code, 0, "{run:?}");
+        assert!(run.out.contains("has replaced rotad"), "{run:?}");
+        let status = site.await_ready();
+        assert_eq!(pids(&status, "web"), before, "the same workers");
+        assert_eq!(site.guardian(), guardian, "the same process");
+        assert_ne!(site.pid(), master, "another process");
+        assert_eq!(status["master"]["restarts"], 0, "no death");
+        assert_eq!((program(guardian), program(site.pid())), (to.clone(), to));
+        load.await_more(50);
+    }
+    // By default the path by which it was started.
+    let run = site.rotad(&["upgrade"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(program(guardian), rotad());
+    // The file may be gone by now.
+    let gone = another_rotad(&site, "gone");
+    assert_eq!(upgrade(&site, &gone).code, 0);
+    fs::remove_file(gone).expect("its file");
+    let run = site.rotad(&["roll"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    kill(Pid::from_raw(guardian), Signal::SIGUSR1).expect("the guardian");
+    site.await_status("rolled by a signal", 20, |status| {
+        pool(status, "web")["generation"] == 3 && all_ready(status)
+    });
+    kill(Pid::from_raw(site.pid()), Signal::SIGKILL).expect("the master");
+    site.await_status("restored", 10, |status| {
+        status["master"]["restarts"] == 1 && all_ready(status)
+    });
+    load.stop().assert_nothing_lost(200);
+    let words: Vec<String> = site
+        .events()
+        .iter()
+        .filter_map(|event| event["event"].as_str().map(str::to_owned))
+        .filter(|word| word.starts_with("upgrade"))
+        .collect();
+    assert_eq!(words, ["upgrade-started", "upgraded"].repeat(4));
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    assert!(site.await_exit(10).success());
+    site.assert_empty();
+}
+
+/// What cannot take over is refused, and nothing changes.
+#[test]
+fn a_program_that_cannot_take_over_is_refused() {
+    let _alone = alone();
+    let site = Site::up(WEB);
+    let (guardian, master) = (site.guardian(), site.pid());
+    let script = site.write("script", "#!/bin/sh\nexit 0\n");
+    let refused = [
+        ("/bin/true".into(), "is no rotad that can replace"),
+        (script, "is not a program"),
+        (site.path("nothing"), "No such file"),
+        (site.path("run"), "is not a file"),
+    ];
+    for (path, why) in refused {
+        let run = upgrade(&site, &path);
+        assert_eq!(run.code, 1, "{run:?}");
+        assert!(run.text().contains(why), "{run:?}");
+        assert!(run.text().contains("nothing was changed"), "{run:?}");
+    }
+    assert_eq!((site.guardian(), site.pid()), (guardian, master));
+    let status = site.await_ready();
+    assert_eq!(status["master"]["restarts"], 0);
+}
+
+/// A program that ends, hangs or crashes once it runs: the one before comes back, and says why.
+#[test]
+fn a_program_that_fails_is_undone() {
+    let _alone = alone();
+    let site = Site::up(WEB);
+    let before = pids(&site.await_ready(), "web");
+    let load = Load::on(&site.address(), 2, 2);
+    load.await_more(20);
+    let crash = format!("SEGV {}", site.path("master.pid").display());
+    let failures = [
+        ("exit", "it ended before it had started a master"),
+        (&*crash, "its master was killed by SIGSEGV"),
+        ("hang", "it did not start a master in time"),
+    ];
+    for (how, why) in failures {
+        let run = upgrade(&site, &impostor(&site, how));
+        assert_eq!(run.code, 10, "{how}: {run:?}");
+        assert!(run.text().contains(why), "{how}: {run:?}");
+        assert!(run.text().contains("runs again"), "{run:?}");
+        let status = site.await_ready();
+        assert_eq!(pids(&status, "web"), before, "{how}: the same workers");
+        let (guardian, master) = (site.guardian(), site.pid());
+        assert_eq!(
+            (program(guardian), program(master)),
+            (rotad(), rotad()),
+            "{how}"
+        );
+        load.await_more(20);
+    }
+    let run = site.rotad(&["roll"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    load.stop().assert_nothing_lost(100);
+    let guardian = site.guardian();
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    until("it has ended", 10, || proc::gone(guardian).then_some(()));
+    site.assert_empty();
+}
+
+/// An upgrade needs a guardian.
+#[test]
+fn a_master_without_a_guardian_cannot_be_upgraded() {
+    let mut site = Site::with_master("guardian = false", WEB);
+    site.run();
+    site.await_ready();
+    let run = site.rotad(&["upgrade"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.text().contains("has no guardian"), "{run:?}");
+}
