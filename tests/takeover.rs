@@ -40,9 +40,22 @@ fn others(site: &Site, master: i32) -> Vec<i32> {
         .collect()
 }
 
+/// Waits until every worker is ready. Those that were adopted in the middle of a roll are of two generations.
+fn await_complete(site: &Site) -> serde_json::Value {
+    site.await_status("every worker is ready", 20, |status| {
+        let pools = status["pools"].as_array().expect("pools");
+        pools.iter().all(|pool| {
+            let settled = ["ok", "done", "mixed"]
+                .map(Into::into)
+                .contains(&pool["state"]);
+            settled && pool["ready"] == pool["wanted"] && pool["alive"] == pool["wanted"]
+        })
+    })
+}
+
 /// Nobody but this master and the workers of its status.
 fn assert_nothing_twice(site: &Site, context: &str) {
-    let status = site.await_ready();
+    let status = await_complete(site);
     let master = site.pid();
     let of = |status: &serde_json::Value| -> Vec<i32> {
         let pools = status["pools"].as_array().expect("pools");
@@ -125,7 +138,7 @@ soak = "0s"
         site.run();
         let asked = match moment {
             "roll" | "stop" => {
-                site.await_ready();
+                await_complete(&site);
                 let mut asked = Command::new(support::rotad());
                 asked
                     .arg(moment)

@@ -142,7 +142,7 @@ mod tests {
         let restored = |proven| {
             let text = format!(
                 r#"{{"cgroups": {}, "proven": {proven}, "reported": false}}"#,
-                serde_json::to_string(&Some(base.as_os_str())).unwrap()
+                serde_json::to_string(&base.to_str()).unwrap()
             );
             let saved: SavedCgroups = serde_json::from_str(&text).unwrap();
             let cgroups = WorkerCgroups::restore(saved.clone());
