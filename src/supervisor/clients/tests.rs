@@ -29,6 +29,7 @@ impl Fixture {
             kept_sockets: Vec::new(),
             hup_ignored: false,
             no_guardian: None,
+            program: None,
             activation_pid: 0,
             activation_sockets: Vec::new(),
         };
