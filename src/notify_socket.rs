@@ -233,27 +233,6 @@ impl NotifySocket {
         self.value.clone()
     }
 
-    /// Receives at most `most` datagrams; the caller continues in the next turn of its loop. Does not block.
-    pub fn drain(&self, most: usize) -> Vec<Message> {
-        let mut messages = Vec::new();
-        let mut received = Vec::new();
-        let mut buffer = [0; MAX_BYTES];
-        let mut fds = self.sockets().peekable();
-        for _ in 0..most {
-            let Some(fd) = fds.peek() else { break };
-            match message::receive(fd, &mut buffer) {
-                Ok(datagram) => {
-                    messages.extend(self.accept(&datagram, &buffer));
-                    received.extend(datagram.fds);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => drop(fds.next()),
-            }
-        }
-        close_on_thread(received);
-        messages
-    }
-
     /// Reads at most `most` datagrams and leaves them in the queue, until [`NotifySocket::consume`] removes them. So a
     /// message that was not recorded is read again by the next master; one that was recorded, but not consumed, too.
     /// Does not block.
@@ -464,7 +443,7 @@ mod tests {
     fn datagrams_are_parsed_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let socket = open(dir.path());
-        assert_eq!(socket.drain(10), []);
+        assert_eq!(read(&socket, 10), []);
         let sender = UnixDatagram::unbound().unwrap();
         sender.connect(socket.env_value()).unwrap();
         sender
@@ -478,7 +457,7 @@ mod tests {
             .send(b"STOPPING=1\nREADY=0\nWATCHDOG=trigger\nMAINPID=-1\nEXTEND_TIMEOUT_USEC=x")
             .unwrap();
         drop(sender); // closed before the datagrams are read
-        let messages = socket.drain(10);
+        let messages = read(&socket, 10);
         let status = Some("up\u{1b}[31m \u{fffd}".to_owned());
         let extend = Some(Duration::from_millis(1500));
         assert_eq!(
@@ -509,7 +488,7 @@ mod tests {
                 ..Message::default()
             }
         );
-        assert_eq!(socket.drain(10), []);
+        assert_eq!(read(&socket, 10), []);
     }
 
     #[test]
@@ -523,10 +502,10 @@ mod tests {
             .send(format!("STATUS={}", "ä".repeat(300)).as_bytes())
             .unwrap();
         sender.send(b"READY=1").unwrap();
-        let first = socket.drain(2);
+        let first = read(&socket, 2);
         assert_eq!(socket.too_long(), 1);
         assert_eq!(first[0].status.as_ref().unwrap().chars().count(), 256);
-        assert!(socket.drain(2)[0].ready);
+        assert!(read(&socket, 2)[0].ready);
     }
 
     #[test]
@@ -537,7 +516,7 @@ mod tests {
         socket.uid = 4_000_000;
         sender.send_to(b"READY=1", socket.env_value()).unwrap();
         let root = geteuid().is_root();
-        assert_eq!(socket.drain(9).len(), usize::from(root));
+        assert_eq!(read(&socket, 9).len(), usize::from(root));
         assert_eq!(socket.foreign(), u64::from(!root));
     }
 
@@ -572,7 +551,7 @@ mod tests {
             .unwrap()
             .send_to_addr(b"READY=1", &address)
             .unwrap();
-        assert!(socket.drain(1)[0].ready);
+        assert!(read(&socket, 1)[0].ready);
     }
 
     #[test]
@@ -598,7 +577,7 @@ mod tests {
             .unwrap()
             .send_to(b"STOPPING=1", socket.env_value())
             .unwrap();
-        let messages = socket.drain(9);
+        let messages = read(&socket, 9);
         assert!(
             messages.iter().any(|message| message.ready)
                 && messages.iter().any(|message| message.stopping)
@@ -741,7 +720,7 @@ mod tests {
         )
         .unwrap();
         drop(theirs);
-        assert_eq!(socket.drain(9), [Message::default()]);
+        assert_eq!(read(&socket, 9), [Message::default()]);
         // The barrier: the end of the pipe comes once the last copy is closed.
         let mut poll = [nix::poll::PollFd::new(
             ours.as_fd(),

@@ -37,6 +37,8 @@ pub enum Meaning {
 /// One signal that came, or several that the kernel made one of.
 #[derive(Clone, Debug)]
 pub struct ReceivedSignal {
+    /// Its number.
+    pub number: i32,
     /// What the signal means to the master.
     pub meaning: Meaning,
     /// "USR1", with who sent it if the kernel said so.
@@ -93,6 +95,20 @@ impl Signals {
         })
     }
 
+    /// What a signal that a dead master had not recorded asks for.
+    pub fn repeated(&self, signal: i32) -> ReceivedSignal {
+        let name = if signal == self.reopen {
+            "RTMIN".to_owned()
+        } else {
+            name(signal)
+        };
+        ReceivedSignal {
+            number: signal,
+            meaning: self.meaning(signal),
+            text: format!("{name}, which the master before this one had not taken"),
+        }
+    }
+
     /// From here on signals mean this.
     pub fn set_map(&mut self, map: SignalMap) {
         self.map = map;
@@ -118,6 +134,7 @@ impl Signals {
         origins
             .iter()
             .map(|origin| ReceivedSignal {
+                number: origin.signal,
                 meaning: self.meaning(origin.signal),
                 text: self.text(origin),
             })

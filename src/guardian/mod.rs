@@ -18,5 +18,5 @@ mod supervise;
 
 pub use link::{Link, LinkMessage};
 pub use manager_socket::ManagerSocket;
-pub use page::{Death, MasterDeaths, Setback, SharedState, Succession, is_guardian};
+pub use page::{Arrivals, Death, MasterDeaths, Setback, SharedState, Succession, is_guardian};
 pub use supervise::{Side, guard, resume};

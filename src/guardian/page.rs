@@ -1,4 +1,5 @@
-//! The memory that the guardian shares with each of its masters: a page of numbers, and behind it the saved state.
+//! The memory that the guardian shares with each of its masters: a page of numbers, behind it the saved state, and at its
+//! end what the log writer is writing (`log::write_record`).
 //!
 //! | number | written by | what |
 //! |---|---|---|
@@ -18,6 +19,8 @@
 //! | 21 | guardian | the errno with which the new program could not be executed |
 //! | 22 | master | how many milliseconds its loop may take for a turn; 0: any time |
 //! | 23 | master | how many turns its loop has taken |
+//! | 128.. | guardian | how many signals of each number it has passed on |
+//! | 256.. | master | how many signals of each number have arrived there, counted by its handlers |
 
 use crate::event_loop::clock::monotonic_ms;
 use crate::sys::shared_memory::{SharedMemory, number_of_process};
@@ -28,6 +31,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The size in bytes; only the pages that are written cost memory.
 const SIZE: usize = 128 << 20;
+
+/// The size of the page of numbers, in bytes.
+const PAGE: usize = 4096;
+/// The size of the log writer's part, in bytes.
+const LOG_SIZE: usize = 16 << 20;
+
+const PASSED: usize = 128;
+const ARRIVED: usize = 256;
 
 const RESTARTS: usize = 1;
 const LAST_EXIT: usize = 2;
@@ -129,6 +140,17 @@ pub fn is_guardian(pid: i32) -> bool {
     number_of_process(pid, NAME, GUARDIAN) == u64::try_from(pid).ok()
 }
 
+/// The counters of arrived signals.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrivals(&'static SharedMemory);
+
+impl Arrivals {
+    /// That of this signal.
+    pub fn of(self, signal: i32) -> &'static AtomicU64 {
+        self.0.number(ARRIVED + signal.unsigned_abs() as usize)
+    }
+}
+
 /// The shared memory.
 #[derive(Debug)]
 pub struct SharedState(SharedMemory);
@@ -162,9 +184,49 @@ impl SharedState {
         &mut self.0
     }
 
+    /// Where the saved state ends.
+    pub fn state_end(&self) -> usize {
+        SIZE - LOG_SIZE
+    }
+
+    /// The log writer's part.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn log_part(&self) -> io::Result<SharedMemory> {
+        self.0.part(SIZE - LOG_SIZE, LOG_SIZE)
+    }
+
     /// One of the numbers.
     pub fn number(&self, index: usize) -> &AtomicU64 {
         self.0.number(index)
+    }
+
+    /// Counts a signal before it is passed on to the master, in which it may be lost.
+    pub(super) fn count_passed(&self, signal: i32) {
+        if let Ok(signal) = usize::try_from(signal)
+            && signal < ARRIVED - PASSED
+        {
+            self.number(PASSED + signal).fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many signals of this number the guardian has passed on so far, and how many have arrived at a master.
+    pub fn signals(&self, signal: i32) -> (u64, u64) {
+        let count = |first: usize| {
+            let index = first + signal.unsigned_abs() as usize;
+            self.number(index).load(Ordering::Acquire)
+        };
+        (count(PASSED), count(ARRIVED))
+    }
+
+    /// The counter of arrived signals of this number, for a handler, which may run as long as the process lives.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn arrivals(&self) -> io::Result<Arrivals> {
+        let page = self.0.part(0, PAGE)?;
+        Ok(Arrivals(Box::leak(Box::new(page))))
     }
 
     /// How many masters have died so far.

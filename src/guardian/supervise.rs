@@ -365,6 +365,7 @@ impl Guardian {
                     signal::pass_on(master.pid, libc::SIGCONT, sender(&info)).ok();
                 }
                 number => {
+                    self.state.count_passed(number);
                     signal::pass_on(master.pid, number, sender(&info)).ok();
                 }
             }

@@ -3,7 +3,7 @@
 //!
 //! The way of a line: `pipe_peek` copies what is in a worker's pipe, `sinks` writes it to its target (`format` for the
 //! master's log, `rotating_file` for files, `journald` for the journal), and only then is it removed from the pipe.
-//! However the master ends, a line is in its pipe or in its log (or, for a moment, in both). `writer` is the loop,
+//! `write_record` tells the next master of one that is killed in between. `writer` is the loop,
 //! `tail` and `ring` keep recent lines for the status, for events and for `rotad logs`.
 
 mod format;
@@ -17,6 +17,7 @@ mod sink;
 mod sinks;
 mod tail;
 pub mod tracing_setup;
+mod write_record;
 mod writer;
 
 pub use output::{LogTarget, SavedOutput, WorkerOutput, WorkerStdio};
@@ -25,6 +26,7 @@ pub use ring::{Filter, Follower, LogLine};
 pub use rotating_file::Rotation;
 pub use sink::complain;
 pub use sinks::MasterLog;
+pub use write_record::WriteRecord;
 
 use crate::event_loop::clock::{Clock, Deadline};
 use crate::event_loop::progress::Progress;
@@ -82,11 +84,11 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Starts the thread.
+    /// Starts the thread. `record`: where it writes down what it is writing, for the next master.
     ///
     /// # Errors
     /// EMFILE, ENFILE or EAGAIN: no descriptor or thread is left.
-    pub fn start(master_log: MasterLog, clock: Clock) -> io::Result<Self> {
+    pub fn start(master_log: MasterLog, record: WriteRecord, clock: Clock) -> io::Result<Self> {
         let (lines, waiting) = bounded(MAX_QUEUED_LINES);
         // Unbounded, but there are only a few commands per worker.
         let (commands, command_queue) = unbounded();
@@ -100,7 +102,8 @@ impl LogWriter {
             work: Progress::new(clock.clone()),
             pipe_peek: Arc::new(Mutex::new(PipePeek::new()?)),
         };
-        let writer_thread = WriterThread::new(master_log, waiting, command_queue, &writer, clock)?;
+        let writer_thread =
+            WriterThread::new(master_log, record, waiting, command_queue, &writer, clock)?;
         thread::spawn("log-writer", 128 << 10, move || writer_thread.work())?;
         Ok(writer)
     }

@@ -30,6 +30,8 @@ pub(super) struct OpenLog {
     pub(super) dir: OwnedFd,
     pub(super) name: OsString,
     pub(super) file: File,
+    pub(super) device: u64,
+    pub(super) inode: u64,
     /// Size of the file in bytes.
     pub(super) size: u64,
     /// It is a regular file: others are not rotated.
@@ -83,6 +85,8 @@ pub(super) fn open(path: &Path, access: FileAccess) -> io::Result<OpenLog> {
         dir,
         name,
         file,
+        device: stat.st_dev,
+        inode: stat.st_ino,
         size: stat.st_size as u64,
         plain,
         taken_from,

@@ -216,7 +216,7 @@ impl WorkerOutput {
     pub fn inodes(&self) -> Vec<(Stream, u64)> {
         self.pipes
             .iter()
-            .filter_map(|(pipe, _)| Some((pipe.stream, pipe.inode().ok()?)))
+            .map(|(pipe, _)| (pipe.stream, pipe.inode()))
             .collect()
     }
 }
@@ -224,7 +224,7 @@ impl WorkerOutput {
 #[cfg(test)]
 mod tests {
     use super::super::pipe_peek::PipePeek;
-    use super::super::{Filter, LogWriter, MasterLog};
+    use super::super::{Filter, LogWriter, MasterLog, WriteRecord};
     use super::*;
     use crate::event_loop::clock::Clock;
     use crate::plan::{FileAccess, LogFormat};
@@ -259,7 +259,8 @@ mod tests {
         let output = WorkerOutput::restore(saved, &mut table, &log).unwrap();
         assert_eq!(table.left(), 0);
         let master_log = MasterLog::file(file("m.log"), LogFormat::Text, Rotation::default());
-        let writer = LogWriter::start(master_log.unwrap(), Clock::start()).unwrap();
+        let writer =
+            LogWriter::start(master_log.unwrap(), WriteRecord::none(), Clock::start()).unwrap();
         writer.adopt(&output);
         out.write_all(b"finished\ntwo\n").unwrap();
         writer.drain();

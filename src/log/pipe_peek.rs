@@ -105,6 +105,7 @@ pub(super) struct Pipe {
     pub(super) source: Arc<OutputSource>,
     pub(super) stream: Stream,
     fd: OwnedFd,
+    inode: u64,
 }
 
 impl Pipe {
@@ -136,7 +137,7 @@ impl Pipe {
                 write
             }
         };
-        Ok((Self { source, stream, fd }, end))
+        Ok((Self::of(source, stream, fd)?, end))
     }
 
     /// Takes over the read end of an existing pipe.
@@ -146,15 +147,18 @@ impl Pipe {
     pub(super) fn of(source: Arc<OutputSource>, stream: Stream, fd: OwnedFd) -> io::Result<Self> {
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         size(&fd)?;
-        Ok(Self { source, stream, fd })
+        let inode = nix::sys::stat::fstat(&fd)?.st_ino;
+        Ok(Self {
+            source,
+            stream,
+            fd,
+            inode,
+        })
     }
 
-    /// The inode number of the pipe.
-    ///
-    /// # Errors
-    /// None in practice: fstat(2) on an open descriptor.
-    pub(super) fn inode(&self) -> io::Result<u64> {
-        Ok(nix::sys::stat::fstat(&self.fd)?.st_ino)
+    /// The inode number of the pipe, which no other open pipe has.
+    pub(super) fn inode(&self) -> u64 {
+        self.inode
     }
 
     /// How many bytes it holds when full.
@@ -194,7 +198,8 @@ fn size(fd: impl AsFd) -> nix::Result<usize> {
     fcntl(fd, FcntlArg::F_GETPIPE_SZ).map(|size| size as usize)
 }
 
-fn grow(fd: impl AsFd) -> usize {
+/// Makes a pipe as large as allowed, and returns its capacity in bytes.
+pub(super) fn grow(fd: impl AsFd) -> usize {
     let mut wanted = MAX_CAPACITY;
     while wanted > DEFAULT_CAPACITY
         && fcntl(fd.as_fd(), FcntlArg::F_SETPIPE_SZ(wanted as i32)).is_err()
@@ -256,7 +261,7 @@ impl PipePeek {
     }
 
     /// Copies the beginning of the pipe's content and leaves it there.
-    pub(super) fn peek(&mut self, pipe: &Pipe, into: &mut [u8]) -> Seen {
+    pub(super) fn peek(&mut self, pipe: impl AsFd, into: &mut [u8]) -> Seen {
         match tee(
             pipe,
             &self.write,
@@ -326,8 +331,8 @@ impl PipePeek {
     }
 }
 
-/// Discards `count` bytes of a pipe.
-fn drain(pipe: impl AsFd, mut count: usize, null: Option<&OwnedFd>) {
+/// Discards `count` bytes of a pipe, or as many as it holds.
+pub(super) fn drain(pipe: impl AsFd, mut count: usize, null: Option<&OwnedFd>) {
     while count > 0 {
         let moved = match null {
             Some(null) => splice(

@@ -1,11 +1,13 @@
 //! A log file that is rotated by size, always between two lines.
 
 use super::open::{self, OpenLog, numbered};
+use super::write_record::{Place, WriteRecord};
 use crate::plan::FileAccess;
-use nix::fcntl::renameat;
-use nix::sys::stat::fstat;
+use nix::fcntl::{AtFlags, renameat};
+use nix::sys::stat::{fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, ftruncate, unlinkat};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 /// When a file is rotated, how many old ones are kept, and who owns them.
@@ -36,6 +38,8 @@ pub(super) struct RotatingFile {
     rotation: Rotation,
     open: Option<OpenLog>,
     unfinished: Unfinished,
+    /// Which entry of the record says so to the next master.
+    entry: Option<usize>,
     /// After a failed rotation: the size in bytes at which it is tried again.
     next_rotation: u64,
 }
@@ -48,6 +52,7 @@ impl RotatingFile {
             rotation,
             open: None,
             unfinished: Unfinished::None,
+            entry: None,
             next_rotation: 0,
         }
     }
@@ -79,7 +84,7 @@ impl RotatingFile {
     ///
     /// # Errors
     /// See [`open::open`].
-    pub(super) fn reopen(&mut self) -> io::Result<()> {
+    pub(super) fn reopen(&mut self, record: &mut WriteRecord) -> io::Result<()> {
         let found = open::open(&self.path, self.rotation.access)?;
         if let Some(uid) = found.taken_from {
             tracing::warn!(
@@ -91,8 +96,12 @@ impl RotatingFile {
         self.set_access(&found, self.rotation.access);
         let same = self.open.as_ref().is_some_and(|old| is_same(old, &found));
         if !same {
+            record.clear_unfinished(self.entry.take());
             self.unfinished = if ends_whole(&found) {
                 Unfinished::None
+            } else if let Some((entry, writer)) = record.find_unfinished(place(&found)) {
+                self.entry = Some(entry);
+                Unfinished::By(writer)
             } else {
                 Unfinished::Ended
             };
@@ -107,16 +116,26 @@ impl RotatingFile {
     ///
     /// # Errors
     /// How many bytes were written, and why not all: ENOSPC, EDQUOT, EROFS, EIO.
-    pub(super) fn write(&mut self, writer: u64, text: &[u8]) -> Result<(), (usize, io::Error)> {
+    pub(super) fn write(
+        &mut self,
+        record: &mut WriteRecord,
+        writer: u64,
+        text: &[u8],
+    ) -> Result<(), (usize, io::Error)> {
         let mut done = 0;
         while done < text.len() {
-            self.make_ready().map_err(|error| (done, error))?;
+            self.make_ready(record).map_err(|error| (done, error))?;
             if self.unfinished != Unfinished::None && self.unfinished != Unfinished::By(writer) {
                 self.append(b"\n").map_err(|(_, error)| (done, error))?;
-                self.unfinished = Unfinished::None;
+                self.set_unfinished(record, Unfinished::None);
             }
-            let Some(fits) = self.fits(&text[done..]) else {
-                self.rotate().map_err(|error| (done, error))?;
+            let fits = self.fits(&text[done..]);
+            if let Some(found) = &self.open {
+                // Before a rotation: what was appended went to the file that gets another name.
+                record.append_begins(place(found), done, fits.unwrap_or(0));
+            }
+            let Some(fits) = fits else {
+                self.rotate(record).map_err(|error| (done, error))?;
                 continue;
             };
             let piece = &text[done..done + fits];
@@ -127,11 +146,11 @@ impl RotatingFile {
             done += count;
             if count > 0 {
                 let whole = text[done - 1] == b'\n';
-                self.unfinished = if whole {
-                    Unfinished::None
-                } else {
-                    Unfinished::By(writer)
+                let unfinished = match whole {
+                    true => Unfinished::None,
+                    false => Unfinished::By(writer),
                 };
+                self.set_unfinished(record, unfinished);
             }
             written.map_err(|(_, error)| (done, error))?;
         }
@@ -139,20 +158,31 @@ impl RotatingFile {
     }
 
     /// This writer writes no more.
-    pub(super) fn writer_ended(&mut self, writer: u64) {
+    pub(super) fn writer_ended(&mut self, record: &mut WriteRecord, writer: u64) {
         if self.unfinished == Unfinished::By(writer) {
-            self.unfinished = Unfinished::Ended;
+            self.set_unfinished(record, Unfinished::Ended);
+        }
+    }
+
+    fn set_unfinished(&mut self, record: &mut WriteRecord, unfinished: Unfinished) {
+        self.unfinished = unfinished;
+        let open = self.open.as_ref();
+        match (unfinished, open) {
+            (Unfinished::By(writer), Some(found)) => {
+                self.entry = record.set_unfinished(self.entry, place(found), writer);
+            }
+            _ => record.clear_unfinished(self.entry.take()),
         }
     }
 
     /// Opens the file if needed; a removed file is created again.
-    fn make_ready(&mut self) -> io::Result<()> {
+    fn make_ready(&mut self, record: &mut WriteRecord) -> io::Result<()> {
         match &self.open {
-            None => self.reopen()?,
+            None => self.reopen(record)?,
             Some(found) if found.plain => {
                 let stat = fstat(&found.file)?;
                 if stat.st_nlink == 0 {
-                    self.reopen()?;
+                    self.reopen(record)?;
                 } else if let Some(found) = &mut self.open {
                     // Another program may have truncated it.
                     found.size = stat.st_size as u64;
@@ -188,12 +218,18 @@ impl RotatingFile {
         }
     }
 
-    fn rotate(&mut self) -> io::Result<()> {
+    /// The files before move up to the first number that is free: a master that dies in between leaves such a number, and
+    /// the next rotation drops no file for it.
+    fn rotate(&mut self, record: &mut WriteRecord) -> io::Result<()> {
         let Some(found) = &self.open else {
             return Ok(());
         };
         let (dir, name, keep) = (&found.dir, &found.name, self.rotation.keep);
-        for number in (2..=keep).rev() {
+        let exists = |number: u32| {
+            fstatat(dir, &*numbered(name, number), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+        };
+        let last = (1..keep).find(|number| !exists(*number)).unwrap_or(keep);
+        for number in (2..=last).rev() {
             renameat(
                 dir,
                 &*numbered(name, number - 1),
@@ -215,6 +251,7 @@ impl RotatingFile {
         }
         self.next_rotation = 0;
         self.unfinished = Unfinished::None;
+        record.clear_unfinished(self.entry.take());
         // The new file gets the attributes of the old one before its first byte.
         let (before, wanted) = (open::access_of(&found.file), self.rotation.access);
         let access = FileAccess {
@@ -224,10 +261,14 @@ impl RotatingFile {
         };
         let opened = open::open_in(dir, name).and_then(|opened| match opened.created {
             // Another program created it first: check it like any existing file.
-            false => open::open(&self.path, wanted).map(|found| (found.file, found.size)),
-            true => Ok((opened.file, opened.stat.st_size as u64)),
+            false => open::open(&self.path, wanted)
+                .map(|found| (found.file, found.size, found.device, found.inode)),
+            true => {
+                let stat = opened.stat;
+                Ok((opened.file, stat.st_size as u64, stat.st_dev, stat.st_ino))
+            }
         });
-        let (file, size) = match opened {
+        let (file, size, device, inode) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 self.open = None;
@@ -236,6 +277,7 @@ impl RotatingFile {
         };
         if let Some(found) = &mut self.open {
             (found.file, found.size) = (file, size);
+            (found.device, found.inode) = (device, inode);
         }
         if let Some(found) = &self.open {
             self.set_access(found, access);
@@ -279,13 +321,18 @@ impl RotatingFile {
     }
 }
 
+/// Where the next append goes.
+fn place(found: &OpenLog) -> Place {
+    Place {
+        fd: found.file.as_raw_fd(),
+        device: found.device,
+        inode: found.inode,
+        size: found.size,
+    }
+}
+
 fn is_same(one: &OpenLog, other: &OpenLog) -> bool {
-    let key = |found: &OpenLog| {
-        fstat(&found.file)
-            .map(|stat| (stat.st_dev, stat.st_ino))
-            .ok()
-    };
-    key(one).is_some_and(|one| key(other) == Some(one))
+    (one.device, one.inode) == (other.device, other.inode)
 }
 
 /// Whether the file is empty or ends with a newline; true if that cannot be read.

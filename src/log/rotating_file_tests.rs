@@ -32,7 +32,8 @@ fn rotates_between_lines_and_keeps_every_byte() {
     let all: String = (0..100).map(|n| format!("line {n}\n")).collect();
     for chunk in [&all[..300], &all[300..301], &all[301..]] {
         // The writer's thread writes only whole lines, and pieces of one writer one after another.
-        file.write(1, chunk.as_bytes()).expect("written");
+        file.write(&mut WriteRecord::none(), 1, chunk.as_bytes())
+            .expect("written");
     }
     let files = (1..=99)
         .rev()
@@ -63,7 +64,8 @@ fn keeps_as_many_files_as_configured() {
             ..Rotation::default()
         });
         for line in ["aaaaaaaa\n", "bbbbbbbb\n", "cccccccc\n", "dddddddd\n"] {
-            file.write(1, line.as_bytes()).expect("written");
+            file.write(&mut WriteRecord::none(), 1, line.as_bytes())
+                .expect("written");
         }
         assert_eq!(text(&dir, "web.log"), "dddddddd\n");
         assert_eq!(
@@ -82,15 +84,20 @@ fn keeps_as_many_files_as_configured() {
 #[test]
 fn an_unfinished_line_is_not_glued_to_anothers() {
     let (dir, mut file) = file(NEVER);
-    file.write(1, b"half").expect("written");
-    file.write(1, b" a line\nagain half").expect("written");
-    file.writer_ended(1);
-    file.write(2, b"whole\n").expect("written");
+    file.write(&mut WriteRecord::none(), 1, b"half")
+        .expect("written");
+    file.write(&mut WriteRecord::none(), 1, b" a line\nagain half")
+        .expect("written");
+    file.writer_ended(&mut WriteRecord::none(), 1);
+    file.write(&mut WriteRecord::none(), 2, b"whole\n")
+        .expect("written");
     assert_eq!(text(&dir, "web.log"), "half a line\nagain half\nwhole\n");
-    file.write(2, b"half").expect("written");
+    file.write(&mut WriteRecord::none(), 2, b"half")
+        .expect("written");
     // A master that was killed in the middle of a line.
     let mut next = RotatingFile::new(dir.path().join("web.log"), NEVER);
-    next.write(1, b"on\n").expect("written");
+    next.write(&mut WriteRecord::none(), 1, b"on\n")
+        .expect("written");
     assert!(text(&dir, "web.log").ends_with("whole\nhalf\non\n"));
 }
 
@@ -99,21 +106,25 @@ fn a_removed_file_is_created_again_with_its_directory() {
     let dir = tempfile::tempdir().expect("a directory");
     let directory = dir.path().join("logs");
     let mut file = RotatingFile::new(directory.join("web.log"), NEVER);
-    file.write(1, b"one\n").expect("written");
+    file.write(&mut WriteRecord::none(), 1, b"one\n")
+        .expect("written");
     std::fs::remove_dir_all(&directory).expect("removed");
-    file.write(1, b"two\n").expect("written");
+    file.write(&mut WriteRecord::none(), 1, b"two\n")
+        .expect("written");
     assert_eq!(
         std::fs::read_to_string(directory.join("web.log")).expect("a file"),
         "two\n"
     );
     std::fs::rename(directory.join("web.log"), directory.join("aside")).expect("renamed");
-    file.write(1, b"three\n").expect("written");
+    file.write(&mut WriteRecord::none(), 1, b"three\n")
+        .expect("written");
     assert_eq!(
         std::fs::read_to_string(directory.join("aside")).expect("a file"),
         "two\nthree\n"
     );
-    file.reopen().expect("opened");
-    file.write(1, b"four\n").expect("written");
+    file.reopen(&mut WriteRecord::none()).expect("opened");
+    file.write(&mut WriteRecord::none(), 1, b"four\n")
+        .expect("written");
     assert_eq!(
         std::fs::read_to_string(directory.join("web.log")).expect("a file"),
         "four\n"
@@ -123,7 +134,9 @@ fn a_removed_file_is_created_again_with_its_directory() {
 #[test]
 fn a_full_disk_leaves_whole_lines() {
     let mut full = RotatingFile::new("/dev/full".into(), NEVER);
-    let (done, error) = full.write(1, b"12345\n").expect_err("no room");
+    let (done, error) = full
+        .write(&mut WriteRecord::none(), 1, b"12345\n")
+        .expect_err("no room");
     assert_eq!((done, error.raw_os_error()), (0, Some(nix::libc::ENOSPC)));
 }
 
@@ -141,13 +154,15 @@ fn the_next_file_keeps_owner_group_and_mode() {
         let meta = std::fs::metadata(path).expect("a file");
         (meta.mode() & 0o777, meta.uid(), meta.gid())
     };
-    file.write(1, b"aaaaaaaa\n").expect("written");
+    file.write(&mut WriteRecord::none(), 1, b"aaaaaaaa\n")
+        .expect("written");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o604)).expect("a mode");
     if nix::unistd::geteuid().is_root() {
         chown(&path, Some(65534), Some(1)).expect("given away");
     }
     let before = seen(&path);
-    file.write(1, b"bbbbbbbb\n").expect("written");
+    file.write(&mut WriteRecord::none(), 1, b"bbbbbbbb\n")
+        .expect("written");
     assert_eq!(
         (text(&dir, "web.log"), text(&dir, "web.log.1")),
         ("bbbbbbbb\n".into(), "aaaaaaaa\n".into())
@@ -164,7 +179,30 @@ fn the_next_file_keeps_owner_group_and_mode() {
         access,
     });
     assert_eq!(seen(&path), (0o600, before.1, before.2));
-    file.write(1, b"cccccccc\n").expect("written");
+    file.write(&mut WriteRecord::none(), 1, b"cccccccc\n")
+        .expect("written");
     assert_eq!(text(&dir, "web.log"), "cccccccc\n");
     assert_eq!(seen(&path), (0o600, before.1, before.2));
+}
+
+/// A master that dies between two renames leaves a number without a file.
+#[test]
+fn a_rotation_that_was_cut_short_drops_no_file() {
+    let (dir, mut file) = file(Rotation {
+        max_size: 4,
+        keep: 3,
+        ..Rotation::default()
+    });
+    let record = &mut WriteRecord::none();
+    for line in ["one\n", "two\n", "tri\n", "for\n"] {
+        file.write(record, 1, line.as_bytes()).expect("written");
+    }
+    std::fs::remove_file(dir.path().join("web.log.3")).expect("the oldest");
+    let name = |number: u32| dir.path().join(format!("web.log.{number}"));
+    std::fs::rename(name(2), name(3)).expect("renamed");
+    file.write(record, 1, b"fiv\n").expect("written");
+    assert_eq!(text(&dir, "web.log.3"), "two\n");
+    assert_eq!(text(&dir, "web.log.2"), "tri\n");
+    assert_eq!(text(&dir, "web.log.1"), "for\n");
+    assert_eq!(text(&dir, "web.log"), "fiv\n");
 }

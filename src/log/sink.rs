@@ -2,6 +2,7 @@
 //! what has to be dropped is counted and reported in the log later.
 
 use super::rotating_file::{RotatingFile, Rotation};
+use super::write_record::{WriteRecord, place_of};
 use crate::sys::poll::is_ready;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -84,9 +85,9 @@ impl LogSink {
     }
 
     /// Reopens the file by its name; the old one stays in use when that fails.
-    pub(super) fn reopen(&mut self) {
+    pub(super) fn reopen(&mut self, record: &mut WriteRecord) {
         if let Medium::RotatingFile(file) = &mut self.medium
-            && let Err(error) = file.reopen()
+            && let Err(error) = file.reopen(record)
         {
             tracing::error!(
                 "the log {} cannot be opened again: {error}",
@@ -103,9 +104,9 @@ impl LogSink {
     }
 
     /// This writer writes no more.
-    pub(super) fn writer_ended(&mut self, writer: u64) {
+    pub(super) fn writer_ended(&mut self, record: &mut WriteRecord, writer: u64) {
         if let Medium::RotatingFile(file) = &mut self.medium {
-            file.writer_ended(writer);
+            file.writer_ended(record, writer);
         }
     }
 
@@ -119,8 +120,9 @@ impl LogSink {
         self.lost > 0
     }
 
-    /// Writes text and returns how many bytes were accepted: all, some whole lines, or none.
-    pub(super) fn write(&mut self, writer: u64, text: &[u8]) -> usize {
+    /// Writes text, which is the one that the record has, and returns how many bytes were accepted: all, some whole lines, or
+    /// none.
+    pub(super) fn write(&mut self, record: &mut WriteRecord, writer: u64, text: &[u8]) -> usize {
         if self.blocked.is_some() {
             return 0;
         }
@@ -129,12 +131,12 @@ impl LogSink {
                 "rotad: {} bytes of log were lost here: the log could not be written\n",
                 self.lost
             );
-            if self.write_once(0, reported.as_bytes()) < reported.len() {
+            if self.write_once(&mut WriteRecord::none(), 0, reported.as_bytes()) < reported.len() {
                 return 0;
             }
             self.lost = 0;
         }
-        let done = self.write_once(writer, text);
+        let done = self.write_once(record, writer, text);
         if done == text.len() && std::mem::take(&mut self.reported) {
             tracing::info!("{} can be written again", self.name());
         }
@@ -147,15 +149,15 @@ impl LogSink {
         })
     }
 
-    fn write_once(&mut self, writer: u64, text: &[u8]) -> usize {
+    fn write_once(&mut self, record: &mut WriteRecord, writer: u64, text: &[u8]) -> usize {
         let failed = match &mut self.medium {
             Medium::Nowhere => return text.len(),
-            Medium::RotatingFile(file) => match file.write(writer, text) {
+            Medium::RotatingFile(file) => match file.write(record, writer, text) {
                 Ok(()) => return text.len(),
                 Err((done, error)) => (done, WriteStop::Error(error)),
             },
             Medium::Stderr { plain, rest } => {
-                match write_lines(io::stderr().as_fd(), *plain, rest, text) {
+                match write_lines(io::stderr().as_fd(), record, *plain, rest, text) {
                     (done, None) => return done,
                     (done, Some(stop)) => (done, stop),
                 }
@@ -194,16 +196,17 @@ enum WriteStop {
 /// call.
 fn write_lines(
     fd: BorrowedFd<'_>,
+    record: &mut WriteRecord,
     plain: bool,
     rest: &mut Vec<u8>,
     text: &[u8],
 ) -> (usize, Option<WriteStop>) {
-    let (done, stop) = write_available(fd, plain, rest);
+    let (done, stop) = write_available(fd, &mut WriteRecord::none(), plain, rest);
     rest.drain(..done);
     if stop.is_some() {
         return (0, stop);
     }
-    let (mut done, stop) = write_available(fd, plain, text);
+    let (mut done, stop) = write_available(fd, record, plain, text);
     if done > 0 && done < text.len() && text[done - 1] != b'\n' {
         let line = text[done..]
             .iter()
@@ -215,7 +218,12 @@ fn write_lines(
     (done, stop)
 }
 
-fn write_available(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Option<WriteStop>) {
+fn write_available(
+    fd: BorrowedFd<'_>,
+    record: &mut WriteRecord,
+    plain: bool,
+    text: &[u8],
+) -> (usize, Option<WriteStop>) {
     let mut done = 0;
     while done < text.len() {
         let mut max = text.len() - done;
@@ -229,6 +237,11 @@ fn write_available(fd: BorrowedFd<'_>, plain: bool, text: &[u8]) -> (usize, Opti
                 .iter()
                 .rposition(|byte| *byte == b'\n');
             max = newline.map_or(max, |newline| newline + 1);
+        }
+        // Of a pipe or a terminal nobody can tell how much was written: the next master may repeat this piece.
+        let length = if plain { max } else { 0 };
+        if let Ok(place) = place_of(fd, plain) {
+            record.append_begins(place, done, length);
         }
         match nix::unistd::write(fd, &text[done..done + max]) {
             Ok(count) => done += count,
@@ -267,12 +280,15 @@ mod tests {
         };
         let mut full = LogSink::file(RotatingFile::new("/dev/full".into(), never));
         assert_eq!(
-            (full.write(1, b"12345\n"), full.blocked()),
+            (
+                full.write(&mut WriteRecord::none(), 1, b"12345\n"),
+                full.blocked()
+            ),
             (0, Some(SinkState::Failing))
         );
         let mut sink = LogSink::file(RotatingFile::new(path.clone(), never));
         sink.drop_bytes(7);
-        assert_eq!(sink.write(1, b"on\n"), 3);
+        assert_eq!(sink.write(&mut WriteRecord::none(), 1, b"on\n"), 3);
         let text = std::fs::read_to_string(&path).expect("read");
         assert!(
             text.contains("7 bytes of log were lost") && text.ends_with("\non\n"),
@@ -286,7 +302,13 @@ mod tests {
         let (mut read, write) = std::io::pipe().expect("a pipe");
         let text = format!("{}\n", "x".repeat(99)).repeat(2_000);
         let mut rest = Vec::new();
-        let (done, stop) = write_lines(write.as_fd(), false, &mut rest, text.as_bytes());
+        let (done, stop) = write_lines(
+            write.as_fd(),
+            &mut WriteRecord::none(),
+            false,
+            &mut rest,
+            text.as_bytes(),
+        );
         assert!(matches!(stop, Some(WriteStop::Slow)));
         assert!(rest.is_empty() && done % 100 == 0, "{done}, {rest:?}");
         drop(write);
@@ -303,7 +325,13 @@ mod tests {
             .collect();
         let (mut rest, mut done, mut got) = (Vec::new(), 0, Vec::new());
         while done < text.len() || !rest.is_empty() {
-            let (more, stop) = write_lines(write.as_fd(), false, &mut rest, &text[done..]);
+            let (more, stop) = write_lines(
+                write.as_fd(),
+                &mut WriteRecord::none(),
+                false,
+                &mut rest,
+                &text[done..],
+            );
             done += more;
             assert!(done == 0 || text[done - 1] == b'\n');
             assert!(matches!(stop, None | Some(WriteStop::Slow)));
@@ -319,7 +347,13 @@ mod tests {
         drop(read);
         let (_, write) = std::io::pipe().expect("a pipe");
         assert!(matches!(
-            write_lines(write.as_fd(), false, &mut rest, b"x\n"),
+            write_lines(
+                write.as_fd(),
+                &mut WriteRecord::none(),
+                false,
+                &mut rest,
+                b"x\n"
+            ),
             (_, Some(WriteStop::Gone))
         ));
     }

@@ -6,6 +6,7 @@ use super::output::LogTarget;
 use super::pipe_peek::Pipe;
 use super::rotating_file::{RotatingFile, Rotation};
 use super::sink::{LogSink, SinkState};
+use super::write_record::WriteRecord;
 use crate::plan::LogFormat;
 use std::collections::BTreeMap;
 use std::io;
@@ -41,7 +42,7 @@ impl MasterLog {
     /// As [`super::check_file`].
     pub fn file(path: PathBuf, format: LogFormat, rotation: Rotation) -> io::Result<Self> {
         let mut file = RotatingFile::new(path, rotation);
-        file.reopen()?;
+        file.reopen(&mut WriteRecord::none())?;
         Ok(Self {
             sink: LogSink::file(file),
             format,
@@ -53,6 +54,8 @@ impl MasterLog {
 #[derive(Debug)]
 pub(super) struct Sinks {
     master_log: MasterLog,
+    /// What is being written, for the next master.
+    pub(super) record: WriteRecord,
     files: BTreeMap<PathBuf, LogSink>,
     /// The master's own lines that are not written yet.
     queued: Vec<u8>,
@@ -61,9 +64,10 @@ pub(super) struct Sinks {
 }
 
 impl Sinks {
-    pub(super) fn new(master_log: MasterLog) -> Self {
+    pub(super) fn new(master_log: MasterLog, record: WriteRecord) -> Self {
         Self {
             master_log,
+            record,
             files: BTreeMap::new(),
             queued: Vec::new(),
             dropped: 0,
@@ -84,7 +88,7 @@ impl Sinks {
             None => {
                 let mut file = RotatingFile::new(path.clone(), *rotation);
                 // A failure is reported at the first write.
-                file.reopen().ok();
+                file.reopen(&mut self.record).ok();
                 self.files.insert(path.clone(), LogSink::file(file));
             }
         }
@@ -101,11 +105,19 @@ impl Sinks {
     }
 
     fn sink_of(&mut self, target: &LogTarget) -> Option<&mut LogSink> {
-        match target {
+        Some(self.sink_and_record_of(target)?.0)
+    }
+
+    fn sink_and_record_of(
+        &mut self,
+        target: &LogTarget,
+    ) -> Option<(&mut LogSink, &mut WriteRecord)> {
+        let sink = match target {
             LogTarget::Nowhere => None,
             LogTarget::File { path, .. } if !self.is_masters(path) => self.files.get_mut(path),
             LogTarget::Master | LogTarget::File { .. } => Some(&mut self.master_log.sink),
-        }
+        };
+        Some((sink?, &mut self.record))
     }
 
     pub(super) fn blocked(&mut self, target: &LogTarget) -> Option<SinkState> {
@@ -120,28 +132,27 @@ impl Sinks {
 
     /// This writer writes no more.
     pub(super) fn writer_ended(&mut self, target: &LogTarget, writer: u64) {
-        if let Some(sink) = self.sink_of(target) {
-            sink.writer_ended(writer);
+        if let Some((sink, record)) = self.sink_and_record_of(target) {
+            sink.writer_ended(record, writer);
         }
     }
 
-    /// Writes output of a worker and returns how many bytes were accepted: all, some whole lines, or none.
-    pub(super) fn write(
-        &mut self,
-        target: &LogTarget,
-        writer: u64,
-        pipe: &Pipe,
-        text: &[u8],
-    ) -> usize {
+    /// Writes output of a worker, which is the beginning of its pipe, and returns how many bytes were accepted: all, some
+    /// whole lines, or none. The record has it until they are consumed.
+    pub(super) fn write(&mut self, target: &LogTarget, pipe: &Pipe, text: &[u8]) -> usize {
         match target {
-            LogTarget::Master => self.write_formatted(writer, pipe, text),
-            target => self
-                .sink_of(target)
-                .map_or(text.len(), |sink| sink.write(writer, text)),
+            LogTarget::Master => self.write_formatted(pipe, text),
+            target => {
+                let Some((sink, record)) = self.sink_and_record_of(target) else {
+                    return text.len();
+                };
+                record.begin_raw(pipe.inode(), text.len());
+                sink.write(record, pipe.inode(), text)
+            }
         }
     }
 
-    fn write_formatted(&mut self, writer: u64, pipe: &Pipe, text: &[u8]) -> usize {
+    fn write_formatted(&mut self, pipe: &Pipe, text: &[u8]) -> usize {
         let (source, stream) = (&pipe.source, pipe.stream);
         let mut done = 0;
         while done < text.len() && self.master_log.sink.blocked().is_none() {
@@ -152,6 +163,7 @@ impl Sinks {
                     .is_ok()
                 {
                     done += line;
+                    self.record.sent(pipe.inode(), done);
                     continue;
                 }
             }
@@ -163,7 +175,9 @@ impl Sinks {
                 &text[done..],
                 &mut self.out,
             );
-            let accepted = self.master_log.sink.write(writer, &self.out);
+            let record = &mut self.record;
+            record.begin_copy(pipe.inode(), done, formatted, &self.out);
+            let accepted = self.master_log.sink.write(record, pipe.inode(), &self.out);
             if accepted < self.out.len() {
                 let lines = self.out[..accepted]
                     .iter()
@@ -198,8 +212,7 @@ impl Sinks {
 
     /// Writes the master's queued lines.
     pub(super) fn flush_own(&mut self) {
-        let done = self.master_log.sink.write(MASTER, &self.queued);
-        self.queued.drain(..done);
+        self.write_queued();
         if self.dropped > 0 && self.queued.is_empty() {
             let reported = format!(
                 "rotad: {} lines of the master's own log were dropped: the log is too slow\n",
@@ -207,13 +220,23 @@ impl Sinks {
             );
             self.dropped = 0;
             self.queued.extend_from_slice(reported.as_bytes());
-            let done = self.master_log.sink.write(MASTER, &self.queued);
-            self.queued.drain(..done);
+            self.write_queued();
         }
         if self.queued.is_empty() {
             self.queued.shrink_to(4096);
             self.out.shrink_to(64 << 10);
         }
+    }
+
+    fn write_queued(&mut self) {
+        if self.queued.is_empty() {
+            return;
+        }
+        self.record.begin_copy(MASTER, 0, 0, &self.queued);
+        let sink = &mut self.master_log.sink;
+        let done = sink.write(&mut self.record, MASTER, &self.queued);
+        self.record.end();
+        self.queued.drain(..done);
     }
 
     /// Whether lines of the master's own are still queued.
@@ -238,8 +261,10 @@ impl Sinks {
 
     /// Reopens every file by its name.
     pub(super) fn reopen(&mut self) {
-        self.master_log.sink.reopen();
-        self.files.values_mut().for_each(LogSink::reopen);
+        self.master_log.sink.reopen(&mut self.record);
+        for sink in self.files.values_mut() {
+            sink.reopen(&mut self.record);
+        }
     }
 
     pub(super) fn set_rotation(&mut self, rotation: Rotation) {

@@ -7,6 +7,7 @@ use super::pipe_peek::{MAX_CAPACITY, Pipe, PipePeek, Seen};
 use super::ring::RecentLines;
 use super::sink::SinkState;
 use super::sinks::Sinks;
+use super::write_record::WriteRecord;
 use super::{LogWriter, MasterLog, Rotation};
 use crate::event_loop::clock::Clock;
 use crate::event_loop::progress::Progress;
@@ -86,6 +87,7 @@ pub(super) struct WriterThread {
 impl WriterThread {
     pub(super) fn new(
         master_log: MasterLog,
+        record: WriteRecord,
         lines: Receiver<Vec<u8>>,
         commands: Receiver<Command>,
         handle: &LogWriter,
@@ -116,7 +118,7 @@ impl WriterThread {
             readers: BTreeMap::new(),
             last_id: STDERR,
             pending: BTreeSet::new(),
-            sinks: Sinks::new(master_log),
+            sinks: Sinks::new(master_log, record),
             pipe_peek: PipePeek::new()?,
             // Untouched memory costs nothing.
             buf: vec![0; MAX_CAPACITY],
@@ -260,7 +262,7 @@ impl WriterThread {
             let target = LogTarget::of_stream(reader.pipe.stream, log);
             self.sinks.open(&target);
             if target != reader.target {
-                self.sinks.writer_ended(&reader.target, *id);
+                self.sinks.writer_ended(&reader.target, reader.pipe.inode());
                 reader.target = target;
                 self.pending.insert(*id);
             }
@@ -314,7 +316,7 @@ impl WriterThread {
         }
         let mut taken = self
             .sinks
-            .write(&reader.target, id, &reader.pipe, &text[..lines]);
+            .write(&reader.target, &reader.pipe, &text[..lines]);
         reader.has_backlog = taken < lines;
         if reader.has_backlog {
             if full
@@ -335,7 +337,7 @@ impl WriterThread {
         if taken > 0 {
             let (pipe, text) = (&reader.pipe, &text[..taken]);
             let mut tail = pipe.source.tail();
-            self.pipe_peek.consume(pipe, taken);
+            self.sinks.record.consume(pipe, taken, &self.pipe_peek);
             tail.push(text);
             drop(tail);
             self.recent.add(
@@ -349,6 +351,8 @@ impl WriterThread {
             if taken >= BUSY_BYTES || !whole || finished || full {
                 self.pending.insert(id);
             }
+        } else {
+            self.sinks.record.end();
         }
         taken
     }
@@ -358,7 +362,7 @@ impl WriterThread {
             return;
         };
         self.epoll.delete(&reader.pipe).ok();
-        self.sinks.writer_ended(&reader.target, id);
+        self.sinks.writer_ended(&reader.target, reader.pipe.inode());
         if matches!(reader.target, LogTarget::File { .. }) {
             self.close_unused();
         }

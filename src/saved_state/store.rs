@@ -96,7 +96,7 @@ impl Store {
     }
 
     fn size(&self) -> usize {
-        (self.shared.memory().len() - FIRST) / 2
+        (self.shared.state_end() - FIRST) / 2
     }
 
     fn begin(&self) -> usize {

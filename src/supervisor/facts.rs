@@ -116,9 +116,13 @@ impl Supervisor {
             return;
         };
         let counts = self.health.readiness.by_message(worker, &process.spec.plan);
-        let (inputs, watchdog) = self.workers.read_messages(worker, counts);
+        let (inputs, watchdog, peeked) = self.workers.read_messages(worker, counts);
         for input in inputs {
             self.engine.push(input);
+        }
+        if let Some(peeked) = peeked {
+            self.save();
+            self.workers.consume_messages(worker, peeked);
         }
         self.settle();
         for message in watchdog {

@@ -36,6 +36,7 @@ mod signal_actions;
 mod startup;
 #[cfg(test)]
 mod stories;
+mod taken_signals;
 mod timers;
 mod upgrade;
 mod workers;
@@ -46,7 +47,7 @@ pub use reload::blocking::Reader;
 use crate::daemon::StartContext;
 use crate::event_loop::clock::LoopClock;
 use crate::event_loop::poller::{Poller, Source};
-use crate::event_loop::signals::{Meaning, ReceivedSignal, Signals};
+use crate::event_loop::signals::Signals;
 use crate::event_loop::waker::Waker;
 use crate::exit_code::ExitCode;
 use crate::guardian::{Link, MasterDeaths, SharedState, Succession};
@@ -80,6 +81,7 @@ use shutdown::Shutdown;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use taken_signals::TakenSignals;
 use upgrade::Upgrade;
 
 /// Maximum batches of events handled before deadlines are checked, so that a flood of events cannot hold up timeouts.
@@ -106,6 +108,7 @@ struct Supervisor {
     master_deaths: MasterDeaths,
     saver: Option<Saver>,
     shutdown: Tracked<Shutdown>,
+    taken_signals: Tracked<TakenSignals>,
     upgrade: Tracked<Upgrade>,
 }
 
@@ -217,6 +220,7 @@ impl Supervisor {
         for event in events {
             self.emit(event);
         }
+        self.restore_signals(None);
         // Before any worker reads the files: a change from then on is noticed.
         self.watch_files();
         for request in self.first_requests(adoption) {
@@ -343,39 +347,6 @@ impl Supervisor {
             Source::GuardianExit => self.on_guardian_exit(),
             Source::Client(client) => self.on_client_readable(client),
             Source::Exit(worker) => self.worker_exited(worker, true),
-        }
-    }
-
-    fn on_signals(&mut self) {
-        let received = self.event_loop.signals.pending();
-        if self.event_loop.signals.has_more() {
-            self.event_loop.waker.wake();
-        }
-        for ReceivedSignal { meaning, text } in received {
-            match meaning {
-                Meaning::Child => self.on_sigchld(),
-                Meaning::Nothing => {}
-                Meaning::Stray => self.emit_signal(format!("{text}: has no meaning here, ignored")),
-                Meaning::Stop | Meaning::Interrupt if !self.shutdown.stopping => {
-                    self.emit_signal(format!("{text}: stopping"));
-                    self.stop(false);
-                }
-                Meaning::Stop => self.emit_signal(format!("{text}: already stopping")),
-                Meaning::Interrupt if self.shutdown.interrupted => {
-                    self.emit_signal(format!("{text}: killing what is left"));
-                    self.stop(true);
-                }
-                Meaning::Interrupt => {
-                    self.emit_signal(format!(
-                        "{text}: already stopping; once more kills what is left"
-                    ));
-                }
-                Meaning::Act(action) => self.act(action, &text),
-            }
-            if meaning == Meaning::Interrupt {
-                self.shutdown.interrupted = true;
-            }
-            self.settle();
         }
     }
 }

@@ -10,6 +10,7 @@ use super::clients::tickets::Tickets;
 use super::listening::SavedListening;
 use super::pool_registry::SavedPools;
 use super::reload::ReloadRequest;
+use super::taken_signals::TakenSignals;
 use super::upgrade::SavedUpgrade;
 use super::workers::SavedCgroups;
 use super::workers::exit_report::{ExitReport, ExitReports};
@@ -69,6 +70,8 @@ pub(super) enum Record<'a> {
     Shutdown(SavedShutdown),
     /// The upgrade that is under way.
     Upgrade(Option<SavedUpgrade>),
+    /// Which signals were taken.
+    Signals(Cow<'a, TakenSignals>),
     /// The next event.
     Event(SavedEvent<'a>),
 }
@@ -149,6 +152,7 @@ impl Saver {
         self.store.copy()
     }
 
+    /// The memory, for the numbers that are not the journal's.
     pub(super) fn state(&self) -> &SharedState {
         self.store.shared()
     }
@@ -271,6 +275,9 @@ impl Supervisor {
         if self.shutdown.take_change() {
             store.append(&Record::Shutdown(self.saved_shutdown()));
         }
+        if self.taken_signals.take_change() {
+            store.append(&Record::Signals(Cow::Borrowed(&*self.taken_signals)));
+        }
         if *event != self.event_log.last() {
             for new in self.event_log.after(*event) {
                 store.append(&Record::Event(new.saved()));
@@ -310,6 +317,7 @@ impl Supervisor {
         store.append(&Record::ExitReports(reports));
         store.append(&Record::Shutdown(self.saved_shutdown()));
         store.append(&Record::Upgrade(self.upgrade.saved()));
+        store.append(&Record::Signals(Cow::Borrowed(&*self.taken_signals)));
         for event in self.event_log.after(0) {
             store.append(&Record::Event(event.saved()));
         }

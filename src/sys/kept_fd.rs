@@ -21,6 +21,15 @@ pub struct KeptFd {
 }
 
 impl KeptFd {
+    /// A descriptor that was saved as numbers.
+    pub fn new(number: RawFd, device: u64, inode: u64) -> Self {
+        Self {
+            number,
+            device,
+            inode,
+        }
+    }
+
     /// What is saved of an open descriptor.
     ///
     /// # Errors

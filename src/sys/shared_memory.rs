@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 /// Memory is given back in parts of this many bytes: whole pages on every architecture.
@@ -20,7 +21,7 @@ const PART: usize = 64 << 10;
 pub struct SharedMemory {
     base: *mut u8,
     len: usize,
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
 }
 
 // SAFETY: the mapping belongs to this value alone, and nothing in it is bound to a thread.
@@ -36,7 +37,7 @@ impl SharedMemory {
         ftruncate(&fd, i64::try_from(len).map_err(io::Error::other)?)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
-        Self::map(fd, len)
+        Self::map(Arc::new(fd), 0, len)
     }
 
     /// Maps memory that another process has made.
@@ -49,14 +50,26 @@ impl SharedMemory {
         if usize::try_from(size) != Ok(len) || !seals.contains(SealFlag::F_SEAL_SHRINK) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Self::map(fd, len)
+        Self::map(Arc::new(fd), 0, len)
     }
 
-    fn map(fd: OwnedFd, len: usize) -> io::Result<Self> {
+    /// Another mapping of `len` bytes of it, from `at` on: for a thread that writes a part of its own.
+    ///
+    /// # Errors
+    /// ENOMEM; EINVAL: `at` is no multiple of the page size. `InvalidInput`: it lies beyond the end.
+    pub fn part(&self, at: usize, len: usize) -> io::Result<Self> {
+        if at.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Self::map(self.fd.clone(), at, len)
+    }
+
+    fn map(fd: Arc<OwnedFd>, at: usize, len: usize) -> io::Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let base = unsafe { libc::mmap(null_mut(), len, access, flags, fd.as_raw_fd(), 0) };
+        let base = unsafe { libc::mmap(null_mut(), len, access, flags, fd.as_raw_fd(), at) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -163,7 +176,7 @@ mod tests {
         let mut memory = SharedMemory::new("test", 8192).unwrap();
         assert!(memory.write(4096, b"state"));
         memory.number(3).store(7, Ordering::Release);
-        let again = SharedMemory::map(memory.fd.try_clone().unwrap(), 8192).unwrap();
+        let again = SharedMemory::map(memory.fd.clone(), 0, 8192).unwrap();
         drop(memory);
         assert_eq!(again.read(4096, 5).unwrap(), b"state");
         assert_eq!(again.number(3).load(Ordering::Acquire), 7);
@@ -181,6 +194,15 @@ mod tests {
         let at = |index: usize| bytes[index];
         let kept = [at(0), at(PART - 1), at(3 * PART), at(4 * PART - 1)];
         assert_eq!((kept, at(PART), at(3 * PART - 1)), ([7; 4], 0, 0));
+    }
+
+    #[test]
+    fn a_part_is_the_same_memory() {
+        let memory = SharedMemory::new("test", 16384).unwrap();
+        let mut part = memory.part(8192, 4096).unwrap();
+        assert!(part.write(5, b"there") && !part.write(4095, b"beyond"));
+        assert_eq!(memory.read(8197, 5).unwrap(), b"there");
+        assert!(memory.part(8192, 8193).is_err());
     }
 
     #[test]
@@ -205,7 +227,7 @@ mod tests {
     #[test]
     fn nobody_can_take_its_pages_away() {
         let memory = SharedMemory::new("test", 8192).unwrap();
-        let error = ftruncate(&memory.fd, 4096).unwrap_err();
+        let error = ftruncate(&*memory.fd, 4096).unwrap_err();
         assert_eq!(error, nix::errno::Errno::EPERM);
     }
 }

@@ -3,6 +3,7 @@
 use nix::libc;
 use std::mem::{MaybeUninit, zeroed};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Signals for a master whose default action would end other processes. Every rotad process that is not (yet) a master
 /// ignores them, so that `kill -USR1 $(pidof rotad)` ends none.
@@ -74,6 +75,19 @@ fn set(signal: i32, disposition: libc::sighandler_t) {
     action.sa_sigaction = disposition;
     // SAFETY: SIG_IGN and SIG_DFL run no code of ours; the old action is not asked for.
     unsafe { libc::sigaction(signal, &action, null_mut()) };
+}
+
+/// From now on each signal of this number adds one to the counter as soon as it is delivered, beside whatever else its
+/// handlers do.
+///
+/// # Errors
+/// EINVAL: it cannot be caught.
+pub fn count(signal: i32, counter: &'static AtomicU64) -> std::io::Result<()> {
+    let add = move || {
+        counter.fetch_add(1, Ordering::AcqRel);
+    };
+    // SAFETY: adding to an atomic number, which lives as long as the process, is async-signal-safe.
+    unsafe { signal_hook::low_level::register(signal, add) }.map(drop)
 }
 
 /// Who sent a signal, as far as it is passed on with it.

@@ -177,6 +177,7 @@ impl Parts {
             guardian: acquired.guardian,
             shutdown: Tracked::default(),
             upgrade: Tracked::default(),
+            taken_signals: Tracked::default(),
             saver: acquired.saver,
             plan: Tracked::new(tables.plan),
         }

@@ -2,14 +2,19 @@
 
 use crate::event_loop::clock::Clock;
 use crate::log::tracing_setup;
-use crate::log::{self, LogWriter, MasterLog, Rotation};
+use crate::log::{self, LogWriter, MasterLog, Rotation, WriteRecord};
 use crate::plan::{Plan, Sink};
 use crate::supervisor::Failed;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Opens the master's log, and each pool's log once to check it, so that one that cannot be written is reported now.
-pub(super) fn open(plan: &Plan, foreground: bool, clock: Clock) -> Result<LogWriter, Failed> {
+pub(super) fn open(
+    plan: &Plan,
+    foreground: bool,
+    record: WriteRecord,
+    clock: Clock,
+) -> Result<LogWriter, Failed> {
     let master_log = master_log(plan, foreground)?;
     for pool in &plan.pools {
         for sink in [&pool.log.stdout, &pool.log.stderr] {
@@ -23,7 +28,7 @@ pub(super) fn open(plan: &Plan, foreground: bool, clock: Clock) -> Result<LogWri
             }
         }
     }
-    let log_writer = LogWriter::start(master_log, clock)
+    let log_writer = LogWriter::start(master_log, record, clock)
         .map_err(|e| Failed::at("cannot start the log's thread", e))?;
     let sink = log_writer.clone();
     tracing_setup::open(

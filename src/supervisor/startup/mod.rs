@@ -24,6 +24,7 @@ use crate::event_loop::signals::Signals;
 use crate::exit_code::ExitCode;
 use crate::guardian::Link;
 use crate::listener::{self, ActivationSocket, LeftSocket, Listener};
+use crate::log::WriteRecord;
 use crate::observe::events::EventKind;
 use crate::plan::Plan;
 use crate::process::tree;
@@ -92,7 +93,12 @@ fn acquire(
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
     let nofile = raise_nofile(plan)?;
     let clock = Clock::start();
-    let log_writer = logs::open(plan, context.foreground, clock.clone())?;
+    let record = match &guardian {
+        Some((_, store)) => store.shared().log_part().and_then(WriteRecord::new),
+        None => Ok(WriteRecord::none()),
+    };
+    let record = record.map_err(|e| Failed::at("cannot record what is logged", e))?;
+    let log_writer = logs::open(plan, context.foreground, record, clock.clone())?;
     // Before the workers of a killed master are stopped: that may take as long as a stop, and a signal has to interrupt
     // it.
     let mut signals = Signals::install(plan.signals, context.hup_ignored)

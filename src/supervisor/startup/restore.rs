@@ -14,6 +14,7 @@ use crate::event_loop::poller::{Interest, Source};
 use crate::event_loop::signals::Signals;
 use crate::exit_code::ExitCode;
 use crate::guardian::{Link, SharedState, Succession};
+use crate::log::WriteRecord;
 use crate::observe::events::{Event, EventKind};
 use crate::plan::Plan;
 use crate::process::{SavedPaths, unreported};
@@ -32,6 +33,7 @@ use crate::supervisor::reload::ReloadRequest;
 use crate::supervisor::reload::blocking::Reader;
 use crate::supervisor::saver::{Record, SavedMaster, SavedShutdown, Saver};
 use crate::supervisor::service_manager::ServiceManager;
+use crate::supervisor::taken_signals::TakenSignals;
 use crate::supervisor::upgrade::SavedUpgrade;
 use crate::supervisor::workers::WorkerCgroups;
 use crate::supervisor::workers::exit_report::{ExitReports, exit_text};
@@ -72,6 +74,7 @@ struct Records {
     start: Option<SavedStart>,
     exit_reports: ExitReports,
     shutdown: Option<SavedShutdown>,
+    signals: Option<TakenSignals>,
     events: Vec<Event>,
     upgrade: Option<SavedUpgrade>,
 }
@@ -110,6 +113,7 @@ impl Records {
                 }
                 Record::Upgrade(upgrade) => all.upgrade = upgrade,
                 Record::Shutdown(shutdown) => all.shutdown = Some(shutdown),
+                Record::Signals(signals) => all.signals = Some(signals.into_owned()),
                 Record::Event(event) => all.events.push(event.into()),
             }
         }
@@ -126,6 +130,7 @@ pub(in crate::supervisor) struct Resume {
     exit_reports: ExitReports,
     shutdown: Option<SavedShutdown>,
     upgrade: Option<SavedUpgrade>,
+    signals: Option<TakenSignals>,
     events: Vec<Event>,
     /// Commands of the last output that were not executed, and its notices.
     commands: Vec<Command>,
@@ -235,7 +240,7 @@ impl Supervisor {
                 kept_sockets = sockets
                     .filter_map(|fd| Some((fstat(&fd).ok()?.st_ino, fd)))
                     .collect();
-                Self::from_state(&lines, store.progress(), table, reader, link)
+                Self::from_state(&lines, &store, table, reader, link)
             });
         match begun {
             Ok((mut supervisor, resume, master)) => {
@@ -256,7 +261,7 @@ impl Supervisor {
 
     fn from_state(
         lines: &[String],
-        progress: Progress,
+        store: &Store,
         mut table: FdTable,
         reader: &Reader,
         link: &Arc<Link>,
@@ -267,7 +272,7 @@ impl Supervisor {
             plan,
             pools,
             replayed,
-        } = State::read(lines, progress)?;
+        } = State::read(lines, store.progress())?;
         let listening = records.listening.ok_or_else(|| missing("listeners"))?;
         let listening = Listening::restored(listening, &mut table)
             .map_err(|error| Failed::at("the listening sockets are not there", error))?;
@@ -295,11 +300,22 @@ impl Supervisor {
             .ok_or_else(|| missing("runtime directory"))?;
         let mut runtime_dir = RuntimeDir::restore(runtime_dir, &mut table)
             .map_err(|error| Failed::at("the runtime directory is not ours any more", error))?;
+        let outputs = workers
+            .values()
+            .filter_map(|process| process.output.as_ref());
+        let record = store
+            .shared()
+            .log_part()
+            .and_then(|part| WriteRecord::resume(part, &mut table, outputs))
+            .map_err(|error| Failed::at("cannot record what is logged", error))?;
         // Whatever else the dead master had open: its epoll instance, files that it was reading.
         drop(table);
         sys::reaper::become_subreaper()
             .map_err(|error| Failed::at("cannot become the reaper of orphans", error))?;
-        let log_writer = logs::open(&plan, master.foreground, clock.clone())?;
+        // As the dead master had set them for itself.
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.master.umask));
+        super::raise_nofile(&plan)?;
+        let log_writer = logs::open(&plan, master.foreground, record, clock.clone())?;
         let signals = Signals::install(plan.signals, master.hup_ignored)
             .map_err(|error| Failed::at("cannot install signal handlers", error))?;
         let service_manager =
@@ -352,6 +368,7 @@ impl Supervisor {
             exit_reports: records.exit_reports,
             shutdown: records.shutdown,
             upgrade: records.upgrade,
+            signals: records.signals,
             events: records.events,
             commands: replayed.commands,
             notices: replayed.notices,
@@ -370,6 +387,7 @@ impl Supervisor {
             self.workers.spawn_specs.restore(pool, generation, paths);
         }
         self.workers.exit_reports = resume.exit_reports;
+        self.restore_signals(resume.signals);
         self.workers.processes.guardian = self.guardian.clone();
         let (mut stop_clients, mut stops) = (Vec::new(), false);
         if let Some(shutdown) = resume.shutdown {
@@ -458,6 +476,7 @@ impl Supervisor {
             self.on_request(client, request);
         }
         self.settle();
+        self.take_missed_signals();
     }
 
     /// What has become of the master before this one, for people.

@@ -3,7 +3,7 @@
 //! A message that waits in the socket counts before the exit: the caller of [`Workers::check_exit`] has taken the
 //! messages and the exec status before, and the engine knows them.
 
-use crate::notify_socket::Message;
+use crate::notify_socket::{Message, Peeked};
 use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
 use crate::process::procfs;
@@ -30,22 +30,24 @@ pub(crate) struct Life {
 }
 
 impl Workers {
-    /// Reads the notify messages of a worker. Returns what the engine has to know, and the messages that concern the
-    /// watchdog. `ready_counts`: READY=1 makes it ready.
+    /// Reads the notify messages of a worker, which stay in its socket until [`Workers::consume_messages`]. Returns what the
+    /// engine has to know, the messages that concern the watchdog, and what was read. `ready_counts`: READY=1 makes it
+    /// ready.
     pub(crate) fn read_messages(
         &mut self,
         worker: WorkerId,
         ready_counts: bool,
-    ) -> (Vec<Input>, Vec<Message>) {
+    ) -> (Vec<Input>, Vec<Message>, Option<Peeked>) {
         let (mut inputs, mut watchdog) = (Vec::new(), Vec::new());
         let Some(process) = self.processes.get(worker) else {
-            return (inputs, watchdog);
+            return (inputs, watchdog, None);
         };
         let Some(notify) = &process.notify else {
-            return (inputs, watchdog);
+            return (inputs, watchdog, None);
         };
         let (mut status_text, mut is_ready) = (None, false);
-        for message in notify.drain(MESSAGES_A_TURN) {
+        let mut peeked = notify.peek(MESSAGES_A_TURN);
+        for message in std::mem::take(&mut peeked.messages) {
             if message.watchdog || message.trigger || message.watchdog_interval.is_some() {
                 watchdog.push(message.clone());
             }
@@ -79,7 +81,16 @@ impl Workers {
             process.ready |= is_ready;
             process.status_text = status_text.or(process.status_text.take());
         }
-        (inputs, watchdog)
+        (inputs, watchdog, Some(peeked))
+    }
+
+    /// Removes from the worker's socket what was read and is saved now: a message that a master does not live to record is
+    /// read by the next one.
+    pub(crate) fn consume_messages(&self, worker: WorkerId, peeked: Peeked) {
+        let process = self.processes.get(worker);
+        if let Some(notify) = process.and_then(|process| process.notify.as_ref()) {
+            notify.consume(peeked);
+        }
     }
 
     /// The workers whose exit is not reported by a pidfd: they are checked at each SIGCHLD.

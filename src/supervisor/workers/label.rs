@@ -47,11 +47,26 @@ impl Workers {
         format!("{}-{worker}", self.tag)
     }
 
-    /// Reports a signal that was sent, after the event that explains it. None: the worker has no process yet, or never
-    /// had one.
-    pub(crate) fn report_signal(&self, worker: WorkerId, signal: Signal) -> Option<Action> {
+    /// Reports a signal that was sent, or refused, after the event that explains it. None: the worker has no process yet,
+    /// or never had one.
+    pub(crate) fn report_signal(&mut self, worker: WorkerId, signal: Signal) -> Option<Action> {
+        let refusal = self.processes.take_refusal(worker);
         self.label(worker).pid?;
         let name = signals::name(signal.0);
+        if let Some(error) = refusal {
+            let ended = error.raw_os_error() == Some(nix::libc::ESRCH);
+            let why = match ended {
+                true => "it has ended already".to_owned(),
+                false => error.to_string(),
+            };
+            let text = format!("SIG{name} not sent: {why}");
+            let event = EventBuilder::new(EventKind::Signal, text).worker(worker);
+            return Some(Action::Emit(if ended {
+                event.debug()
+            } else {
+                event.warn()
+            }));
+        }
         let kind = if signal == Signal::KILL {
             EventKind::Kill
         } else {

@@ -17,6 +17,7 @@ use crate::sys::reaper;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -135,6 +136,8 @@ pub(crate) struct ProcessTable {
     foster_parents: BTreeSet<i32>,
     /// Children of the guardian that it is still to be asked to reap.
     for_guardian: Vec<i32>,
+    /// Workers whose last polite signal the kernel has refused, until that is reported.
+    refused: BTreeMap<WorkerId, io::Error>,
     /// The kernel has no pidfds: exits are checked at each SIGCHLD.
     pub without_pidfds: bool,
 }
@@ -197,6 +200,7 @@ impl ProcessTable {
 
     pub(crate) fn remove(&mut self, id: WorkerId) -> Option<WorkerProcess> {
         self.changed.insert(id, Change::Whole);
+        self.refused.remove(&id);
         self.processes.remove(&id)
     }
 
@@ -346,7 +350,8 @@ impl ProcessTable {
         cgroup.is_some_and(|cgroup| matches!(cgroup.is_empty(), Ok(false)))
     }
 
-    /// A polite signal, then SIGCONT: a stopped process would not see it.
+    /// A polite signal, then SIGCONT: a stopped process would not see it. One that the kernel refuses is told by
+    /// [`ProcessTable::take_refusal`].
     pub(crate) fn signal(&mut self, id: WorkerId, signal: Signal) {
         let Some(process) = self.processes.get_mut(&id) else {
             return;
@@ -356,15 +361,18 @@ impl ProcessTable {
                 deferred.push(DeferredSignal::Signal(signal));
                 self.changed.entry(id).or_insert(Change::State);
             }
-            ProcessStage::Alive(child) => {
-                if let Err(error) = child
-                    .signal(signal.0)
-                    .and_then(|()| child.signal(nix::libc::SIGCONT))
-                {
-                    tracing::debug!(pid = child.pid(), "signal {signal}: {error}");
-                }
-            }
+            ProcessStage::Alive(child) => match child.signal(signal.0) {
+                // It may have ended by that signal.
+                Ok(()) => drop(child.signal(nix::libc::SIGCONT)),
+                Err(error) => drop(self.refused.insert(id, error)),
+            },
         }
+    }
+
+    /// Why the last polite signal to this worker was not sent: ESRCH, it has ended; EPERM, it runs as another user now.
+    /// None: it was sent.
+    pub(crate) fn take_refusal(&mut self, id: WorkerId) -> Option<io::Error> {
+        self.refused.remove(&id)
     }
 
     /// A signal to these workers, as an operator asks for it. Returns the pids that got it, and the errors of the others.

@@ -1,0 +1,258 @@
+//! Masters are killed while workers print: each line is in the log once, whole, and in its order.
+
+mod support;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use support::{Random, Site, alone, spaced, until};
+
+/// Kills the master, and waits for the next one.
+fn kill_master(site: &Site) {
+    let master = site.pid();
+    kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
+    until("the next master", 20, || {
+        let next = site.read("master.pid").trim().parse().ok();
+        next.filter(|pid: &i32| *pid != master)
+    });
+}
+
+/// How often masters are killed: a dozen times, or for ROTAD_CHAOS_SECONDS.
+struct Kills {
+    until: Option<Instant>,
+    left: u32,
+    random: Random,
+}
+
+impl Kills {
+    fn new() -> Self {
+        let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+        let seconds = number("ROTAD_CHAOS_SECONDS").map(Duration::from_secs);
+        let seed = number("ROTAD_CHAOS_SEED").unwrap_or(1);
+        Self {
+            until: seconds.map(|seconds| Instant::now() + seconds),
+            left: 12,
+            random: Random::new(seed),
+        }
+    }
+
+    /// Waits for a random moment. False: it is enough.
+    fn more(&mut self) -> bool {
+        spaced(Duration::from_micros(self.random.below(40_000) as u64));
+        match self.until {
+            Some(until) => Instant::now() < until,
+            None => {
+                self.left = self.left.saturating_sub(1);
+                self.left > 0
+            }
+        }
+    }
+}
+
+/// A worker that prints numbered lines in bursts: most are short, some of `long` bytes.
+fn printer(pool: &str, count: u32, long: usize, log: &str) -> String {
+    // Doubled braces are braces for rotad.
+    let program = format!(
+        r#"BEGIN {{{{ x = "x"; while (length(x) < {long}) x = x x; for (n = 1; ; n++) {{{{ printf "%s %d %s.\n", ARGV[1], n, substr(x, 1, n % 50 ? n % 97 : {long}); if (n % 400 == 0) {{{{ fflush(); system("sleep 0.02") }}}} }}}} }}}}"#
+    );
+    format!(
+        r#"
+[pool.{pool}]
+command = ["awk", '{program}', "{pool}-{{slot}}"]
+count = {count}
+ready = "spawned"
+stop = "2s"
+[pool.{pool}.log]
+{log}
+"#
+    )
+}
+
+fn expected(worker: &str, number: u64, long: usize) -> String {
+    let length = match number % 50 {
+        0 => long,
+        _ => (number % 97) as usize,
+    };
+    format!("{worker} {number} {}.", "x".repeat(length))
+}
+
+/// What is in a log and the files that were rotated out of it, in the order in which it was written.
+fn whole_log(site: &Site, name: &str) -> String {
+    let mut parts = vec![site.read(name)];
+    for number in 1.. {
+        let rotated = format!("{name}.{number}");
+        if !site.path(&rotated).exists() {
+            break;
+        }
+        parts.push(site.read(&rotated));
+    }
+    parts.reverse();
+    parts.concat()
+}
+
+/// Each line of each worker is there once, and in order; the last one may be cut by the worker's end. Returns how many.
+fn assert_each_once<'a>(lines: impl Iterator<Item = &'a str>, long: usize) -> u64 {
+    let mut last: BTreeMap<&str, (u64, bool)> = BTreeMap::new();
+    let mut total = 0;
+    for line in lines {
+        let worker = line.split(' ').next().expect("a worker");
+        let (number, cut) = last.entry(worker).or_default();
+        assert!(!*cut, "after line {number} of {worker} comes {line:?}");
+        let expected = expected(worker, *number + 1, long);
+        if line == expected {
+            *number += 1;
+            total += 1;
+        } else {
+            let shown = &line[..line.len().min(200)];
+            assert!(
+                expected.starts_with(line),
+                "after line {number} of {worker} ({} bytes expected) come {} bytes: {shown}",
+                expected.len(),
+                line.len(),
+            );
+            *cut = true;
+        }
+    }
+    total
+}
+
+fn kill_masters(site: &Site, busy: &str) -> u32 {
+    let mut kills = Kills::new();
+    let mut count = 0;
+    while kills.more() {
+        kill_master(site);
+        count += 1;
+        let size = std::fs::metadata(site.path(busy)).map_or(0, |file| file.len());
+        until("more lines", 20, || {
+            let now = std::fs::metadata(site.path(busy)).map_or(0, |file| file.len());
+            (now != size).then_some(())
+        });
+    }
+    count
+}
+
+/// Two workers share a file; two others have one each, and print lines that are longer than what is written at once. All
+/// are rotated.
+#[test]
+fn each_line_is_in_a_rotated_file_once_whenever_the_master_dies() {
+    let _alone = alone();
+    let log = |file: &str| format!("stdout = \"@DIR@/{file}\"\nmax_size = \"2MiB\"\nkeep = 10000");
+    let shared = printer("shared", 2, 3_000, &log("shared.log"));
+    let own = ["one", "two"].map(|pool| printer(pool, 1, 40_000, &log(&format!("{pool}.log"))));
+    let site = Site::up(&(shared + &own.concat()));
+    let count = kill_masters(&site, "shared.log");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    for (file, long) in [
+        ("shared.log", 3_000),
+        ("one.log", 40_000),
+        ("two.log", 40_000),
+    ] {
+        let lines = assert_each_once(whole_log(&site, file).lines(), long);
+        assert!(lines > 1_000, "{file}: {lines} lines and {count} deaths");
+    }
+}
+
+/// Nothing reads the pipe for a while, since no next master can begin: the worker waits, and loses nothing.
+#[test]
+fn a_worker_waits_while_its_pipe_is_full_and_there_is_no_master() {
+    let _alone = alone();
+    let log = "stdout = \"@DIR@/talk.log\"\nmax_size = \"1GiB\"";
+    let site = Site::up(&printer("talk", 1, 3_000, log));
+    let (master, guardian) = (site.pid(), site.guardian());
+    let worker = support::proc::children(master);
+    kill(Pid::from_raw(guardian), Signal::SIGSTOP).expect("the guardian");
+    kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
+    let blocked = || {
+        let waits = |pid: &i32| {
+            let wchan = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+            wchan.contains("pipe")
+        };
+        worker.iter().any(waits).then_some(())
+    };
+    until("the worker waits for its pipe", 20, blocked);
+    let size = site.read("talk.log").len();
+    kill(Pid::from_raw(guardian), Signal::SIGCONT).expect("the guardian");
+    until("more lines", 20, || {
+        (site.read("talk.log").len() > size).then_some(())
+    });
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    assert!(assert_each_once(site.read("talk.log").lines(), 3_000) > 400);
+}
+
+/// A signal to the guardian is acted on by the next master, once.
+#[test]
+fn a_signal_is_not_lost_while_there_is_no_master() {
+    let _alone = alone();
+    let site = Site::up(
+        "[pool.idle]\ncommand = [\"sleep\", \"1000\"]\nready = \"spawned\"\n[pool.idle.reload]\nsoak = \"100ms\"\n",
+    );
+    let guardian = site.guardian();
+    for generation in 2..=3 {
+        kill(Pid::from_raw(guardian), Signal::SIGSTOP).expect("the guardian");
+        kill(Pid::from_raw(site.pid()), Signal::SIGKILL).expect("the master");
+        kill(Pid::from_raw(guardian), Signal::SIGUSR1).expect("the guardian");
+        kill(Pid::from_raw(guardian), Signal::SIGCONT).expect("the guardian");
+        let is = |status: &serde_json::Value| {
+            let pool = support::pool(status, "idle");
+            pool["generation"] == generation && pool["reload"]["state"] == "done"
+        };
+        site.await_status("it is rolled", 30, is);
+    }
+    kill_master(&site);
+    let status = site.await_ready();
+    assert_eq!(support::pool(&status, "idle")["generation"], 3, "{status}");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+}
+
+/// Two workers print into the master's log, which is written as text.
+fn site_with_log(keys: &str) -> Site {
+    let mut site = Site::new("");
+    let master =
+        "[master]\nname = \"site\"\nruntime_dir = \"@DIR@/run\"\npid_file = \"@DIR@/master.pid\"\n";
+    site.configure(&format!("{master}{keys}{}", printer("talk", 2, 3_000, "")));
+    site.run();
+    site.await_ready();
+    site
+}
+
+fn assert_each_once_in_masters_log(text: &str) {
+    let printed = text.lines().filter_map(|line| {
+        let (_, behind) = line.split_once("  talk/")?;
+        Some(behind.split_once("] ")?.1)
+    });
+    let lines = assert_each_once(printed, 3_000);
+    assert!(lines > 1_000, "{lines} lines");
+    assert!(
+        text.lines()
+            .all(|line| line.starts_with("20") || !line.contains("talk")),
+        "each line is whole, and begins with its time"
+    );
+}
+
+#[test]
+fn each_line_is_in_the_masters_log_file_once_whenever_it_dies() {
+    let _alone = alone();
+    let keys = "log_file = \"@DIR@/m.log\"\nlog_max_size = \"2MiB\"\nlog_keep = 10000\n";
+    let site = site_with_log(keys);
+    kill_masters(&site, "m.log");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    assert_each_once_in_masters_log(&whole_log(&site, "m.log"));
+}
+
+/// `run` in the foreground with its stderr in a file.
+#[test]
+fn each_line_is_in_the_file_behind_stderr_once_whenever_the_master_dies() {
+    let _alone = alone();
+    let site = site_with_log("");
+    let before = site.log().len();
+    let mut kills = Kills::new();
+    while kills.more() {
+        kill_master(&site);
+        let size = site.log().len();
+        until("more lines", 20, || (site.log().len() > size).then_some(()));
+    }
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    assert!(site.log().len() > before);
+    assert_each_once_in_masters_log(&site.log());
+}
