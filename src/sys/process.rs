@@ -382,8 +382,9 @@ mod tests {
     #[test]
     fn exit_codes_are_known_once_another_process_has_reaped() {
         for code in [0, 1, 255] {
-            // It ends once its stdin does: the shell keeps that open through descriptor 3.
-            let (mut shell, pid) = grandchild(&format!("{{ read x <&3; exit {code}; }} 3<&0"));
+            // It ends once the shell's stdin does, which is no longer its own: a shell gives a background process none.
+            let (mut shell, pid) =
+                grandchild(&format!("exec 3<&0; {{ read x <&3; exit {code}; }}"));
             let process = Process::open_pid(pid).unwrap();
             drop(shell.stdin.take());
             shell.wait().unwrap();
