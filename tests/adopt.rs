@@ -251,10 +251,10 @@ address = "127.0.0.1:0"
     let mut site = Site::up(both);
     let listening = |site: &Site| {
         let log = site.log();
-        let lines = log
+        let mut lines = log
             .lines()
             .filter(|line| line.contains("listening on 127.0.0.1"));
-        let line = lines.last().expect("a line").to_owned();
+        let line = lines.next_back().expect("a line").to_owned();
         let from = line.find("127.0.0.1:").expect("an address");
         let address = line[from..].split(|c: char| c != '.' && c != ':' && !c.is_ascii_digit());
         address.into_iter().next().expect("a port").to_owned()

@@ -9,7 +9,9 @@ use rotad::event_loop::clock::Clock;
 use rotad::process::cgroup::Cgroups;
 use rotad::process::procfs::{self, Stat};
 use rotad::process::tree::{Found, ScanMemory, ScanRequest, TAG, Tag, scan};
-use rotad::runtime_dir::stale_workers::{StaleWorkers, StopPlan, TakeOverStep, WorkerJournal};
+use rotad::runtime_dir::stale_workers::{
+    JournalEntry, StaleWorkers, StopPlan, TakeOverStep, WorkerJournal,
+};
 use rotad::sys::process::Process;
 use rotad::sys::reaper::{become_subreaper, has_orphans, reap_orphans};
 use rotad_core::{Exit, Span, StopStep, WorkerId};
@@ -504,13 +506,19 @@ fn journal_of(dir: &std::path::Path, note: impl FnOnce(&mut WorkerJournal)) {
 }
 
 fn noted(journal: &mut WorkerJournal, worker: &TestWorker, tag: &str) {
+    let entry = |pid, start_time, slot, tag: &str| JournalEntry {
+        pid,
+        start_time,
+        slot,
+        pool: "web".to_owned(),
+        tag: tag.to_owned(),
+        ..JournalEntry::default()
+    };
     let pid = worker.process.pid();
-    journal
-        .add_worker(pid, Stat::of(pid).unwrap().start_time, ("web", 2), tag, &[])
-        .unwrap();
-    journal
-        .add_worker(1, 77, ("web", 3), "not-that-one", &[])
-        .unwrap();
+    let started = Stat::of(pid).unwrap().start_time;
+    journal.add_worker(&entry(pid, started, 2, tag)).unwrap();
+    let other = entry(1, 77, 3, "not-that-one");
+    journal.add_worker(&other).unwrap();
 }
 
 fn quickly(wait: u64) -> BTreeMap<String, StopPlan> {
