@@ -111,7 +111,7 @@ impl SharedMemory {
         true
     }
 
-    /// Gives the whole parts of [`PART`] bytes in this range back to the system; they are zero from then on (madvise(2), MADV_REMOVE). A
+    /// Gives the whole parts of 64 KiB in this range back to the system; they are zero from then on (madvise(2), MADV_REMOVE). A
     /// system that refuses keeps them as they are.
     ///
     /// # Panics
