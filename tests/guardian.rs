@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use support::{Load, Random, Site, all_ready, alone, pids, pool, proc, spaced, until};
+use support::{Load, Random, Site, all_ready, alone, never, pids, pool, proc, spaced, until};
 
 const WEB: &str = r#"
 [pool.web]
@@ -273,6 +273,30 @@ fn a_guardian_that_is_killed_is_replaced() {
     });
     kill(Pid::from_raw(guardian), Signal::SIGTERM).expect("the guardian");
     until("it has stopped", 20, || proc::gone(guardian).then_some(()));
+    site.assert_empty();
+}
+
+/// A master that hangs, here because it is stopped, is killed and replaced; one that has nothing to do is not.
+#[test]
+fn a_master_that_hangs_is_replaced() {
+    let _alone = alone();
+    let mut site = Site::with_master("watchdog = \"1s\"", WEB);
+    site.run();
+    let before = pids(&site.await_ready(), "web");
+    never("it is replaced for no reason", 3.0, || {
+        let status = site.status()?;
+        (restarts(&status) > 0).then_some(())
+    });
+    let load = Load::on(&site.address(), 2, 2);
+    load.await_more(20);
+    kill(Pid::from_raw(site.pid()), Signal::SIGSTOP).expect("the master");
+    let status = site.await_status("restored", 20, |status| restarts(status) == 1);
+    assert_eq!(pids(&status, "web"), before, "the same workers");
+    assert_eq!(status["master"]["last_death"]["signal"], "KILL");
+    site.await_log("the loop of the master before this one did not turn", 5);
+    load.stop().assert_nothing_lost(40);
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    assert!(site.await_exit(10).success());
     site.assert_empty();
 }
 

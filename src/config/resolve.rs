@@ -10,6 +10,7 @@ use super::sections::{Config, Control, Master, Signals};
 use super::{accounts, logs, resolve_pool};
 use crate::plan::{ControlPlan, MasterPlan, PathPattern, Plan, SignalMap, Source};
 use nix::unistd::Uid;
+use rotad_core::Span;
 
 /// Makes the plan. It is valid only if the parser has no errors afterwards.
 pub(super) fn plan(
@@ -59,6 +60,9 @@ pub(super) fn plan(
     }
 }
 
+/// A shorter watchdog of the master would kill it on a busy machine.
+const SHORTEST_WATCHDOG: Span = Span::from_secs(1);
+
 fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> MasterPlan {
     let name = master
         .name
@@ -91,6 +95,15 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
             break;
         }
     }
+    if let Some(at) = &master.watchdog {
+        if at.value < SHORTEST_WATCHDOG {
+            let message = "this is too short for a busy machine: write at least \"1s\"";
+            parser.error(&at.span, message);
+        } else if !master.guardian.value() {
+            let message = "`watchdog` means nothing with guardian = false";
+            parser.error(&at.span, message);
+        }
+    }
     MasterPlan {
         daemonize: master.daemonize.value(),
         pid_file,
@@ -105,6 +118,7 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
         stop_timeout: master.stop_timeout.map(|at| at.value.into()),
         watch_config: master.watch_config.value(),
         guardian: master.guardian.value(),
+        watchdog: master.watchdog.map(|at| at.value.into()),
         runtime_dir,
         name,
     }

@@ -104,6 +104,8 @@ section! {
             "apply the configuration when its files' content changes";
         guardian: Setting<bool> = true, Flag,
             "whether a small process above the master keeps its sockets and its state, and restarts it if it dies";
+        watchdog: Written<Span>, Duration,
+            "the guardian kills and restarts a master whose loop has not turned for this long; workers serve on";
     }
 }
 

@@ -28,6 +28,7 @@ use rotad_core::Exit;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// The size in bytes; only the pages that are written cost memory.
 const SIZE: usize = 128 << 20;
@@ -313,9 +314,9 @@ impl SharedState {
             .store(ignored.into(), Ordering::Release);
     }
 
-    /// A turn of the master's loop may take this many milliseconds; None: any time.
-    pub fn set_watchdog(&self, ms: Option<u64>) {
-        let ms = ms.unwrap_or_default();
+    /// A turn of the master's loop may take this long; None: any time.
+    pub fn set_watchdog(&self, limit: Option<Duration>) {
+        let ms = limit.map_or(0, |limit| limit.as_millis().try_into().unwrap_or(u64::MAX));
         self.number(WATCHDOG).store(ms, Ordering::Release);
     }
 
@@ -324,12 +325,12 @@ impl SharedState {
         self.number(TURNS).fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How many turns the loop has taken, and how many milliseconds one may take.
-    pub(super) fn turns(&self) -> (u64, Option<u64>) {
+    /// How many turns the loop has taken, and how long one may take.
+    pub(super) fn turns(&self) -> (u64, Option<Duration>) {
         let ms = self.number(WATCHDOG).load(Ordering::Acquire);
         (
             self.number(TURNS).load(Ordering::Acquire),
-            (ms > 0).then_some(ms),
+            (ms > 0).then(|| Duration::from_millis(ms)),
         )
     }
 

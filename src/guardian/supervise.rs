@@ -176,6 +176,8 @@ impl Guardian {
     fn run(mut self, mask: SigSet) -> io::Result<Side> {
         loop {
             let first = self.state.succession() == Succession::First;
+            // A master says itself from when on its loop turns.
+            self.state.set_watchdog(None);
             let pid = match fork_sharing_descriptors() {
                 Ok(Fork::Parent { child }) => child,
                 Ok(Fork::Child) => {
@@ -337,7 +339,7 @@ impl Guardian {
         if turns != self.turns.0 {
             self.turns = (turns, now);
         }
-        let turn_until = limit.map(|ms| self.turns.1 + Duration::from_millis(ms));
+        let turn_until = limit.map(|limit| self.turns.1.saturating_add(limit));
         let until = turn_until.into_iter().chain(self.probation).min();
         until.map(|until| until.saturating_sub(now))
     }

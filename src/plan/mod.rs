@@ -93,6 +93,9 @@ pub struct MasterPlan {
     pub watch_config: bool,
     /// A guardian keeps what the master has open, and starts another one if it dies.
     pub guardian: bool,
+    /// The guardian kills and restarts a master whose loop has not turned for this long.
+    #[serde(default)]
+    pub watchdog: Option<Duration>,
 }
 
 /// How lines of the master log are written.

@@ -17,6 +17,7 @@ fn plan(dir: &Path) -> Plan {
         log_max_size: 1,
         log_keep: 1,
         stop_timeout: None,
+        watchdog: None,
         watch_config: false,
         guardian: false,
     };

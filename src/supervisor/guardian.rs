@@ -54,6 +54,7 @@ impl Supervisor {
     /// Executes our program as the guardian of a new master. Returns only on failure, with which this master ends: its
     /// workers serve on, and the next start finds them.
     pub(super) fn become_guardian(&mut self, why: Succession) {
+        self.end_heartbeat();
         // What is queued was saved when it was printed, but for what this master itself says.
         self.log.writer.drain();
         self.save();

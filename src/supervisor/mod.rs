@@ -20,6 +20,7 @@ mod facts;
 mod fd_table;
 mod guardian;
 mod health;
+mod heartbeat;
 mod listening;
 mod log_hang;
 mod notices;
@@ -69,6 +70,7 @@ use workers::{LoopContext, Workers};
 
 use crate::upgrade::Answer;
 use health::Health;
+use heartbeat::Heartbeat;
 use listening::Listening;
 use log_hang::LogHang;
 use pool_registry::PoolRegistry;
@@ -110,6 +112,7 @@ struct Supervisor {
     shutdown: Tracked<Shutdown>,
     taken_signals: Tracked<TakenSignals>,
     upgrade: Tracked<Upgrade>,
+    heartbeat: Heartbeat,
 }
 
 /// What the main thread waits for.
@@ -263,7 +266,9 @@ impl Supervisor {
                 .boot_samples
                 .schedule(held_back, self.clock.now());
             self.notify_service_manager();
+            self.beat();
             if let Some(code) = self.can_exit() {
+                self.end_heartbeat();
                 return self.finish(code);
             }
         }

@@ -55,13 +55,15 @@ enum Timer {
     ServiceManager,
     /// The program of an upgrade has worked long enough.
     Upgrade,
+    /// The guardian is to see that the loop turns.
+    Heartbeat,
     /// What is left at the end is looked at again.
     Shutdown,
 }
 
 /// Those that find out that other parts hang come first; what they report is handed to the engine before its deadlines
 /// count.
-const ALL: [Timer; 21] = [
+const ALL: [Timer; 22] = [
     Timer::Spawner,
     Timer::RuntimeFiles,
     Timer::Clients,
@@ -82,6 +84,7 @@ const ALL: [Timer; 21] = [
     Timer::Engine,
     Timer::ServiceManager,
     Timer::Upgrade,
+    Timer::Heartbeat,
     Timer::Shutdown,
 ];
 
@@ -108,6 +111,7 @@ impl Timer {
             | Self::BootSamples
             | Self::ServiceManager
             | Self::Upgrade
+            | Self::Heartbeat
             | Self::Shutdown => false,
         }
     }
@@ -160,6 +164,7 @@ impl Supervisor {
             Timer::Engine => self.engine.deadline(),
             Timer::ServiceManager => self.service_manager.deadline(),
             Timer::Upgrade => self.upgrade.deadline(),
+            Timer::Heartbeat => self.heartbeat.deadline(),
             Timer::Shutdown => {
                 let shutdown = self.shutdown.exiting.as_ref()?;
                 Some(shutdown.next_check(self.clock.now()))
@@ -223,8 +228,8 @@ impl Supervisor {
             }
             Timer::Engine => self.engine.push(Input::TimerFired),
             Timer::Upgrade => self.settle_upgrade(),
-            // They only end the wait: each turn of the loop sees to the service manager and to the end.
-            Timer::ServiceManager | Timer::Shutdown => {}
+            // They only end the wait: each turn of the loop sees to the service manager, the guardian and the end.
+            Timer::ServiceManager | Timer::Heartbeat | Timer::Shutdown => {}
         }
     }
 

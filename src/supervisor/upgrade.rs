@@ -153,6 +153,7 @@ impl Supervisor {
         self.answer(client, &Response::Progress { text: text.clone() }, false);
         self.emit(EventBuilder::new(EventKind::UpgradeStarted, text));
         self.settle();
+        self.end_heartbeat();
         // As in `become_guardian`: what follows is the end of this process.
         self.log.writer.drain();
         self.save();

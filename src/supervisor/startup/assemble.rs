@@ -19,6 +19,7 @@ use crate::supervisor::clients::launch::StartWatch;
 use crate::supervisor::engine_queue::EngineQueue;
 use crate::supervisor::event_log::EventLog;
 use crate::supervisor::health::Health;
+use crate::supervisor::heartbeat::Heartbeat;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::log_hang::LogHang;
 use crate::supervisor::pool_registry::{PoolRegistry, PoolSpec};
@@ -177,6 +178,7 @@ impl Parts {
             guardian: acquired.guardian,
             shutdown: Tracked::default(),
             upgrade: Tracked::default(),
+            heartbeat: Heartbeat::default(),
             taken_signals: Tracked::default(),
             saver: acquired.saver,
             plan: Tracked::new(tables.plan),
