@@ -152,7 +152,7 @@ fn dpkg(machine: &SystemdBox, action: &str, what: &str) -> String {
     machine.ok(&["dpkg", "--force-unsafe-io", action, what])
 }
 
-/// Installed: nothing runs. Started, rolled, upgraded: no request is lost, and the master is the same. Removed: stopped,
+/// Installed: nothing runs. Started, rolled, upgraded in place in both directions: no request is lost, and MainPID is the same. Removed: stopped,
 /// the configuration stays. Purged: nothing is left.
 #[test]
 fn the_package_installs_upgrades_and_removes() {
@@ -225,24 +225,26 @@ fn upgraded_under_load(machine: &SystemdBox) {
     more();
     machine.ok(&["rotad", "roll", "-c", CONFIG]);
     more();
-    let said = dpkg(machine, "--install", "/opt/packages/0.2.0.deb");
-    assert!(
-        said.contains("rotad.service") && said.contains("rotad@shop.service"),
-        "whom it left alone: {said}"
-    );
-    more();
-    assert_eq!(
-        machine.show("rotad.service", "MainPID"),
-        master,
-        "the upgrade has restarted it"
-    );
-    assert_eq!(
-        machine
-            .shell("readlink /proc/$(systemctl show -P MainPID rotad)/exe")
-            .trim(),
-        "/usr/bin/rotad (deleted)"
-    );
-    // Births go through the program of the running master, for a pool of another user: it is not on the disk any more.
+    // To the next version, back, and to it again.
+    for version in ["0.2.0", "0.1.0", "0.2.0"] {
+        let said = dpkg(machine, "--install", &format!("/opt/packages/{version}.deb"));
+        for unit in ["rotad.service", "rotad@shop.service"] {
+            let upgraded = format!("{unit} runs the new version");
+            assert!(said.contains(&upgraded), "{version}: {said}");
+        }
+        more();
+        assert_eq!(
+            machine.show("rotad.service", "MainPID"),
+            master,
+            "{version} has restarted it"
+        );
+        assert_eq!(
+            machine
+                .shell("readlink /proc/$(systemctl show -P MainPID rotad)/exe")
+                .trim(),
+            "/usr/bin/rotad"
+        );
+    }
     machine.ok(&["systemctl", "reload", "rotad.service"]);
     more();
     loads
