@@ -227,7 +227,11 @@ fn upgraded_under_load(machine: &SystemdBox) {
     more();
     // To the next version, back, and to it again.
     for version in ["0.2.0", "0.1.0", "0.2.0"] {
-        let said = dpkg(machine, "--install", &format!("/opt/packages/{version}.deb"));
+        let said = dpkg(
+            machine,
+            "--install",
+            &format!("/opt/packages/{version}.deb"),
+        );
         for unit in ["rotad.service", "rotad@shop.service"] {
             let upgraded = format!("{unit} runs the new version");
             assert!(said.contains(&upgraded), "{version}: {said}");
