@@ -476,14 +476,17 @@ fn workers_outlive_a_state_that_cannot_be_read() {
         .into_iter()
         .find(|(_, what)| what.starts_with("/memfd:rotad-state"))
         .map(|(number, _)| format!("/proc/{guardian}/fd/{number}"));
-    let state = std::fs::File::options()
-        .write(true)
-        .open(state.expect("the state"))
-        .expect("a file");
-    // The first record of whichever region is in use.
-    let size = state.metadata().expect("its size").len();
-    for at in [4096, 4096 + (size - 4096) / 2] {
-        state.write_all_at(b"damaged", at).expect("a write");
+    let state = state.expect("the state");
+    let bytes = std::fs::read(&state).expect("its bytes");
+    // The first record, wherever the journal is in the memory.
+    const FIRST_RECORD: &[u8] = b"{\"Master\":";
+    let starts = |at: &usize| bytes[*at] == b'{' && bytes[*at..].starts_with(FIRST_RECORD);
+    let found: Vec<usize> = (0..bytes.len()).filter(starts).collect();
+    assert!(!found.is_empty(), "a record");
+    let state = std::fs::File::options().write(true).open(state);
+    let state = state.expect("a file");
+    for at in found {
+        state.write_all_at(b"damaged", at as u64).expect("a write");
     }
     kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
     let status = site.await_status("the next one", 10, |status| {
