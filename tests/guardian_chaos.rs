@@ -1,6 +1,8 @@
 //! Masters and guardians are killed at random moments while an operator rolls, reloads, scales, stops and starts pools
 //! under load. `ROTAD_GUARDIAN_KILLS`: how many; `ROTAD_CHAOS_SEED`: another order of events.
 
+#![allow(clippy::print_stderr, reason = "the counts of a long run")]
+
 mod support;
 
 use nix::sys::signal::{Signal, kill};
@@ -123,7 +125,7 @@ fn survive(victim: Victim, kills: usize) {
         served += report.ok;
         report.assert_nothing_lost(20);
     }
-    println!("{victim:?}: {kills} kills, {served} requests, answers: {answers:?}");
+    eprintln!("{victim:?}: {kills} kills, {served} requests, answers: {answers:?}");
     let guardian = site.guardian();
     assert_eq!(site.rotad(&["stop"]).code, 0);
     until("it has ended", 10, || proc::gone(guardian).then_some(()));
