@@ -75,7 +75,7 @@ fn the_daemon_is_detached_as_documented() {
             "{number} is {what}"
         );
     }
-    // Of a terminal that it does not have: nobody would continue it.
+    // Of a terminal that it does not have: nothing would continue it.
     for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
         for pid in [guardian, master] {
             kill(Pid::from_raw(pid), signal).expect("a process of rotad");

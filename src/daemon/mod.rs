@@ -145,7 +145,7 @@ fn started_program() -> Option<PathBuf> {
     Some(candidates.into_iter().find(ours).unwrap_or(own))
 }
 
-/// A master that goes on in a program that was executed anew: what was set at the start is still in force, and is in the
+/// A master that goes on in a program that was executed by another one: what was set at the start is still in force, and is in the
 /// saved state.
 pub fn resumed(hup_ignored: bool) -> StartContext {
     StartContext {

@@ -8,7 +8,7 @@
 //! The program that was executed finds the number of the descriptor of the saved state in its environment ([`take`]).
 
 use super::page::SharedState;
-use crate::sys::descriptors::{keep_over_exec, take_inherited};
+use crate::sys::descriptors::{can_keep_over_exec, keep_over_exec, take_inherited};
 use crate::sys::exec::become_file;
 use nix::fcntl::{OFlag, open};
 use nix::sys::signal::SigSet;
@@ -23,8 +23,14 @@ const STATE: &str = "ROTAD_GUARDIAN_STATE";
 /// The first descriptor that is not a standard stream.
 const FIRST_FD: RawFd = 3;
 
-/// Opens the program that this process runs.
+/// Opens the program that this process runs, if descriptors can be handed over to it.
+///
+/// # Errors
+/// `Unsupported`: they cannot ([`can_keep_over_exec`]). ENOENT: there is no /proc.
 pub(super) fn own_program() -> io::Result<OwnedFd> {
+    if !can_keep_over_exec() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     Ok(open("/proc/self/exe", flags, Mode::empty())?)
 }

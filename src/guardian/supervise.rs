@@ -96,7 +96,7 @@ pub fn guard(hup_ignored: bool) -> io::Result<Side> {
         .and_then(|state| Guardian::new(&forwarded, state))
         .and_then(|guardian| {
             guardian.state.set_hup_ignored(hup_ignored);
-            // Without /proc a master whose guardian has died goes on without one.
+            // Without it there is no upgrade, and a master whose guardian has died goes on without one.
             let program = handover::own_program().ok().map(IntoRawFd::into_raw_fd);
             guardian.state.set_programs(program, None);
             guardian.run(before)

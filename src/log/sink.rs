@@ -238,7 +238,7 @@ fn write_available(
                 .rposition(|byte| *byte == b'\n');
             max = newline.map_or(max, |newline| newline + 1);
         }
-        // Of a pipe or a terminal nobody can tell how much was written: the next master may repeat this piece.
+        // Of a pipe or a terminal it is not known how much was written: the next master may repeat this piece.
         let length = if plain { max } else { 0 };
         if let Ok(place) = place_of(fd, plain) {
             record.append_begins(place, done, length);

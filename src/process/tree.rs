@@ -444,7 +444,7 @@ fn foster_child(
         return matches!(known, Owner::Worker(_)).then_some(*known);
     }
     // Its parent reaps the worker, not this process. A number that is still used as a session is not given out again as
-    // a pid, so nobody but the worker can have it while there is a member.
+    // a pid, so only the worker can have it while there is a member.
     let of_session = request.workers.get(&stat.session).filter(|worker| {
         let has_ended = request.ended.contains(worker) || request.finishing.contains(worker);
         !has_ended || Stat::of(stat.session).map_or(true, |leader| leader.is_zombie())

@@ -81,7 +81,14 @@ impl Supervisor {
             return Err("an upgrade is under way".to_owned());
         }
         let saver = match (&self.guardian, &self.saver) {
-            (Some(link), Some(saver)) if saver.is_in_use() && link.has_program() => saver,
+            (Some(link), _) if !link.has_program() => {
+                return Err(
+                    "an upgrade needs Linux 5.9 (close_range, which a seccomp filter may reject) and /proc: `rotad stop`, \
+                     and then `start` by the new program"
+                        .to_owned(),
+                );
+            }
+            (Some(_), Some(saver)) if saver.is_in_use() => saver,
             _ => {
                 return Err(
                     "this master has no guardian, which an upgrade needs (`guardian` in [master]): `rotad stop`, and then \

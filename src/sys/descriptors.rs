@@ -38,6 +38,11 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     }
 }
 
+/// Whether [`keep_over_exec`] works here: Linux 5.9, unless a seccomp filter rejects close_range(2).
+pub fn can_keep_over_exec() -> bool {
+    super::fds::can_unshare()
+}
+
 /// Gives the calling thread a descriptor table of its own, and keeps all descriptors from `first` on open over its
 /// execve(2) (close_range(2), CLOSE_RANGE_UNSHARE): the table of the other threads, and of other processes that share it,
 /// stays as it is. What they open from then on is theirs.

@@ -120,7 +120,7 @@ impl SharedMemory {
         let (first, end) = (range.start.next_multiple_of(PART), range.end / PART * PART);
         assert!(range.end <= self.len, "beyond the end");
         if first < end {
-            // SAFETY: whole pages within the mapping, into which nobody has a reference.
+            // SAFETY: whole pages within the mapping, into which there is no reference.
             unsafe { libc::madvise(self.base.add(first).cast(), end - first, libc::MADV_REMOVE) };
         }
     }

@@ -71,7 +71,7 @@ pub(super) fn reach(paths: &MasterPaths, limits: &WaitLimits) -> Result<Connecti
     }
 }
 
-/// Waits until a master owns the lock. It does not connect meanwhile: nobody accepts, and a full queue would hang.
+/// Waits until a master owns the lock. It does not connect meanwhile: nothing accepts, and a full queue would hang.
 fn await_owner(
     runtime_dir: &Path,
     until: Deadline,

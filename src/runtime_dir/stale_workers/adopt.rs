@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_taken_from_whoever_holds_it() {
+    fn a_socket_is_taken_from_a_process_that_holds_it() {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let inode = |socket: &TcpListener| fstat(socket).unwrap().st_ino;

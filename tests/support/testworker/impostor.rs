@@ -18,7 +18,7 @@ pub(crate) fn play() {
             None if how == "hang" => loop {
                 std::thread::park();
             },
-            // A moment later the master gets a signal: so the program crashes as far as anybody can tell.
+            // A moment later the master gets a signal: so the program crashes as far as can be seen.
             Some((signal, pid_file)) => {
                 let script = format!("sleep 1; kill -{signal} $(cat {pid_file})");
                 let child = Command::new("/bin/sh").args(["-c", &script]).spawn();
