@@ -252,6 +252,8 @@ const MODULES: [(&str, &[&str]); 20] = [
             "observe",
             "sys",
             "event_loop",
+            "process::cgroup",
+            "process::procfs",
             "daemon",
             "guardian",
             "runtime_dir",

@@ -133,6 +133,10 @@ pub(super) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Say what this kernel, its limits, cgroups, systemd and rights allow, and what is done where they do not
+    ///
+    /// It reads and tries, and changes nothing. Exit code 0: rotad runs here, perhaps with less; 1: it cannot.
+    Doctor,
     /// Change a pool's number of workers without touching the others
     ///
     /// The number holds until the one in the file changes, or the master restarts.

@@ -5,6 +5,7 @@ mod check;
 pub mod client;
 mod complete;
 mod demo;
+mod doctor;
 mod events;
 mod init;
 mod logs;
@@ -85,6 +86,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
             Ok(file) => run::run(file.as_deref(), take_over, no_take_over, hup_ignored),
             Err(code) => code,
         },
+        Verb::Doctor => doctor::doctor(),
         Verb::Check { file, json } => match one_file(file, config) {
             Ok(file) => check::check(file.as_deref(), json),
             Err(code) => code,

@@ -48,6 +48,7 @@ mod values;
 mod watch;
 
 pub use find::{MasterPaths, NotFound, find, meant, peek, unnameable};
+pub use paths::default_dirs;
 pub use report::{Finding, Place, Report, Severity};
 pub use schema::{markdown, reference};
 pub use section::{Row, Section};

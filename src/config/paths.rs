@@ -185,6 +185,14 @@ pub(super) fn log_file(name: &str) -> PathBuf {
     }
 }
 
+/// The directories in which masters of this user have their runtime directories, and their logs, by default.
+pub fn default_dirs() -> (PathBuf, PathBuf) {
+    match Uid::effective().is_root() {
+        true => ("/run/rotad".into(), "/var/log/rotad".into()),
+        false => (state(), state()),
+    }
+}
+
 /// $XDG_STATE_HOME/rotad, or ~/.local/state/rotad.
 fn state() -> PathBuf {
     let absolute = |name: &str| {

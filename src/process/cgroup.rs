@@ -25,6 +25,15 @@ pub struct Cgroups {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedCgroup(#[serde(with = "crate::saved_state::os_text")] OsString);
 
+/// Why workers get no cgroups of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotDelegated {
+    /// No version 2 hierarchy is mounted, or this process is in none of its cgroups.
+    NoHierarchy,
+    /// This process's own cgroup belongs to systemd or to another manager.
+    NotOurs(PathBuf),
+}
+
 /// One worker's cgroup. Dropping it removes the directory if it is empty.
 #[derive(Debug)]
 pub struct Cgroup {
@@ -36,10 +45,7 @@ impl Cgroups {
     /// the master's own cgroup in it is writable, and it is delegated: it, or one above, carries `user.delegate` or
     /// `trusted.delegate`, as systemd sets it for `Delegate=`. `name` is the master's, for the directory.
     pub fn find(name: &str) -> Option<Self> {
-        let (mount, own) = own_cgroup()?;
-        if !is_delegated(&mount, &own) {
-            return None;
-        }
+        let own = delegated().ok()?;
         remove_stale(&own, name);
         let base = own.join(format!("rotad-{name}-{}", std::process::id()));
         match fs::create_dir(&base) {
@@ -253,9 +259,16 @@ fn remove_stale(own: &Path, name: &str) {
     }
 }
 
-/// The mount point of the version 2 hierarchy, and our own cgroup in it.
-fn own_cgroup() -> Option<(PathBuf, PathBuf)> {
-    cgroup_of(std::process::id() as i32)
+/// The cgroup of this process, if it is delegated to it.
+///
+/// # Errors
+/// Why none is.
+pub fn delegated() -> Result<PathBuf, NotDelegated> {
+    let (mount, own) = cgroup_of(std::process::id() as i32).ok_or(NotDelegated::NoHierarchy)?;
+    match is_delegated(&mount, &own) {
+        true => Ok(own),
+        false => Err(NotDelegated::NotOurs(own)),
+    }
 }
 
 /// The directory of a process's cgroup.
@@ -278,7 +291,9 @@ fn cgroup_of(pid: i32) -> Option<(PathBuf, PathBuf)> {
     {
         return None;
     }
-    Some((mount.clone(), mount.join(below)))
+    // Without the slash that joining nothing would leave.
+    let own = mount.join(below).components().collect();
+    Some((mount, own))
 }
 
 /// Root and mount point of the first cgroup2 in /proc/self/mountinfo (proc_pid_mountinfo(5)).
