@@ -5,6 +5,8 @@ mod support;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Random, Site, alone, spaced, until};
 
@@ -255,4 +257,81 @@ fn each_line_is_in_the_file_behind_stderr_once_whenever_the_master_dies() {
     assert_eq!(site.rotad(&["stop"]).code, 0);
     assert!(site.log().len() > before);
     assert_each_once_in_masters_log(&site.log());
+}
+
+/// A client of `rotad logs -f`, and what it prints into a file.
+fn follow(site: &Site, target: &str, file: &str) -> Child {
+    let out = File::create(site.path(file)).expect("a file");
+    Command::new(support::rotad())
+        .args(["logs", "-f", "-n", "100000", target, "-c"])
+        .arg(&site.config)
+        .stdout(out)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a follower")
+}
+
+/// Clients that follow go on with each next master, after the deaths of masters and of a guardian, and an upgrade. None of them
+/// misses or repeats a line.
+#[test]
+fn logs_go_on_with_the_next_master() {
+    let _alone = alone();
+    // Less than a follower would leave out because it is slow.
+    let program = r#"BEGIN {{ for (n = 1; ; n++) {{ print n; if (n % 20 == 0) {{ fflush(); system("sleep 0.01") }} }} }}"#;
+    let pool = |name: &str, log: &str| {
+        format!(
+            "\n[pool.{name}]\ncommand = [\"awk\", '{program}']\nready = \"spawned\"\nstop = \"2s\"\n{log}"
+        )
+    };
+    let log = "[pool.one.log]\nstdout = \"@DIR@/one.log\"\n";
+    let mut site = Site::up(&(pool("one", log) + &pool("two", "")));
+    let mut followers = [("one", "one.out"), ("two/0", "two.out")]
+        .map(|(target, file)| (follow(&site, target, file), file));
+    let more = || {
+        for (_, file) in &followers {
+            let size = site.read(file).len();
+            until("more lines", 20, || {
+                (site.read(file).len() > size).then_some(())
+            });
+        }
+    };
+    more();
+    let mut kills = Kills::new();
+    while kills.more() {
+        kill_master(&site);
+        more();
+    }
+    let guardian = site.guardian();
+    kill(Pid::from_raw(guardian), Signal::SIGKILL).expect("the guardian");
+    site.await_status("another guardian", 20, |status| {
+        let now = status["master"]["guardian"].as_i64();
+        now.is_some_and(|pid| pid != i64::from(guardian))
+    });
+    more();
+    let run = site.rotad(&["upgrade"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    more();
+    let run = site.rotad(&["stop"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    for (follower, file) in &mut followers {
+        let ended = follower.wait().expect("its end");
+        assert!(ended.success(), "{file}: {ended}");
+        let text = site.read(file);
+        let numbers = text
+            .lines()
+            .map(|line| match line.strip_prefix("one/0 | ") {
+                Some(number) => number.parse().unwrap_or(0),
+                None => line.parse().unwrap_or(0),
+            });
+        let numbers: Vec<usize> = numbers.collect();
+        let wanted = numbers.iter().zip(1..);
+        for (number, wanted) in wanted {
+            assert_eq!(*number, wanted, "{file}");
+        }
+        assert!(numbers.len() > 500, "{file}: {} lines", numbers.len());
+        if *file == "one.out" {
+            assert_eq!(numbers.len(), site.read("one.log").lines().count());
+        }
+    }
+    site.await_exit(10);
 }

@@ -49,6 +49,9 @@ pub enum ClientError {
     /// The request failed: exit 1.
     #[error("{0}")]
     Failed(String),
+    /// The connection ended before the answer did: exit 1.
+    #[error("{0}")]
+    Lost(String),
     /// `--timeout`: exit 124; the work continues.
     #[error("timed out")]
     TimedOut,
@@ -67,7 +70,7 @@ impl ClientError {
             Self::Unreachable(_) | Self::Elsewhere(_) => ExitCode::NOT_FOUND,
             Self::Uncertain { code, .. } => *code,
             Self::NotPermitted(_) => ExitCode::NOT_PERMITTED,
-            Self::Failed(_) => ExitCode::FAILED,
+            Self::Failed(_) | Self::Lost(_) => ExitCode::FAILED,
             Self::TimedOut => ExitCode::TIMED_OUT,
             Self::Detached => ExitCode::DETACHED,
             Self::OutputClosed => ExitCode::DONE,
@@ -145,7 +148,7 @@ impl Client {
     /// Sends the request. To be called once.
     ///
     /// # Errors
-    /// `Failed`: the master closed the connection.
+    /// `Lost`: the master closed the connection.
     pub fn send(&mut self, method: Method) -> Result<(), ClientError> {
         let real = Some(self.paths.real.clone()).filter(|real| *real != self.config);
         let config = self.config.clone();
@@ -170,7 +173,7 @@ impl Client {
     /// Waits for the next response.
     ///
     /// # Errors
-    /// `TimedOut`, `Detached`; `Failed` if the master went away or speaks another version. A master that was already
+    /// `TimedOut`, `Detached`; `Lost` if the master went away; `Failed` if it speaks another version. A master that was already
     /// leaving and has sent nothing counts as not running ([`Client::connect`]).
     pub fn next_response(&mut self, limits: &WaitLimits) -> Result<Response, ClientError> {
         loop {
@@ -202,6 +205,11 @@ impl Client {
                 Err(error) => return Err(self.unanswered(&error.to_string(), limits)),
             }
         }
+    }
+
+    /// Whether it has sent anything.
+    pub fn has_answered(&self) -> bool {
+        self.answered
     }
 
     fn unanswered(&self, why: &str, limits: &WaitLimits) -> ClientError {
@@ -259,7 +267,7 @@ impl Client {
 }
 
 fn connection_lost(why: &str) -> ClientError {
-    ClientError::Failed(format!(
+    ClientError::Lost(format!(
         "the master closed the connection before it had answered ({why}): see its log and `rotad status`"
     ))
 }

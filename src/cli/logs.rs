@@ -3,7 +3,7 @@
 use super::args::Target;
 use super::client::{Client, ClientError, WaitLimits};
 use super::{print, request};
-use crate::control::protocol::{Line, Method, Response};
+use crate::control::protocol::{Line, LogPlace, Method, Response};
 use crate::exit_code::ExitCode;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::IsTerminal;
@@ -13,7 +13,11 @@ use std::path::Path;
 const COLOURS: [u8; 6] = [36, 33, 35, 34, 32, 96];
 const RED: u8 = 31;
 
-/// Prints the last lines of workers and, if asked, those to come, until Ctrl-C or until stdout is closed.
+/// So many connections in a row may end without an answer before following ends.
+const MOST_UNANSWERED: u32 = 5;
+
+/// Prints the last lines of workers and, if asked, those to come, until Ctrl-C or until stdout is closed. Goes on with
+/// the next master when this one is replaced.
 pub(super) fn logs(
     file: Option<&Path>,
     follow: bool,
@@ -34,15 +38,30 @@ pub(super) fn logs(
         aligned: std::io::stdout().is_terminal(),
         width: 0,
     };
-    let done = Client::connect(&paths, &limits).and_then(|mut client| {
-        client.send(Method::Logs {
-            pool,
-            slot,
-            lines,
-            follow,
-        })?;
-        show(&mut client, &limits, &mut style)
-    });
+    let method = |after: Option<LogPlace>| Method::Logs {
+        pool: pool.clone(),
+        slot,
+        lines,
+        follow,
+        after,
+    };
+    let mut place = None;
+    let mut unanswered = 0;
+    let done = loop {
+        let mut answered = false;
+        let done = Client::connect(&paths, &limits).and_then(|mut client| {
+            client.send(method(place))?;
+            let shown = show(&mut client, &limits, &mut style, &mut place);
+            answered = client.has_answered();
+            shown
+        });
+        unanswered = if answered { 0 } else { unanswered + 1 };
+        match done {
+            // The master was replaced by another one.
+            Err(ClientError::Lost(_)) if follow && unanswered < MOST_UNANSWERED => {}
+            done => break done,
+        }
+    };
     match done {
         // The regular end of following.
         Err(ClientError::Detached) => ExitCode::DONE,
@@ -73,11 +92,21 @@ fn show(
     client: &mut Client,
     limits: &WaitLimits,
     style: &mut Style,
+    place: &mut Option<LogPlace>,
 ) -> Result<(ExitCode, String), ClientError> {
     loop {
         let text = match client.next_response(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
-            Response::Line(line) => style.line(&line),
+            Response::LogFrom(from) => {
+                *place = Some(from);
+                continue;
+            }
+            Response::Line(line) => {
+                if let Some(place) = place {
+                    place.end = line.end;
+                }
+                style.line(&line)
+            }
             Response::Skipped { count } => {
                 format!("… {count} lines are missing here: they came faster than they were read\n")
             }
@@ -137,6 +166,7 @@ mod tests {
             slot: 0,
             pid: 7,
             stream: stream.to_owned(),
+            end: 0,
             text,
         }
     }

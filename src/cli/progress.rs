@@ -51,6 +51,7 @@ impl Progress {
             }
             Response::Status(_)
             | Response::Event(_)
+            | Response::LogFrom(_)
             | Response::Line(_)
             | Response::Here { .. }
             | Response::Hint { .. }

@@ -129,6 +129,9 @@ pub enum Method {
         lines: u32,
         /// Continue with new lines.
         follow: bool,
+        /// Instead of the last lines: those behind what was received from the master before this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<LogPlace>,
     },
     /// Send the latest events.
     Events {
@@ -183,6 +186,16 @@ pub struct Selector {
     pub tasks: bool,
 }
 
+/// A place in what all workers print. A master that goes on after another one continues its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogPlace {
+    /// Which log. Places of different logs have nothing to do with each other.
+    pub log: u64,
+    /// How many bytes had been printed.
+    pub end: u64,
+}
+
 /// A line that a worker printed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
@@ -196,6 +209,9 @@ pub struct Line {
     pub pid: i32,
     /// `stdout`, `stderr`, or `both` if they go to the same place.
     pub stream: String,
+    /// Its place in the log that [`Response::LogFrom`] has named.
+    #[serde(default)]
+    pub end: u64,
     /// Sanitized: control characters and invalid UTF-8 are made visible.
     pub text: String,
 }
@@ -231,6 +247,8 @@ pub enum Response {
     Status(Box<Status>),
     /// An event.
     Event(Box<Event>),
+    /// Behind this place the lines begin that a client gets which follows.
+    LogFrom(LogPlace),
     /// A line that a worker printed.
     Line(Box<Line>),
     /// Identifies a master. Its presence socket sends this without a request to users who may not send requests.

@@ -4,13 +4,15 @@
 //! The way of a line: `pipe_peek` copies what is in a worker's pipe, `sinks` writes it to its target (`format` for the
 //! master's log, `rotating_file` for files, `journald` for the journal), and only then is it removed from the pipe.
 //! `write_record` tells the next master of one that is killed in between. `writer` is the loop,
-//! `tail` and `ring` keep recent lines for the status, for events and for `rotad logs`.
+//! `tail` and `ring` keep recent lines for the status, for events and for `rotad logs`, `recent_memory` those of `ring` for
+//! the next master.
 
 mod format;
 mod journald;
 mod open;
 mod output;
 mod pipe_peek;
+mod recent_memory;
 mod ring;
 mod rotating_file;
 mod sink;
@@ -22,7 +24,7 @@ mod writer;
 
 pub use output::{LogTarget, SavedOutput, WorkerOutput, WorkerStdio};
 pub use pipe_peek::Stream;
-pub use ring::{Filter, Follower, LogLine};
+pub use ring::{Filter, FollowFrom, Follower, LogLine};
 pub use rotating_file::Rotation;
 pub use sink::complain;
 pub use sinks::MasterLog;
@@ -97,7 +99,7 @@ impl LogWriter {
             commands,
             wake: Waker::new()?,
             dropped: Arc::default(),
-            recent: Arc::default(),
+            recent: record.recent().clone(),
             progress: Arc::default(),
             work: Progress::new(clock.clone()),
             pipe_peek: Arc::new(Mutex::new(PipePeek::new()?)),
@@ -195,10 +197,10 @@ impl LogWriter {
         self.recent.last(filter, n)
     }
 
-    /// The last `n` lines that match, and all that match from now on. `waker` is woken when there is something to take.
+    /// Past lines that match, and all that match from now on. `waker` is woken when there is something to take.
     /// The writer never waits for a follower: a slow one loses lines and learns how many.
-    pub fn follow(&self, filter: Filter, n: usize, waker: Waker) -> Follower {
-        self.recent.follow(filter, n, waker)
+    pub fn follow(&self, filter: Filter, from: FollowFrom, waker: Waker) -> Follower {
+        self.recent.follow(filter, from, waker)
     }
 
     /// Waits until everything queued and printed is written. Gives up when nothing was written for a second, or after

@@ -13,11 +13,15 @@
 //! | 1..=4 | the spent pipe: the numbers of its read end and write end, its device and inode |
 //! | 16.., 64.. | the two records ([`Fields`]) |
 //!
-//! Behind the numbers lie the files that end with an unfinished line, and two areas for the texts that are in no pipe.
+//! Behind the numbers lie the files that end with an unfinished line, two areas for the texts that are in no pipe, and the
+//! most recent lines (`recent_memory`). A text gets there after it was recorded how much is to be consumed, and before any of it is:
+//! the next master sees by their place whether it is there.
 
 use super::format::lines_len;
 use super::output::WorkerOutput;
 use super::pipe_peek::{DEFAULT_CAPACITY, MAX_CAPACITY, Pipe, PipePeek, Seen, drain, grow};
+use super::recent_memory;
+use super::ring::RecentLines;
 use crate::sys::kept_fd::{FdTable, KeptFd};
 use crate::sys::poll::is_ready;
 use crate::sys::shared_memory::SharedMemory;
@@ -30,6 +34,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The number of the record that counts.
@@ -81,10 +86,12 @@ struct Fields {
     consumed: u64,
     /// 1: what the spent pipe holds is counted in `consumed`.
     counted: u64,
+    /// With `take`: the place of the most recent line before this text.
+    recent: u64,
 }
 
 impl Fields {
-    const COUNT: usize = 15;
+    const COUNT: usize = 16;
 
     fn numbers(&self) -> [u64; Self::COUNT] {
         [
@@ -103,6 +110,7 @@ impl Fields {
             self.take,
             self.consumed,
             self.counted,
+            self.recent,
         ]
     }
 
@@ -123,6 +131,7 @@ impl Fields {
             take,
             consumed,
             counted,
+            recent,
         ] = numbers;
         Self {
             writer,
@@ -142,13 +151,17 @@ impl Fields {
             take,
             consumed,
             counted,
+            recent,
         }
     }
 }
 
 /// The record of the writer's thread.
 #[derive(Debug)]
-pub struct WriteRecord(Option<Recorder>);
+pub struct WriteRecord {
+    recorder: Option<Recorder>,
+    recent: Arc<RecentLines>,
+}
 
 #[derive(Debug)]
 struct Recorder {
@@ -201,22 +214,38 @@ impl SpentPipe {
 impl WriteRecord {
     /// For a master that nothing outlives.
     pub fn none() -> Self {
-        Self(None)
+        Self {
+            recorder: None,
+            recent: Arc::new(RecentLines::new()),
+        }
+    }
+
+    fn with(recorder: Recorder, recent: RecentLines) -> Self {
+        Self {
+            recorder: Some(recorder),
+            recent: Arc::new(recent),
+        }
+    }
+
+    /// The lines that were consumed last.
+    pub(super) fn recent(&self) -> &Arc<RecentLines> {
+        &self.recent
     }
 
     /// The first record in this memory, or one that does not look at what a dead master has left.
     ///
     /// # Errors
-    /// EMFILE or ENFILE: no descriptor is left.
+    /// EMFILE or ENFILE: no descriptor is left; ENOMEM.
     pub fn new(memory: SharedMemory) -> io::Result<Self> {
-        Recorder::new(memory, SpentPipe::new()?).map(|recorder| Self(Some(recorder)))
+        let recent = RecentLines::in_memory(&memory)?;
+        Recorder::new(memory, SpentPipe::new()?).map(|recorder| Self::with(recorder, recent))
     }
 
     /// Finishes what a dead master was writing: the line that it had begun is written to its end, and what was written is
     /// consumed from its pipe, which is one of those of `outputs`. To be called before any log is opened.
     ///
     /// # Errors
-    /// EMFILE or ENFILE: no descriptor is left.
+    /// EMFILE or ENFILE: no descriptor is left; ENOMEM.
     pub fn resume<'a>(
         memory: SharedMemory,
         table: &mut FdTable,
@@ -226,6 +255,7 @@ impl WriteRecord {
             .flat_map(|output| &output.pipes)
             .map(|(pipe, _)| &**pipe)
             .collect();
+        let recent = RecentLines::in_memory(&memory)?;
         let number = |index: usize| memory.number(index).load(Ordering::Acquire);
         let counts = number(COUNTS) as usize;
         let mut spent_end = |index| {
@@ -239,7 +269,7 @@ impl WriteRecord {
         let first = RECORDS.get(counts.wrapping_sub(1)).copied();
         let Some(first) = first else {
             spent.empty();
-            return Recorder::new(memory, spent).map(|recorder| Self(Some(recorder)));
+            return Recorder::new(memory, spent).map(|recorder| Self::with(recorder, recent));
         };
         let fields = Fields::of(std::array::from_fn(|index| number(first + index)));
         let mut recorder = Recorder {
@@ -255,7 +285,7 @@ impl WriteRecord {
         pipe_peek.fits(MAX_CAPACITY);
         let pipe = pipes.iter().find(|pipe| pipe.inode() == fields.writer);
         if fields.take == 0 {
-            recorder.finish_text(table, pipe.copied(), &mut pipe_peek);
+            recorder.finish_text(table, pipe.copied(), &mut pipe_peek, recent.end());
         } else if fields.counted == 0 {
             let mut all = vec![0; MAX_CAPACITY];
             if let Seen::Bytes(count) = pipe_peek.peek(&recorder.spent.read, &mut all) {
@@ -265,18 +295,26 @@ impl WriteRecord {
             recorder.publish();
         }
         if let Some(pipe) = pipe {
+            if recorder.fields.consumed == 0 && recorder.fields.recent == recent.end() {
+                let mut text = vec![0; recorder.fields.take as usize];
+                if let Seen::Bytes(count) = pipe_peek.peek(pipe, &mut text) {
+                    let source = &pipe.source;
+                    let (pool, slot, pid) = (&source.pool, source.slot, source.pid());
+                    recent.add(pool, slot, pid, pipe.stream, &text[..count]);
+                }
+            }
             recorder.spent.empty();
             recorder.fields.counted = 0;
             recorder.publish();
             recorder.go_on_consuming(pipe);
         }
         recorder.end();
-        Ok(Self(Some(recorder)))
+        Ok(Self::with(recorder, recent))
     }
 
     /// The next text is the beginning of this pipe.
     pub(super) fn begin_raw(&mut self, writer: u64, length: usize) {
-        if let Some(recorder) = &mut self.0 {
+        if let Some(recorder) = &mut self.recorder {
             recorder.fields = Fields {
                 writer,
                 raw: 1,
@@ -292,7 +330,7 @@ impl WriteRecord {
     /// The next text stands for `in_pipe` bytes of this pipe, behind `base` bytes that were written before. One that is too
     /// long for an area (several times the largest pipe) is not recorded.
     pub(super) fn begin_copy(&mut self, writer: u64, base: usize, in_pipe: usize, text: &[u8]) {
-        if let Some(recorder) = &mut self.0 {
+        if let Some(recorder) = &mut self.recorder {
             // What counts at the moment may refer to the other one.
             let area = 1 - recorder.fields.area;
             recorder.fields = Fields {
@@ -315,7 +353,7 @@ impl WriteRecord {
 
     /// This many bytes of the pipe were sent away, and nothing is being written.
     pub(super) fn sent(&mut self, writer: u64, base: usize) {
-        if let Some(recorder) = &mut self.0 {
+        if let Some(recorder) = &mut self.recorder {
             recorder.fields = Fields {
                 writer,
                 base: base as u64,
@@ -328,7 +366,7 @@ impl WriteRecord {
 
     /// `length` bytes of the text, from `start` on, are appended next; all before them are written.
     pub(super) fn append_begins(&mut self, place: Place, start: usize, length: usize) {
-        if let Some(recorder) = &mut self.0
+        if let Some(recorder) = &mut self.recorder
             && recorder.fields.total > 0
         {
             recorder.fields.start = start as u64;
@@ -338,25 +376,33 @@ impl WriteRecord {
         }
     }
 
-    /// Removes `count` bytes, which have been written or given up, from the pipe. Then nothing is being written.
-    pub(super) fn consume(&mut self, pipe: &Pipe, count: usize, pipe_peek: &PipePeek) {
-        if let Some(recorder) = &mut self.0 {
+    /// Moves this text, which has been written or given up, from the pipe to the most recent lines. Then nothing is being
+    /// written.
+    pub(super) fn consume(&mut self, pipe: &Pipe, text: &[u8], pipe_peek: &PipePeek) {
+        let count = text.len();
+        let source = &pipe.source;
+        let recent = &self.recent;
+        let add = || recent.add(&source.pool, source.slot, source.pid(), pipe.stream, text);
+        if let Some(recorder) = &mut self.recorder {
             recorder.spent.fit(count);
             recorder.fields.writer = pipe.inode();
             recorder.fields.take = count as u64;
             recorder.fields.consumed = 0;
             recorder.fields.counted = 0;
+            recorder.fields.recent = recent.end();
             recorder.publish();
+            add();
             recorder.go_on_consuming(pipe);
             recorder.end();
         } else {
+            add();
             pipe_peek.consume(pipe, count);
         }
     }
 
     /// Nothing is being written any more.
     pub(super) fn end(&mut self) {
-        if let Some(recorder) = &mut self.0 {
+        if let Some(recorder) = &mut self.recorder {
             recorder.end();
         }
     }
@@ -368,7 +414,7 @@ impl WriteRecord {
         place: Place,
         writer: u64,
     ) -> Option<usize> {
-        let recorder = self.0.as_mut()?;
+        let recorder = self.recorder.as_mut()?;
         let entry = entry.unwrap_or_else(|| recorder.free_entry());
         recorder.set_entry(entry, place, writer);
         Some(entry)
@@ -376,7 +422,7 @@ impl WriteRecord {
 
     /// The line is finished, or its writer has ended.
     pub(super) fn clear_unfinished(&mut self, entry: Option<usize>) {
-        if let (Some(recorder), Some(entry)) = (&mut self.0, entry) {
+        if let (Some(recorder), Some(entry)) = (&mut self.recorder, entry) {
             let first = UNFINISHED + entry * ENTRY;
             recorder.store(first + 3, 0);
         }
@@ -384,7 +430,7 @@ impl WriteRecord {
 
     /// The writer of the unfinished line at the end of this file, and its entry.
     pub(super) fn find_unfinished(&self, place: Place) -> Option<(usize, u64)> {
-        let recorder = self.0.as_ref()?;
+        let recorder = self.recorder.as_ref()?;
         (0..ENTRIES).find_map(|entry| {
             let first = UNFINISHED + entry * ENTRY;
             let file = [0, 1, 2].map(|index| recorder.load(first + index));
@@ -458,10 +504,13 @@ impl Recorder {
         }
     }
 
-    /// An area for texts: where it begins, and its size.
+    /// An area for texts: where it begins, and its size. The second one is the smaller, since the most recent lines follow.
     fn area(&self, area: u64) -> (usize, usize) {
         let size = (self.memory.len() - COPIES) / 2;
-        (COPIES + area as usize * size, size)
+        match area {
+            0 => (COPIES, size),
+            _ => (COPIES + size, size - recent_memory::SIZE),
+        }
     }
 
     fn free_entry(&mut self) -> usize {
@@ -506,7 +555,13 @@ impl Recorder {
     }
 
     /// In the next master: finishes the line that the dead one was writing, and decides how much of the pipe was written.
-    fn finish_text(&mut self, table: &mut FdTable, pipe: Option<&Pipe>, pipe_peek: &mut PipePeek) {
+    fn finish_text(
+        &mut self,
+        table: &mut FdTable,
+        pipe: Option<&Pipe>,
+        pipe_peek: &mut PipePeek,
+        recent: u64,
+    ) {
         let fields = self.fields;
         let mut in_pipe = vec![0; MAX_CAPACITY];
         let seen = pipe.map(|pipe| pipe_peek.peek(pipe, &mut in_pipe));
@@ -568,6 +623,7 @@ impl Recorder {
         self.fields.take = take as u64;
         self.fields.consumed = 0;
         self.fields.counted = 1;
+        self.fields.recent = recent;
         self.publish();
     }
 

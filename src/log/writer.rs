@@ -4,7 +4,6 @@
 
 use super::output::LogTarget;
 use super::pipe_peek::{MAX_CAPACITY, Pipe, PipePeek, Seen};
-use super::ring::RecentLines;
 use super::sink::SinkState;
 use super::sinks::Sinks;
 use super::write_record::WriteRecord;
@@ -68,7 +67,6 @@ pub(super) struct WriterThread {
     commands: Receiver<Command>,
     wake: Waker,
     dropped: Arc<AtomicU64>,
-    recent: Arc<RecentLines>,
     progress: Arc<AtomicU64>,
     work: Progress<()>,
     clock: Clock,
@@ -110,7 +108,6 @@ impl WriterThread {
             commands,
             wake: handle.wake.clone(),
             dropped: handle.dropped.clone(),
-            recent: handle.recent.clone(),
             progress: handle.progress.clone(),
             work: handle.work.clone(),
             clock,
@@ -337,16 +334,9 @@ impl WriterThread {
         if taken > 0 {
             let (pipe, text) = (&reader.pipe, &text[..taken]);
             let mut tail = pipe.source.tail();
-            self.sinks.record.consume(pipe, taken, &self.pipe_peek);
+            self.sinks.record.consume(pipe, text, &self.pipe_peek);
             tail.push(text);
             drop(tail);
-            self.recent.add(
-                &pipe.source.pool,
-                pipe.source.slot,
-                pipe.source.pid(),
-                pipe.stream,
-                text,
-            );
             self.progress.fetch_add(taken as u64, Ordering::Relaxed);
             if taken >= BUSY_BYTES || !whole || finished || full {
                 self.pending.insert(id);

@@ -20,6 +20,8 @@ const PART: usize = 64 << 10;
 #[derive(Debug)]
 pub struct SharedMemory {
     base: *mut u8,
+    /// Where the mapping begins in the file.
+    at: usize,
     len: usize,
     fd: Arc<OwnedFd>,
 }
@@ -61,20 +63,21 @@ impl SharedMemory {
         if at.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        Self::map(self.fd.clone(), at, len)
+        Self::map(self.fd.clone(), self.at + at, len)
     }
 
     fn map(fd: Arc<OwnedFd>, at: usize, len: usize) -> io::Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-        let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
+        let offset = libc::off_t::try_from(at).map_err(io::Error::other)?;
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let base = unsafe { libc::mmap(null_mut(), len, access, flags, fd.as_raw_fd(), at) };
+        let base = unsafe { libc::mmap(null_mut(), len, access, flags, fd.as_raw_fd(), offset) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         Ok(Self {
             base: base.cast(),
+            at,
             len,
             fd,
         })
@@ -203,6 +206,8 @@ mod tests {
         assert!(part.write(5, b"there") && !part.write(4095, b"beyond"));
         assert_eq!(memory.read(8197, 5).unwrap(), b"there");
         assert!(memory.part(8192, 8193).is_err());
+        let inner = memory.part(4096, 12288).unwrap().part(4096, 4096).unwrap();
+        assert_eq!(inner.read(5, 5).unwrap(), b"there", "a part of a part");
     }
 
     #[test]

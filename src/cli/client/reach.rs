@@ -324,8 +324,8 @@ fn no_master(paths: &MasterPaths) -> ClientError {
         return ClientError::Uncertain {
             code: ExitCode::NOT_FOUND,
             text: format!(
-                "the master of {config} was killed, and these of its workers still run:\n{}\n`rotad start -c {}` takes \
-                 over: it stops them and starts new ones",
+                "the master of {config} was killed, and these of its workers still run:\n{}\n`rotad start -c {}` \
+                 adopts them",
                 names.join("\n"),
                 quoted(&paths.config)
             ),

@@ -1,8 +1,9 @@
 //! Requests over the control socket: checks that they mean this master's configuration, and dispatches them
 //! (`requests.rs`, `reload/`, `log_clients.rs`, `status.rs`).
 
-use crate::control::protocol::{Method, Request, Response};
+use crate::control::protocol::{LogPlace, Method, Request, Response};
 use crate::exit_code::ExitCode;
+use crate::log::FollowFrom;
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_builder::EventBuilder;
@@ -138,7 +139,12 @@ impl Supervisor {
                 slot,
                 lines,
                 follow,
-            } => self.logs_for(client, pool, slot, (lines, follow)),
+                after,
+            } => {
+                let last = FollowFrom::Last(lines as usize);
+                let behind = |LogPlace { log, end }| FollowFrom::After { log, end };
+                self.logs_for(client, pool, slot, after.map_or(last, behind), follow);
+            }
         }
     }
 }

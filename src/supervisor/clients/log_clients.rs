@@ -2,11 +2,11 @@
 //! main loop. However much workers print, and however slowly a client reads, neither the main loop nor the log writer
 //! waits for it.
 
-use crate::control::protocol::{Line, Response};
+use crate::control::protocol::{Line, LogPlace, Response};
 use crate::event_loop::poller::Poller;
 use crate::event_loop::waker::Waker;
 use crate::exit_code::ExitCode;
-use crate::log::{Filter, Follower, LogLine, LogWriter};
+use crate::log::{Filter, FollowFrom, Follower, LogLine, LogWriter};
 use crate::observe::sanitize::sanitize;
 use crate::plan::{PoolPlan, Sink};
 use crate::supervisor::Supervisor;
@@ -82,17 +82,17 @@ impl LogClients {
         self.threads.push(Arc::downgrade(&thread));
         let LogRequest {
             filter,
-            lines,
+            from,
             follow,
             hint,
             unknown,
         } = request;
         let log_stream = LogStream {
             client,
-            follower: log.follow(filter, lines, waker),
+            follower: log.follow(filter, from, waker),
             thread,
             once: !follow,
-            lines,
+            from,
             hint,
             unknown,
             _hold: self.holds.clone(),
@@ -118,8 +118,8 @@ struct LogStream {
     thread: Arc<ClientThread>,
     /// Sends only the lines that exist now.
     once: bool,
-    /// If fewer lines than this are kept, sends `hint`, which says where older ones are.
-    lines: usize,
+    /// If lines are missing that were asked for, sends `hint`, which says where older ones are.
+    from: FollowFrom,
     hint: String,
     /// The reply if the worker does not exist and never printed a line.
     unknown: Option<String>,
@@ -127,13 +127,14 @@ struct LogStream {
 }
 
 impl Supervisor {
-    /// Answers `rotad logs`: the last lines of workers, and perhaps all that follow.
+    /// Answers `rotad logs`: past lines of workers, and perhaps all that follow.
     pub(crate) fn logs_for(
         &mut self,
         client: u64,
         name: Option<String>,
         slot: Option<u32>,
-        (lines, follow): (u32, bool),
+        from: FollowFrom,
+        follow: bool,
     ) {
         let mut pool = None;
         if let Some(name) = &name {
@@ -149,7 +150,7 @@ impl Supervisor {
         });
         let request = LogRequest {
             filter: Filter { pool: name, slot },
-            lines: lines as usize,
+            from,
             follow,
             hint,
             unknown,
@@ -162,7 +163,7 @@ impl Supervisor {
 /// A request for log lines.
 pub(crate) struct LogRequest {
     filter: Filter,
-    lines: usize,
+    from: FollowFrom,
     follow: bool,
     /// Where lines are that the ring no longer holds.
     hint: String,
@@ -248,12 +249,27 @@ impl LogStream {
     }
 
     fn stream(&mut self) -> io::Result<()> {
+        if !self.once {
+            let (log, end) = (self.follower.log(), self.follower.begin());
+            self.send(&encode(&Response::LogFrom(LogPlace { log, end })))?;
+        }
+        if self.follower.has_gap() {
+            let text = format!(
+                "the master was replaced, and lines that it had read last may be missing here; {}",
+                self.hint
+            );
+            self.send(&encode(&Response::Hint { text }))?;
+        }
         let mut first = true;
         loop {
             self.thread.waker.clear();
             let shutting_down = self.thread.shutting_down.load(Ordering::SeqCst);
             let (lines, skipped) = self.follower.take();
-            if std::mem::take(&mut first) && lines.len() < self.lines {
+            let too_few = match self.from {
+                FollowFrom::Last(wanted) => lines.len() < wanted,
+                FollowFrom::After { .. } => false,
+            };
+            if std::mem::take(&mut first) && too_few {
                 if let Some(message) = self.unknown.take().filter(|_| lines.is_empty()) {
                     return self.send(&encode(&Response::Done {
                         code: ExitCode::NOT_FOUND,
@@ -350,6 +366,7 @@ fn to_line(line: &LogLine) -> Line {
         slot: line.slot,
         pid: line.pid,
         stream: line.stream.name().to_owned(),
+        end: line.end,
         text: sanitize(&line.line),
     }
 }
