@@ -526,3 +526,51 @@ fn a_master_without_a_guardian_is_adopted_from() {
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
 }
+
+/// Events have greater numbers than all before, and the status says what was adopted, also after one more death.
+#[test]
+fn events_go_on_with_greater_numbers_and_the_status_says_what_was_adopted() {
+    let _alone = alone();
+    let mut site = Site::up(WEB);
+    let last = |site: &Site| {
+        let numbers = site
+            .events()
+            .into_iter()
+            .filter_map(|event| event["seq"].as_u64());
+        numbers.max().expect("events")
+    };
+    let adopted = |status: &Value| {
+        let workers = pool(status, "web")["workers"].as_array().expect("workers");
+        workers.iter().filter(|one| one["adopted"] == true).count()
+    };
+    assert_eq!(adopted(&site.await_ready()), 0);
+    for _ in 0..2 {
+        let before = last(&site);
+        kill_both(&mut site);
+        start(&site);
+        let first = site
+            .events()
+            .into_iter()
+            .find_map(|event| event["seq"].as_u64());
+        assert!(first > Some(before), "{first:?} after {before}");
+        assert_eq!(adopted(&site.await_ready()), 4);
+        let run = site.rotad(&["status"]);
+        let note = "4 adopted, what was before is not known";
+        assert!(run.out.contains(note), "{run:?}");
+    }
+    let before = last(&site);
+    let master = site.pid();
+    kill(Pid::from_raw(master), Signal::SIGKILL).expect("the master");
+    let status = site.await_status("restored", 20, |status| {
+        status["master"]["restarts"] == 1 && all_ready(status)
+    });
+    assert_eq!(adopted(&status), 4);
+    let next = site
+        .events()
+        .into_iter()
+        .filter_map(|event| event["seq"].as_u64());
+    assert_eq!(next.filter(|seq| *seq > before).min(), Some(before + 1));
+    assert_eq!(site.rotad(&["roll"]).code, 0);
+    assert_eq!(adopted(&site.await_ready()), 0);
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+}

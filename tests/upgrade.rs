@@ -6,6 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use support::{Load, Site, all_ready, alone, pids, pool, proc, rotad, testworker, until};
 
 const WEB: &str = r#"
@@ -170,4 +171,91 @@ fn a_master_without_a_guardian_cannot_be_upgraded() {
     let run = site.rotad(&["upgrade"]);
     assert_eq!(run.code, 1, "{run:?}");
     assert!(run.text().contains("has no guardian"), "{run:?}");
+}
+
+/// A site whose master runs a copy of rotad in its directory, and watches it.
+fn watching_its_program() -> (Site, PathBuf) {
+    let mut site = Site::with_master("watch_program = true", WEB);
+    let path = another_rotad(&site, "rotad");
+    let mut command = Command::new(&path);
+    command.args(["run", "-c"]).arg(&site.config);
+    site.spawn(command);
+    site.await_ready();
+    site.await_log("the program of the master: watching one file", 20);
+    (site, path)
+}
+
+/// Puts a program with other bytes in the place of the one that runs, as a package manager does.
+fn replace_program(site: &Site, from: &std::path::Path, more: &[u8]) {
+    let mut bytes = fs::read(from).expect("a program");
+    bytes.extend(more);
+    let next = another_rotad(site, "rotad.next");
+    fs::write(&next, bytes).expect("the next program");
+    fs::rename(next, site.path("rotad")).expect("in its place");
+}
+
+fn upgrades(site: &Site) -> Vec<String> {
+    let words = site.events().into_iter().filter_map(|event| {
+        let word = event["event"].as_str()?.to_owned();
+        let cause = event["cause"].as_str().unwrap_or_default();
+        word.starts_with("upgrade")
+            .then(|| format!("{word} {cause}").trim().to_owned())
+    });
+    words.collect()
+}
+
+fn await_upgrades(site: &Site, words: &[&str]) {
+    until("the upgrade", 60, || {
+        (upgrades(site) == words).then_some(())
+    });
+}
+
+/// With `watch_program` the master is replaced when its program is. One that is refused, or does not work, is not tried
+/// again until it changes again.
+#[test]
+fn a_program_that_changes_is_upgraded_to() {
+    let _alone = alone();
+    let (site, path) = watching_its_program();
+    let before = pids(&site.await_ready(), "web");
+    let (guardian, master) = (site.guardian(), site.pid());
+    let load = Load::on(&site.address(), 2, 2);
+    load.await_more(20);
+    replace_program(&site, &rotad(), b"second");
+    let mut words = vec!["upgrade-started", "upgraded"];
+    await_upgrades(&site, &words);
+    assert_eq!(
+        (program(guardian), program(site.pid())),
+        (path.clone(), path.clone())
+    );
+    assert_ne!(site.pid(), master, "another process");
+    // The same bytes in another file are no change; other ones are, and are no rotad.
+    replace_program(&site, &rotad(), b"second");
+    replace_program(&site, std::path::Path::new("/bin/true"), b"");
+    words.push("upgrade-failed refused");
+    await_upgrades(&site, &words);
+    site.write("rotad.impostor", &format!("{}\nexit\n", rotad().display()));
+    replace_program(&site, &testworker(), b"");
+    words.extend(["upgrade-started", "upgrade-failed undone"]);
+    await_upgrades(&site, &words);
+    // The master dies: the next one knows that this program was tried.
+    let deaths = site.await_ready()["master"]["restarts"].as_u64();
+    kill(Pid::from_raw(site.pid()), Signal::SIGKILL).expect("the master");
+    site.await_status("restored", 20, |status| {
+        status["master"]["restarts"].as_u64() > deaths && all_ready(status)
+    });
+    support::never("it is tried again", 4.0, || {
+        (upgrades(&site) != words).then_some(())
+    });
+    // While there is no master.
+    let guardian = site.guardian();
+    kill(Pid::from_raw(guardian), Signal::SIGSTOP).expect("the guardian");
+    kill(Pid::from_raw(site.pid()), Signal::SIGKILL).expect("the master");
+    replace_program(&site, &rotad(), b"third");
+    kill(Pid::from_raw(guardian), Signal::SIGCONT).expect("the guardian");
+    words.extend(["upgrade-started", "upgraded"]);
+    await_upgrades(&site, &words);
+    assert_eq!(program(site.pid()), path);
+    assert_eq!(pids(&site.await_ready(), "web"), before, "the same workers");
+    load.stop().assert_nothing_lost(100);
+    assert_eq!(site.rotad(&["stop"]).code, 0);
 }

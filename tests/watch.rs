@@ -2,6 +2,8 @@
 
 mod support;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
 use support::{Site, number, pids, pool};
@@ -273,4 +275,65 @@ reload = { soak = "0s", watch = ["state/*", "code"], debounce = "50ms" }
         rests.then_some(())
     });
     assert!(generation(&settled) >= 3);
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).expect("a process of rotad");
+}
+
+fn await_restored(site: &Site, deaths: u64) {
+    site.await_status("the next master", 20, |status| {
+        status["master"]["restarts"] == deaths
+    });
+}
+
+/// What changes while there is no master, here because the guardian is stopped, is rolled by the next one; so is what had
+/// changed just before. A death alone rolls nothing.
+#[test]
+fn a_change_while_there_is_no_master_is_rolled_by_the_next() {
+    let site = up(r#"["src/*"]"#);
+    let before = pids(&site.await_ready(), "web");
+    let guardian = site.guardian();
+    signal(site.pid(), Signal::SIGKILL);
+    await_restored(&site, 1);
+    site.await_log_times("watching one file", 2);
+    assert_eq!(pids(&site.await_ready(), "web"), before);
+    signal(guardian, Signal::SIGSTOP);
+    signal(site.pid(), Signal::SIGKILL);
+    site.write("src/code", "ok\ntwo\n");
+    signal(guardian, Signal::SIGCONT);
+    await_restored(&site, 2);
+    await_generation(&site, 2);
+    site.await_log(
+        "watched files changed before this master began: rolling web",
+        10,
+    );
+    // It dies in the two seconds in which it waits for more of them.
+    site.write("src/code", "ok\nthree\n");
+    signal(site.pid(), Signal::SIGKILL);
+    await_restored(&site, 3);
+    await_generation(&site, 3);
+    site.await_log_times("changed before this master began: rolling web", 2);
+}
+
+#[test]
+fn a_configuration_that_changes_while_there_is_no_master_is_applied_by_the_next() {
+    let pool = |count| {
+        format!(
+            "[pool.web]\ncommand = [\"@WORKER@\", \"wait\"]\ncount = {count}\nready = \"spawned\"\n"
+        )
+    };
+    let mut site = Site::with_master("watch_config = true", &pool(1));
+    site.run();
+    site.await_ready();
+    site.await_log("watching one file", 20);
+    let guardian = site.guardian();
+    signal(guardian, Signal::SIGSTOP);
+    signal(site.pid(), Signal::SIGKILL);
+    let text = site.read("rotad.toml");
+    site.write("rotad.toml", &text.replace("count = 1", "count = 3"));
+    signal(guardian, Signal::SIGCONT);
+    site.await_status("three workers", 20, |status| {
+        pids(status, "web").len() == 3 && support::all_ready(status)
+    });
 }

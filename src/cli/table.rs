@@ -210,6 +210,8 @@ fn pool_note(pool: &PoolStatus) -> String {
         (pool.state == PoolState::Stopped).then(|| "until `rotad start` starts it".to_owned());
     let unserved = (!pool.unserved.is_empty()).then(|| sanitize(pool.unserved.join("; ")));
     let scaled = pool.scaled.then(|| "scaled by hand".to_owned());
+    let adopted = pool.workers.iter().filter(|worker| worker.adopted).count();
+    let adopted = (adopted > 0).then(|| format!("{adopted} adopted, what was before is not known"));
     let alive = pool
         .workers
         .iter()
@@ -226,6 +228,7 @@ fn pool_note(pool: &PoolStatus) -> String {
         trouble,
         alive,
         scaled,
+        adopted,
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
@@ -283,7 +286,8 @@ fn worker_note(worker: &WorkerStatus) -> String {
         .as_ref()
         .filter(|says| !says.is_empty())
         .map(sanitize);
-    [waits, says, exit, retry]
+    let adopted = worker.adopted.then(|| "adopted".to_owned());
+    [waits, says, exit, retry, adopted]
         .into_iter()
         .flatten()
         .collect::<Vec<_>>()

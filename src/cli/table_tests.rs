@@ -22,6 +22,7 @@ fn worker(slot: u32, state: SlotState) -> WorkerStatus {
         retry_in_s: None,
         port: None,
         says: None,
+        adopted: false,
         waits: false,
     }
 }

@@ -104,6 +104,14 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
             parser.error(&at.span, message);
         }
     }
+    if let Some(at) = &master.watch_program.written
+        && at.value
+        && !master.guardian.value()
+    {
+        let message =
+            "an upgrade needs the guardian: `watch_program` means nothing with guardian = false";
+        parser.error(&at.span, message);
+    }
     MasterPlan {
         daemonize: master.daemonize.value(),
         pid_file,
@@ -117,6 +125,7 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
         log_keep: master.log_keep.value(),
         stop_timeout: master.stop_timeout.map(|at| at.value.into()),
         watch_config: master.watch_config.value(),
+        watch_program: master.watch_program.value(),
         guardian: master.guardian.value(),
         watchdog: master.watchdog.map(|at| at.value.into()),
         runtime_dir,

@@ -102,6 +102,8 @@ section! {
             "caps the stop of everything";
         watch_config: Setting<bool> = false, Flag,
             "apply the configuration when its files' content changes";
+        watch_program: Setting<bool> = false, Flag,
+            "`rotad upgrade` when the content of the program by which the master was started changes";
         guardian: Setting<bool> = true, Flag,
             "whether a small process above the master keeps its sockets and its state, and restarts it if it dies";
         watchdog: Written<Span>, Duration,

@@ -147,7 +147,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u64> {
 
 fn encode(chunk: &Chunk, buffer: &mut Vec<u8>) {
     let since = chunk.at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let ms = u64::try_from(since.as_millis()).unwrap_or_default();
+    let ns = u64::try_from(since.as_nanos()).unwrap_or_default();
     let worker = u64::from(chunk.slot) << 32 | u64::from(chunk.pid.cast_unsigned());
     let stream = match chunk.stream {
         Stream::Stdout => 0,
@@ -158,7 +158,7 @@ fn encode(chunk: &Chunk, buffer: &mut Vec<u8>) {
     let kind = pool << 8 | u64::from(chunk.cut) << 4 | stream;
     let length = HEADER + chunk.pool.len() + chunk.text.len();
     buffer.clear();
-    for number in [length as u64, ms, chunk.end, worker, kind] {
+    for number in [length as u64, ns, chunk.end, worker, kind] {
         buffer.extend(number.to_le_bytes());
     }
     buffer.extend(chunk.pool.as_bytes());
@@ -166,7 +166,7 @@ fn encode(chunk: &Chunk, buffer: &mut Vec<u8>) {
 }
 
 fn decode(bytes: &[u8]) -> Option<Chunk> {
-    let [ms, end, worker, kind] = [8, 16, 24, 32].map(|at| number(bytes, at));
+    let [ns, end, worker, kind] = [8, 16, 24, 32].map(|at| number(bytes, at));
     let (worker, kind) = (worker?, kind?);
     let stream = match kind & 15 {
         0 => Stream::Stdout,
@@ -176,7 +176,7 @@ fn decode(bytes: &[u8]) -> Option<Chunk> {
     };
     let text = HEADER.checked_add(usize::try_from(kind >> 8).ok()?)?;
     let pool = std::str::from_utf8(bytes.get(HEADER..text)?).ok()?;
-    let at: SystemTime = UNIX_EPOCH.checked_add(Duration::from_millis(ms?))?;
+    let at: SystemTime = UNIX_EPOCH.checked_add(Duration::from_nanos(ns?))?;
     Some(Chunk {
         at,
         pool: pool.into(),

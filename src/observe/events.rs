@@ -282,6 +282,11 @@ impl Ring {
         self.events.range(first..)
     }
 
+    /// The next event has a number above this one: another master has used those below.
+    pub fn begin_after(&mut self, last: u64) {
+        self.last = self.last.max(last);
+    }
+
     /// Adds an event with its number and time, which must be later than those that are there.
     pub fn restore(&mut self, event: Event) {
         self.last = event.seq;

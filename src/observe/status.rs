@@ -148,6 +148,10 @@ pub struct WorkerStatus {
     /// The status text that the worker sent (STATUS= of sd_notify(3)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
+    /// It was taken over after the master and its guardian had both died: of `restarts`, `last_exit` and `ready_in_s`, what was
+    /// before that is not known, nor whether it is made from the present configuration.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
     /// The slot waits to start, since as many workers as allowed are starting.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,

@@ -233,6 +233,7 @@ fn master(old: &Plan, new: &Plan) -> (Vec<String>, Vec<String>) {
         ("log_keep", a.log_keep != b.log_keep),
         ("stop_timeout", a.stop_timeout != b.stop_timeout),
         ("watch_config", a.watch_config != b.watch_config),
+        ("watch_program", a.watch_program != b.watch_program),
         ("watchdog", a.watchdog != b.watchdog),
     ]);
     let needs_new_master = differing(&[

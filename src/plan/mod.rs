@@ -91,6 +91,9 @@ pub struct MasterPlan {
     pub stop_timeout: Option<Duration>,
     /// Apply the configuration when the content of its files changes.
     pub watch_config: bool,
+    /// Upgrade when the content of the master's program changes.
+    #[serde(default)]
+    pub watch_program: bool,
     /// A guardian keeps what the master has open, and starts another one if it dies.
     pub guardian: bool,
     /// The guardian kills and restarts a master whose loop has not turned for this long.

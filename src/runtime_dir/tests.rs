@@ -19,6 +19,7 @@ fn plan(dir: &Path) -> Plan {
         stop_timeout: None,
         watchdog: None,
         watch_config: false,
+        watch_program: false,
         guardian: false,
     };
     let nothing = SignalAction::Ignore;

@@ -36,6 +36,11 @@ impl EventLog {
         self.ring.after(seq)
     }
 
+    /// The next event has a number above this one.
+    pub(super) fn begin_after(&mut self, last: u64) {
+        self.ring.begin_after(last);
+    }
+
     /// Adds an event of a dead master.
     pub(super) fn restore(&mut self, event: Event) {
         self.ring.restore(event);

@@ -214,6 +214,9 @@ impl Supervisor {
     /// adopted.
     fn run(mut self, events: Vec<EventBuilder>, adoption: Option<Adoption>) -> ExitCode {
         self.refresh_plan();
+        if let Some(adoption) = &adoption {
+            self.event_log.begin_after(adoption.events);
+        }
         let text = format!(
             "rotad {} begins: {}",
             env!("CARGO_PKG_VERSION"),
@@ -276,7 +279,8 @@ impl Supervisor {
 
     /// Notes in the journal of workers what the next start has to know beside them, if this master is killed.
     fn note_in_journal(&mut self) {
-        let versions = (self.listening.version(), self.pools.version());
+        let events = self.workers.journal.events_after(self.event_log.last());
+        let versions = (self.listening.version(), self.pools.version(), events);
         if self.workers.journal.has_noted(versions) {
             return;
         }
@@ -299,6 +303,7 @@ impl Supervisor {
         let notes = JournalNotes {
             listeners: listeners.collect(),
             pools: pools.collect(),
+            events,
         };
         let action = self.workers.journal.set_notes(versions, notes);
         self.perform(action);

@@ -106,7 +106,7 @@ impl Supervisor {
                 changed,
             } => self.on_compared(round, pool, changed),
             JobResult::Usage { client, found } => self.on_usage(client, found),
-            JobResult::CandidateChecked { client, result } => self.on_candidate(client, result),
+            JobResult::CandidateChecked(result) => self.on_candidate(result),
             JobResult::ConfigResolved {
                 client,
                 request,

@@ -10,6 +10,7 @@ use super::clients::tickets::Tickets;
 use super::listening::SavedListening;
 use super::pool_registry::SavedPools;
 use super::reload::ReloadRequest;
+use super::reload::file_watch::SeenFiles;
 use super::taken_signals::TakenSignals;
 use super::upgrade::SavedUpgrade;
 use super::workers::SavedCgroups;
@@ -74,7 +75,33 @@ pub(super) enum Record<'a> {
     Signals(Cow<'a, TakenSignals>),
     /// The next event.
     Event(SavedEvent<'a>),
+    /// What watched files were when they were acted on last.
+    Watched(Cow<'a, [SeenFiles]>),
 }
+
+/// The kinds of records, as they are written. Versions that replace each other pass over those that they do not know.
+pub(super) const RECORD_KINDS: [&str; 20] = [
+    "Master",
+    "Engine",
+    "Input",
+    "Plan",
+    "Pools",
+    "Worker",
+    "WorkerState",
+    "Paths",
+    "Listening",
+    "Server",
+    "Tickets",
+    "Reloads",
+    "Start",
+    "ExitReports",
+    "ExitReport",
+    "Shutdown",
+    "Upgrade",
+    "Signals",
+    "Event",
+    "Watched",
+];
 
 /// What stays as it is over the life of a master and those after it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -272,6 +299,9 @@ impl Supervisor {
         if self.upgrade.take_change() {
             store.append(&Record::Upgrade(self.upgrade.saved()));
         }
+        if let Some(seen) = self.reload.file_watch.take_change() {
+            store.append(&Record::Watched(Cow::Borrowed(seen)));
+        }
         if self.shutdown.take_change() {
             store.append(&Record::Shutdown(self.saved_shutdown()));
         }
@@ -318,6 +348,8 @@ impl Supervisor {
         store.append(&Record::Shutdown(self.saved_shutdown()));
         store.append(&Record::Upgrade(self.upgrade.saved()));
         store.append(&Record::Signals(Cow::Borrowed(&*self.taken_signals)));
+        let seen = self.reload.file_watch.seen();
+        store.append(&Record::Watched(Cow::Borrowed(seen)));
         for event in self.event_log.after(0) {
             store.append(&Record::Event(event.saved()));
         }
@@ -356,5 +388,19 @@ impl Supervisor {
             saver.progress.commands += 1;
             saver.store.set_progress(saver.progress);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_record_is_known() {
+        let error = serde_json::from_str::<Record<'_>>(r#"{"Other": 0}"#).err();
+        let names = RECORD_KINDS.map(|kind| format!("`{kind}`")).join(", ");
+        let expected = format!("unknown variant `Other`, expected one of {names} at");
+        let told = error.expect("there is none of this kind").to_string();
+        assert!(told.starts_with(&expected), "{told}");
     }
 }

@@ -1,4 +1,4 @@
-//! `rotad upgrade`: the running master is replaced by another program, and the workers serve on.
+//! `rotad upgrade`, and `watch_program`: the running master is replaced by another program, and the workers serve on.
 //!
 //! 1. The program is opened and checked on a thread ([`Candidate::check`]). What cannot go on is refused.
 //! 2. The request is saved, and the guardian executes the program in its own process. It ends this master, as a crash
@@ -15,6 +15,7 @@ use crate::guardian::{Setback, Succession};
 use crate::observe::events::EventKind;
 use crate::saved_state::format::FORMAT;
 use crate::upgrade::{Candidate, FileId};
+use crate::watch::{Digest, WatchKey};
 use rotad_core::{Span, Time};
 use serde::{Deserialize, Serialize};
 use std::os::fd::AsRawFd;
@@ -26,7 +27,7 @@ const SETTLE_TIME: Span = Span::from_secs(2);
 /// An upgrade whose program was found fit.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct SavedUpgrade {
-    client: u64,
+    client: Option<u64>,
     path: PathBuf,
     program: FileId,
     from: String,
@@ -34,8 +35,8 @@ pub(super) struct SavedUpgrade {
 }
 
 impl SavedUpgrade {
-    /// Who asked for it.
-    pub(super) fn client(&self) -> u64 {
+    /// Who asked for it. None: the program has changed, and `watch_program` asks for it.
+    pub(super) fn client(&self) -> Option<u64> {
         self.client
     }
 }
@@ -43,8 +44,10 @@ impl SavedUpgrade {
 /// The upgrade that is under way.
 #[derive(Debug, Default)]
 pub(super) struct Upgrade {
-    /// The client whose program is being checked.
-    checks_for: Option<u64>,
+    /// A program is being checked, for this client if one has asked for it.
+    check: Option<Option<u64>>,
+    /// The program has changed during an upgrade.
+    changed_again: Option<Digest>,
     pending: Option<SavedUpgrade>,
     /// When this master has worked long enough.
     settles_at: Option<Time>,
@@ -60,24 +63,59 @@ impl Upgrade {
     }
 }
 
+fn nothing_changed(why: &str) -> String {
+    format!("{why}\nnothing was changed")
+}
+
 impl Supervisor {
     /// `to`: the program; by default the path by which this master was started.
     pub(super) fn upgrade_requested(&mut self, client: u64, to: Option<PathBuf>) {
-        let begun = self.begin_upgrade(client, to);
-        if let Err(why) = begun {
-            self.done(
-                client,
-                ExitCode::FAILED,
-                format!("{why}\nnothing was changed"),
-            );
+        if let Err(why) = self.begin_upgrade(Some(client), to) {
+            self.upgrade_answered(Some(client), ExitCode::FAILED, nothing_changed(&why));
         }
     }
 
-    fn begin_upgrade(&mut self, client: u64, to: Option<PathBuf>) -> Result<(), String> {
+    /// The program by which this master was started has other content by now.
+    pub(super) fn program_changed(&mut self, digest: Digest) {
+        if self.upgrade.check.is_some() || self.upgrade.pending.is_some() {
+            // The next master notices it as well, as long as it is not noted.
+            self.upgrade.changed_again = Some(digest);
+            return;
+        }
+        if let Err(why) = self.begin_upgrade(None, None) {
+            self.upgrade_refused(None, &why);
+        }
+        self.reload.file_watch.note(WatchKey::Program, digest);
+    }
+
+    /// An upgrade has ended, during which the program may have changed once more.
+    fn look_at_program_again(&mut self) {
+        if let Some(digest) = self.upgrade.changed_again.take() {
+            self.program_changed(digest);
+        }
+    }
+
+    fn upgrade_answered(&mut self, client: Option<u64>, code: ExitCode, message: String) {
+        if let Some(client) = client {
+            self.done(client, code, message);
+        }
+    }
+
+    fn upgrade_refused(&mut self, client: Option<u64>, why: &str) {
+        let text = format!("the upgrade was refused: {why}; nothing was changed");
+        self.emit(
+            EventBuilder::new(EventKind::UpgradeFailed, text)
+                .cause("refused")
+                .warn(),
+        );
+        self.upgrade_answered(client, ExitCode::FAILED, nothing_changed(why));
+    }
+
+    fn begin_upgrade(&mut self, client: Option<u64>, to: Option<PathBuf>) -> Result<(), String> {
         if self.shutdown.stopping {
             return Err("everything stops".to_owned());
         }
-        if self.upgrade.checks_for.is_some() || self.upgrade.pending.is_some() {
+        if self.upgrade.check.is_some() || self.upgrade.pending.is_some() {
             return Err("an upgrade is under way".to_owned());
         }
         let saver = match (&self.guardian, &self.saver) {
@@ -105,28 +143,28 @@ impl Supervisor {
             .map_err(|error| format!("cannot copy the state for the check: {error}"))?;
         self.reload
             .blocking
-            .check_candidate(client, path.clone(), state, FORMAT)
+            .check_candidate(path.clone(), state, FORMAT, client.is_none())
             .map_err(|error| format!("cannot check {}: {error}", path.display()))?;
-        let text = format!(
-            "{} asks to upgrade to {}",
-            self.clients.name(client),
-            path.display()
-        );
-        self.emit(EventBuilder::new(EventKind::Request, text).cause("upgrade"));
-        self.upgrade.checks_for = Some(client);
+        let path = path.display();
+        self.emit(match client {
+            Some(client) => {
+                let text = format!("{} asks to upgrade to {path}", self.clients.name(client));
+                EventBuilder::new(EventKind::Request, text).cause("upgrade")
+            }
+            None => {
+                let text = format!("{path} changed: upgrading to it");
+                EventBuilder::new(EventKind::FilesChanged, text)
+            }
+        });
+        self.upgrade.check = Some(client);
         Ok(())
     }
 
     /// The program was checked.
-    pub(super) fn on_candidate(&mut self, client: u64, checked: Result<Candidate, String>) {
-        if self
-            .upgrade
-            .checks_for
-            .take_if(|one| *one == client)
-            .is_none()
-        {
+    pub(super) fn on_candidate(&mut self, checked: Result<Candidate, String>) {
+        let Some(client) = self.upgrade.check.take() else {
             return;
-        }
+        };
         let checked = checked.and_then(|candidate| match &self.guardian {
             _ if self.shutdown.stopping => Err("everything stops".to_owned()),
             Some(link) => Ok((candidate, link.clone())),
@@ -135,14 +173,8 @@ impl Supervisor {
         let (candidate, link) = match checked {
             Ok(both) => both,
             Err(why) => {
-                let text = format!("the upgrade was refused: {why}; nothing was changed");
-                self.emit(
-                    EventBuilder::new(EventKind::UpgradeFailed, text)
-                        .cause("refused")
-                        .warn(),
-                );
-                let message = format!("{why}\nnothing was changed");
-                return self.done(client, ExitCode::FAILED, message);
+                self.upgrade_refused(client, &why);
+                return self.look_at_program_again();
             }
         };
         let (from, to) = (env!("CARGO_PKG_VERSION"), &candidate.version);
@@ -157,7 +189,9 @@ impl Supervisor {
             from: from.to_owned(),
             to: to.clone(),
         });
-        self.answer(client, &Response::Progress { text: text.clone() }, false);
+        if let Some(client) = client {
+            self.answer(client, &Response::Progress { text: text.clone() }, false);
+        }
         self.emit(EventBuilder::new(EventKind::UpgradeStarted, text));
         self.settle();
         self.end_heartbeat();
@@ -186,8 +220,7 @@ impl Supervisor {
                         .cause("refused")
                         .warn(),
                 );
-                let message = format!("{text}\nnothing was changed");
-                self.done(saved.client, ExitCode::FAILED, message);
+                self.upgrade_answered(saved.client, ExitCode::FAILED, nothing_changed(&text));
             }
         }
     }
@@ -222,7 +255,7 @@ impl Supervisor {
                 .cause("undone")
                 .error(),
         );
-        self.done(saved.client, ExitCode::OLD_SERVE, format!("{text}\n{back}"));
+        self.upgrade_answered(saved.client, ExitCode::OLD_SERVE, format!("{text}\n{back}"));
     }
 
     /// This master has worked long enough: its program stays.
@@ -242,8 +275,9 @@ impl Supervisor {
             saved.to, saved.from
         );
         self.emit(EventBuilder::new(EventKind::Upgraded, text.clone()));
-        self.done(saved.client, ExitCode::DONE, text);
+        self.upgrade_answered(saved.client, ExitCode::DONE, text);
         self.upgrade.pending = None;
         self.save();
+        self.look_at_program_again();
     }
 }

@@ -10,11 +10,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::SIGKILL;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::stat::fstat;
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -80,10 +81,16 @@ pub struct Candidate {
 
 impl Candidate {
     /// Opens the program and checks it. `state`: a copy of the saved state. `format`: the version of our own format.
+    /// `unattended`: nobody has asked for it, so it must be a file that only root and our own user can write.
     ///
     /// # Errors
     /// Why it cannot replace the running program, for people.
-    pub fn check(path: PathBuf, state: OwnedFd, format: u32) -> Result<Self, String> {
+    pub fn check(
+        path: PathBuf,
+        state: OwnedFd,
+        format: u32,
+        unattended: bool,
+    ) -> Result<Self, String> {
         let shown = path.display().to_string();
         // Not a named pipe, whose opening would wait.
         let metadata = std::fs::metadata(&path).map_err(|error| format!("{shown}: {error}"))?;
@@ -91,6 +98,9 @@ impl Candidate {
             return Err(format!("{shown} is not a file"));
         }
         let file = File::open(&path).map_err(|error| format!("{shown}: {error}"))?;
+        if unattended {
+            check_owner(&path, &file).map_err(|why| format!("{shown} {why}"))?;
+        }
         check_machine(&file).map_err(|why| format!("{shown} {why}"))?;
         let answer = ask(&file, state).map_err(|why| format!("{shown} {why}"))?;
         let version = sanitize(&answer.rotad);
@@ -115,6 +125,27 @@ impl Candidate {
             version,
         })
     }
+}
+
+/// Another user could have put such a file there.
+fn check_owner(path: &Path, file: &File) -> Result<(), String> {
+    let unknown = |error: io::Error| format!("is not executed without being asked for: {error}");
+    let directory = path.canonicalize().map_err(unknown)?;
+    let directory = directory.parent().unwrap_or(Path::new("/")).metadata();
+    for (name, metadata) in [("file", file.metadata()), ("directory", directory)] {
+        let metadata = metadata.map_err(unknown)?;
+        let (owner, mode) = (metadata.uid(), metadata.mode());
+        let is_ours = owner == 0 || owner == geteuid().as_raw();
+        let sticky = name == "directory" && mode & 0o1000 != 0;
+        if !is_ours || mode & 0o002 != 0 && !sticky {
+            return Err(format!(
+                "is not executed without being asked for, since other users can write it (its {name} belongs to uid {owner} and \
+                 has mode {:04o}); `rotad upgrade` does it",
+                mode & 0o7777
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A program for another machine could not be executed, and a script has no program of its own.
@@ -201,7 +232,7 @@ mod tests {
 
     fn refused(path: &str) -> String {
         let state = File::open("/dev/null").unwrap().into();
-        Candidate::check(path.into(), state, 1).unwrap_err()
+        Candidate::check(path.into(), state, 1, false).unwrap_err()
     }
 
     #[test]
@@ -229,5 +260,33 @@ mod tests {
         let told = refused(path.to_str().unwrap());
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(told.contains("another architecture"), "{told}");
+    }
+
+    #[test]
+    fn a_program_that_others_can_write_is_not_executed_unasked() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rotad");
+        let mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        std::fs::copy("/bin/true", &path).unwrap();
+        let refused = || {
+            let state = File::open("/dev/null").unwrap().into();
+            Candidate::check(path.clone(), state, 1, true).unwrap_err()
+        };
+        mode(&path, 0o755);
+        assert!(refused().contains("is no rotad that can replace"));
+        mode(&path, 0o757);
+        assert!(
+            refused().contains("its file belongs to uid"),
+            "{}",
+            refused()
+        );
+        mode(&path, 0o755);
+        mode(dir.path(), 0o777);
+        assert!(refused().contains("has mode 0777"), "{}", refused());
+        mode(dir.path(), 0o1777);
+        assert!(refused().contains("is no rotad that can replace"));
     }
 }

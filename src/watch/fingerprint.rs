@@ -1,5 +1,6 @@
 //! Fingerprints of files, and the differences between two scans. The watch loop calls [`scan`] and [`changes`].
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::hash::{DefaultHasher, Hasher};
@@ -175,8 +176,31 @@ pub(super) fn changes(
     (files, count)
 }
 
-/// One hash for all files and their content.
-pub(super) fn digest(fingerprints: &Fingerprints) -> u64 {
+/// One hash for all files and their content. The next master may compare it with that of its own first scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    files: u64,
+    /// The same for any files. Another version of this program may hash otherwise; then the digests cannot be compared.
+    hasher: u64,
+}
+
+impl Digest {
+    pub(super) fn of(fingerprints: &Fingerprints) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(b"rotad");
+        Self {
+            files: digest(fingerprints),
+            hasher: hasher.finish(),
+        }
+    }
+
+    /// Whether the files were others. False also if that cannot be told.
+    pub(super) fn differs(self, now: Self) -> bool {
+        self.hasher == now.hasher && self.files != now.files
+    }
+}
+
+fn digest(fingerprints: &Fingerprints) -> u64 {
     let mut hasher = DefaultHasher::new();
     for (path, fingerprint) in fingerprints {
         hasher.write(path.as_os_str().as_encoded_bytes());

@@ -1,5 +1,5 @@
-//! Watches files and reports when their content has changed. The supervisor starts it for `reload.watch` and
-//! `master.watch_config`.
+//! Watches files and reports when their content has changed. The supervisor starts it for `reload.watch`,
+//! `master.watch_config` and `master.watch_program`.
 //!
 //! A thread of its own receives inotify(7) events for the directories in which something can match, waits until there
 //! have been none for a while, and compares the content of the files with that of the last report. So a deploy of many
@@ -23,20 +23,24 @@ use crate::event_loop::mailbox::Mailbox;
 use crate::event_loop::waker::Waker;
 use crate::sys::thread;
 use crossbeam_channel::{Sender, unbounded};
+pub use fingerprint::Digest;
 use inotify::InotifySet;
 use rotad_core::PoolId;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 use watch_loop::WatchLoop;
 
 /// What a watch is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum WatchKey {
     /// A pool's `reload.watch`.
     Pool(PoolId),
     /// `master.watch_config`.
     Config,
+    /// `master.watch_program`.
+    Program,
 }
 
 /// Files to be watched.
@@ -50,6 +54,8 @@ pub struct WatchPlan {
     pub globs: Vec<String>,
     /// How long there must be no events before a change is reported.
     pub debounce: Duration,
+    /// What the master before this one has seen last: files that are others by now are reported as changed.
+    pub baseline: Option<Digest>,
 }
 
 /// A report to the main loop.
@@ -61,6 +67,8 @@ pub enum WatchReport {
         key: WatchKey,
         /// The number of matching files.
         files: usize,
+        /// What the next master is to compare with.
+        digest: Digest,
     },
     /// Files were added, removed, or have other content than at the last report.
     Changed {
@@ -68,8 +76,10 @@ pub enum WatchReport {
         key: WatchKey,
         /// Up to five of the files.
         files: Vec<PathBuf>,
-        /// The number of changed files.
+        /// The number of changed files. 0: which ones is not known, since they have changed while there was no master.
         count: usize,
+        /// What the next master is to compare with.
+        digest: Digest,
     },
     /// Something cannot be watched as configured. Reported once while it lasts.
     Trouble {
@@ -116,7 +126,7 @@ impl Watcher {
         })
     }
 
-    /// Replaces the set of plans. Those that stay the same continue without a gap.
+    /// Replaces the set of plans. Those that stay the same continue without a gap, and their baseline does not count.
     pub fn watch(&self, plans: Vec<WatchPlan>) {
         if let Some(inbox) = &self.plans {
             inbox.send(plans).ok();

@@ -2,7 +2,7 @@
 //! real change being the first report.
 
 use super::inotify::InotifySet;
-use super::{WatchKey, WatchPlan, WatchReport, Watcher};
+use super::{Digest, WatchKey, WatchPlan, WatchReport, Watcher};
 use crate::event_loop::clock::Clock;
 use crate::event_loop::mailbox;
 use crate::event_loop::waker::Waker;
@@ -60,6 +60,7 @@ impl Scene {
             base: self.path(base),
             globs,
             debounce: Duration::from_millis(DEBOUNCE),
+            baseline: None,
         }
     }
 
@@ -67,7 +68,9 @@ impl Scene {
     fn watch(&self, base: &str, globs: &[&str]) -> usize {
         self.watcher.watch(vec![self.plan(base, globs)]);
         match self.report() {
-            WatchReport::Watching { key: KEY, files } => files,
+            WatchReport::Watching {
+                key: KEY, files, ..
+            } => files,
             other => panic!("{other:?}"),
         }
     }
@@ -83,6 +86,7 @@ impl Scene {
                 key: KEY,
                 files,
                 count,
+                ..
             } => {
                 let name = |path: &PathBuf| {
                     path.strip_prefix(self.dir.path())
@@ -114,6 +118,17 @@ fn undisturbed(scene: impl Fn() -> bool) {
         (0..20).any(|_| scene()),
         "the machine was too busy each time"
     );
+}
+
+/// The key, the changed files, and how many are watched or have changed.
+fn without_digest(report: WatchReport) -> (WatchKey, Vec<PathBuf>, usize) {
+    match report {
+        WatchReport::Watching { key, files, .. } => (key, Vec::new(), files),
+        WatchReport::Changed {
+            key, files, count, ..
+        } => (key, files, count),
+        WatchReport::Trouble { text, .. } => panic!("{text}"),
+    }
 }
 
 fn owned(names: &[&str]) -> Vec<String> {
@@ -349,28 +364,18 @@ fn unchanged_plans_continue_when_plans_are_replaced() {
     scene.write("a/x", "second");
     scene.watcher.watch(vec![other("c/*", 3), other("a/*", 1)]);
     scene.write("b/x", "second");
-    let changed = |pool, name: &str| {
-        let files = vec![scene.path(name)];
-        WatchReport::Changed {
-            key: WatchKey::Pool(PoolId(pool)),
-            files,
-            count: 1,
-        }
-    };
+    let changed = |pool, name: &str| (WatchKey::Pool(PoolId(pool)), vec![scene.path(name)], 1);
     let expected = [
         changed(1, "a/x"),
-        WatchReport::Watching {
-            key: WatchKey::Pool(PoolId(3)),
-            files: 1,
-        },
+        (WatchKey::Pool(PoolId(3)), Vec::new(), 1),
     ];
-    let came = [scene.report(), scene.report()];
+    let came = [scene.report(), scene.report()].map(without_digest);
     assert!(
         expected.iter().all(|report| came.contains(report)),
         "{came:?}"
     );
     scene.write("c/x", "second");
-    assert_eq!(scene.report(), changed(3, "c/x"));
+    assert_eq!(without_digest(scene.report()), changed(3, "c/x"));
 }
 
 #[test]
@@ -383,7 +388,7 @@ fn files_are_scanned_when_a_limit_of_the_kernel_is_reached() {
         trouble(&report).contains("fs.inotify.max_user_watches"),
         "{report:?}"
     );
-    assert_eq!(scene.report(), WatchReport::Watching { key: KEY, files: 1 });
+    assert_eq!(without_digest(scene.report()), (KEY, Vec::new(), 1));
     scene.write("src/a/b/c/x.py", "second");
     scene.changed(&["src/a/b/c/x.py"]);
 }
@@ -394,7 +399,7 @@ fn an_invalid_pattern_is_reported_once() {
     scene.write("x.py", "first");
     scene.watcher.watch(vec![scene.plan("", &["a[", "*.py"])]);
     assert!(trouble(&scene.report()).contains("a["));
-    assert_eq!(scene.report(), WatchReport::Watching { key: KEY, files: 1 });
+    assert_eq!(without_digest(scene.report()), (KEY, Vec::new(), 1));
     scene.write("x.py", "second");
     scene.changed(&["x.py"]);
 }
@@ -444,4 +449,48 @@ fn excluded_files_and_directories_are_not_watched() {
     scene.write("lib/new/node_modules/f.js", "first");
     scene.write("lib/d.js", "second");
     scene.changed(&["lib/d.js"]);
+}
+
+/// What the first report says, of a watch that begins where another one has ended with this digest.
+fn begun_after(scene: &Scene, baseline: Digest) -> Digest {
+    let plan = WatchPlan {
+        baseline: Some(baseline),
+        ..scene.plan("", &["*"])
+    };
+    scene.watcher.watch(vec![]);
+    scene.watcher.watch(vec![plan]);
+    match scene.report() {
+        WatchReport::Watching { digest, .. } => digest,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_has_changed_since_the_last_master_is_reported_once() {
+    let scene = Scene::new(InotifySet::new);
+    scene.write("a", "one");
+    scene.watcher.watch(vec![scene.plan("", &["*"])]);
+    let WatchReport::Watching { digest: first, .. } = scene.report() else {
+        panic!("it has begun")
+    };
+    assert_eq!(begun_after(&scene, first), first, "nothing has changed");
+    scene.write("b", "new");
+    scene.changed(&["b"]);
+    fs::remove_file(scene.path("b")).unwrap();
+    scene.changed(&["b"]);
+    scene.write("a", "two");
+    scene.changed(&["a"]);
+    // Until it is reported, the next master would have to compare with the first.
+    assert_eq!(begun_after(&scene, first), first);
+    let WatchReport::Changed {
+        count: 0,
+        digest: second,
+        ..
+    } = scene.report()
+    else {
+        panic!("it has changed")
+    };
+    assert_eq!(begun_after(&scene, second), second);
+    scene.write("a", "three");
+    scene.changed(&["a"]);
 }

@@ -1,7 +1,7 @@
 //! The loop of the watch thread: receives events, waits until there are none for a while, compares fingerprints, and
 //! reports.
 
-use super::fingerprint::{self, Fingerprint, Fingerprints};
+use super::fingerprint::{self, Digest, Fingerprint, Fingerprints};
 use super::inotify::{InotifySet, WatchEvent, WatchedDir};
 use super::walk::{Found, MAX_ENTRIES, Walk};
 use super::{WatchPlan, WatchReport};
@@ -40,14 +40,16 @@ struct WatchState {
     globs: Vec<PatternSet>,
     /// As of the last report.
     fingerprints: Fingerprints,
+    /// What the files were for the master before this one, while it is not clear that they have changed since.
+    baseline: Option<Digest>,
     /// Symlinks to directories that the walk followed.
     links: HashSet<PathBuf>,
     /// The first and the last event since the last comparison.
     pending: Option<(Time, Time)>,
     /// When to scan next, if the kernel does not report everything.
     scan_at: Option<Time>,
-    /// The digest of the last scan.
-    digest: u64,
+    /// The digest of the last scan, where two equal ones are needed.
+    digest: Option<Digest>,
     /// The problems that were reported.
     reported: BTreeSet<String>,
     /// There are too many files: nothing is watched until the plan changes.
@@ -62,10 +64,11 @@ impl WatchState {
             plan,
             globs,
             fingerprints,
+            baseline: None,
             links,
             pending: None,
             scan_at: None,
-            digest: 0,
+            digest: None,
             reported,
             gave_up: false,
         }
@@ -202,15 +205,25 @@ impl WatchLoop {
         let found = self.walk(id);
         let fingerprints = fingerprint::scan(found.files, &Fingerprints::new());
         let files = fingerprints.len();
+        let now = self.clock.now();
         if let Some(watch) = self.watches.get_mut(&id) {
-            watch.digest = fingerprint::digest(&fingerprints);
+            let digest = Digest::of(&fingerprints);
+            watch.digest = Some(digest);
             watch.fingerprints = fingerprints;
+            let baseline = watch.plan.baseline.take();
+            watch.baseline = baseline.filter(|baseline| baseline.differs(digest));
+            if watch.baseline.is_some() {
+                // Compared again when things are quiet.
+                watch.note_event(now);
+            }
         }
         // A file that changed since the walk may have been read before or after the change, and workers that started
         // meanwhile may have read the other version.
         self.read_events(Some(id));
-        if self.watches.get(&id).is_some_and(|watch| !watch.gave_up) {
-            self.report(WatchReport::Watching { key, files });
+        if let Some(watch) = self.watches.get(&id).filter(|watch| !watch.gave_up) {
+            let digest = watch.baseline;
+            let digest = digest.unwrap_or_else(|| Digest::of(&watch.fingerprints));
+            self.report(WatchReport::Watching { key, files, digest });
         }
     }
 
@@ -347,7 +360,7 @@ impl WatchLoop {
         let fingerprints = fingerprint::scan(found.files, &watch.fingerprints);
         if was_deaf || found.incomplete {
             // Without events, two equal scans show that the files no longer change.
-            let digest = fingerprint::digest(&fingerprints);
+            let digest = Some(Digest::of(&fingerprints));
             if std::mem::replace(&mut watch.digest, digest) != digest {
                 return;
             }
@@ -356,8 +369,17 @@ impl WatchLoop {
         let (files, count) = fingerprint::changes(&watch.fingerprints, &fingerprints, MAX_NAMED);
         watch.fingerprints = fingerprints;
         let key = watch.plan.key;
-        if count > 0 {
-            self.report(WatchReport::Changed { key, files, count });
+        let digest = Digest::of(&watch.fingerprints);
+        let report = |files, count| WatchReport::Changed {
+            key,
+            files,
+            count,
+            digest,
+        };
+        match watch.baseline.take() {
+            Some(baseline) if baseline.differs(digest) => self.report(report(Vec::new(), 0)),
+            None if count > 0 => self.report(report(files, count)),
+            _ => {}
         }
     }
 
@@ -422,6 +444,7 @@ mod tests {
                 base: "/".into(),
                 globs: vec![],
                 debounce,
+                baseline: None,
             },
             vec![],
         );
@@ -451,6 +474,7 @@ mod tests {
             base: directory.path().to_owned(),
             globs: vec![glob.to_owned()],
             debounce: Duration::ZERO,
+            baseline: None,
         };
         let (reports, _received) = mailbox::channel(Waker::new().expect("a waker"));
         let mut watch_loop = WatchLoop::new(InotifySet::new(), reports, Clock::start());

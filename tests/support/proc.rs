@@ -90,7 +90,8 @@ pub fn kill_with_guardian(pid: i32) {
     stop(guardian);
     let masters = masters_of(guardian);
     masters.iter().copied().for_each(stop);
-    let both: Vec<i32> = std::iter::once(guardian).chain(masters).collect();
+    // The masters first: the end of the guardian may orphan their stopped process group, which the kernel then continues.
+    let both: Vec<i32> = masters.into_iter().chain([guardian]).collect();
     for pid in &both {
         let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
     }

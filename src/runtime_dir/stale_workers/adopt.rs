@@ -59,6 +59,8 @@ pub struct Adoption {
     pub sockets: Vec<AdoptedSocket>,
     /// The pools that an operator has scaled or stopped.
     pub pools: Vec<PoolNote>,
+    /// None of its events has a number above this.
+    pub events: u64,
     /// All processes that belong to the workers, by pid and start time.
     pub members: HashSet<(i32, u64)>,
 }
@@ -150,6 +152,7 @@ impl StaleWorkers {
             workers,
             sockets,
             pools: journal.notes.pools,
+            events: journal.notes.events,
             members,
         })
     }

@@ -6,6 +6,7 @@
 //! # <number of the last worker> <start time of the first master> (this and all below: separated by tabs)
 //! l <inode> <device and inode of its file, or ->  <name>
 //! p <workers set by scale, or -> <1: stopped by an operator> <name>
+//! e <number>
 //! + <pid> <start time> <slot> <pool> <tag> <pipes>
 //! = <pid> <generation> <port, or ->
 //! ! <pid>
@@ -17,7 +18,7 @@
 //! the first spawn, so that a worker can be identified by its environment before its own line exists. `cgroup` is the
 //! directory of the workers' cgroups, or `-`. `pipes` are a worker's output pipes by inode number,
 //! `stdout:123,stderr:124`. `=` says more of the same worker, and `!` that it has become ready: what a next master has to
-//! know to adopt it. `l` is a listening socket, `p` a pool that an operator has scaled or stopped. Lines of a kind that is
+//! know to adopt it. `l` is a listening socket, `p` a pool that an operator has scaled or stopped; no event has a number above that of `e`. Lines of a kind that is
 //! not known are passed over, and so is an incomplete one. A line with a star is a process that a new master found while taking over, written before
 //! it stops any: the evidence may be gone if that master is killed itself. The first line of older masters has neither
 //! tag nor cgroup, and says `rotad 1`. Without the line `#` nothing is known to be complete, and no worker is adopted.
@@ -50,6 +51,8 @@ pub struct JournalNotes {
     pub listeners: Vec<ListenerNote>,
     /// The pools that an operator has scaled or stopped.
     pub pools: Vec<PoolNote>,
+    /// No event has a number above this. 0: not known.
+    pub events: u64,
 }
 
 /// A listening socket.
@@ -90,7 +93,8 @@ impl JournalNotes {
             let name = without_control_characters(&pool.name);
             format!("p\t{scaled}\t{}\t{name}\n", u8::from(pool.stopped))
         });
-        listeners.chain(pools).collect()
+        let events = (self.events > 0).then(|| format!("e\t{}\n", self.events));
+        listeners.chain(pools).chain(events).collect()
     }
 }
 
@@ -512,6 +516,7 @@ impl JournalContent {
                 scaled: dash(scaled).map(|count| count.parse()).transpose().ok()?,
                 stopped: stopped == "1",
             }),
+            ["e", number] => self.notes.events = number.parse().ok()?,
             _ => {}
         }
         Some(())
@@ -720,6 +725,7 @@ mod tests {
                 scaled: Some(4),
                 stopped: true,
             }],
+            events: 4096,
         };
         journal.set_notes(notes.clone()).unwrap();
         let content = read(dir.path()).unwrap().unwrap();

@@ -287,6 +287,7 @@ impl StatusView<'_> {
             retry_in_s: None,
             port: process.and_then(|process| process.port),
             says: process.and_then(|process| process.status_text.clone()),
+            adopted: process.is_some_and(|process| process.adopted),
             waits: false,
         }
     }
@@ -313,6 +314,7 @@ impl StatusView<'_> {
             retry_in_s: empty.retry_in.map(|span| span.as_secs_f64()),
             port: None,
             says: None,
+            adopted: false,
             waits: empty.state == EmptyState::Waits,
         }
     }

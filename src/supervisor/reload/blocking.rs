@@ -55,11 +55,8 @@ pub(crate) enum JobResult {
     ListenerFailed(String, String),
     /// The owner and mode of a socket file were set.
     FileOwnershipSet(String),
-    /// Whether a program can replace the running one, for a client's upgrade; or why it cannot.
-    CandidateChecked {
-        client: u64,
-        result: Result<Candidate, String>,
-    },
+    /// Whether a program can replace the running one; or why it cannot.
+    CandidateChecked(Result<Candidate, String>),
     /// The result of checking a listener.
     ListenerChecked(u64, FileCheckResult),
 }
@@ -185,14 +182,14 @@ impl BlockingPool {
     /// No thread can be started.
     pub(crate) fn check_candidate(
         &self,
-        client: u64,
         path: PathBuf,
         state: OwnedFd,
         format: u32,
+        unattended: bool,
     ) -> io::Result<()> {
         self.spawn_job(move || {
-            let result = Candidate::check(path, state, format);
-            Some(JobResult::CandidateChecked { client, result })
+            let checked = Candidate::check(path, state, format, unattended);
+            Some(JobResult::CandidateChecked(checked))
         })
     }
 

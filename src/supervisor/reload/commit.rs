@@ -334,6 +334,7 @@ impl Supervisor {
         own.log_keep = new.master.log_keep;
         own.stop_timeout = new.master.stop_timeout;
         own.watch_config = new.master.watch_config;
+        own.watch_program = new.master.watch_program;
         tracing_setup::set_level(own.log_level);
         self.plan.signals = new.signals;
         self.event_loop.signals.set_map(new.signals);

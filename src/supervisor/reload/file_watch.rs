@@ -1,5 +1,6 @@
-//! Watched files: tells `crate::watch` what to watch, rolls a pool when its files change, and reloads when the
-//! configuration changes.
+//! Watched files: tells `crate::watch` what to watch, rolls a pool when its files change, reloads when the
+//! configuration changes, and upgrades when the program changes. What was acted on last is saved, so that the next master
+//! notices what has changed before it began.
 
 use crate::control::protocol::ReloadScope;
 use crate::event_loop::clock::Clock;
@@ -7,26 +8,50 @@ use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
 use crate::observe::print::sanitize;
 use crate::plan::{Plan, Sink};
+use crate::saved_state::tracked::Tracked;
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::pool_registry::PoolRegistry;
-use crate::watch::{WatchKey, WatchPlan, WatchReport, Watcher};
+use crate::watch::{Digest, WatchKey, WatchPlan, WatchReport, Watcher};
 use glob::Pattern;
 use rotad_core::{PoolId, Span, Time};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long the configuration has to be quiet before a change is applied.
 const CONFIG_DEBOUNCE: Duration = Duration::from_millis(500);
+/// How long the program has to be quiet before it is executed: whatever replaces it writes for a while.
+const PROGRAM_DEBOUNCE: Duration = Duration::from_secs(2);
 
 /// The watch thread, while there is something to watch.
 pub(crate) struct FileWatch {
     reports: Mailbox<WatchReport>,
     clock: Clock,
     watcher: Option<Watcher>,
+    /// What is watched.
+    plans: Vec<WatchPlan>,
+    /// What was acted on last.
+    seen: Tracked<Vec<SeenFiles>>,
     /// For each pool: when file changes have rolled it, and when a loop was last reported.
     rolled: BTreeMap<PoolId, (VecDeque<Time>, Option<Time>)>,
+}
+
+/// The content of watched files for which all has been done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SeenFiles {
+    key: WatchKey,
+    base: PathBuf,
+    globs: Vec<String>,
+    digest: Digest,
+}
+
+impl SeenFiles {
+    /// Whether that was seen of what this plan watches.
+    fn is_of(&self, plan: &WatchPlan) -> bool {
+        self.key == plan.key && self.base == plan.base && self.globs == plan.globs
+    }
 }
 
 /// This many rolls by file changes within [`LOOP_WINDOW`] look like a loop: the pool writes files that it watches.
@@ -39,17 +64,50 @@ impl FileWatch {
             reports,
             clock,
             watcher: None,
+            plans: Vec::new(),
+            seen: Tracked::default(),
             rolled: BTreeMap::new(),
         }
     }
 
-    /// Watches what the plan in force says. `own`: patterns that exclude what the master itself writes. Returns the event
-    /// that nothing can be watched.
+    /// What was acted on last, for the next master. None: it is saved already.
+    pub(crate) fn take_change(&mut self) -> Option<&[SeenFiles]> {
+        self.seen.take_change().then_some(&**self.seen)
+    }
+
+    /// All that was acted on last.
+    pub(crate) fn seen(&self) -> &[SeenFiles] {
+        &self.seen
+    }
+
+    /// Goes on where a dead master has stopped. To be called before [`FileWatch::follow`].
+    pub(crate) fn restore(&mut self, seen: Vec<SeenFiles>) {
+        *self.seen = seen;
+    }
+
+    /// All that follows from this content is done, or was asked for.
+    pub(crate) fn note(&mut self, key: WatchKey, digest: Digest) {
+        let Some(plan) = self.plans.iter().find(|plan| plan.key == key) else {
+            return;
+        };
+        let seen = SeenFiles {
+            key,
+            base: plan.base.clone(),
+            globs: plan.globs.clone(),
+            digest,
+        };
+        self.seen.retain(|other| other.key != key);
+        self.seen.push(seen);
+    }
+
+    /// Watches what the plan in force says. `own`: patterns that exclude what the master itself writes; `program`: that of the
+    /// master, if it is to be watched. Returns the event that nothing can be watched.
     pub(crate) fn follow(
         &mut self,
         plan: &Plan,
         pools: &PoolRegistry,
         own: &[String],
+        program: Option<&Path>,
     ) -> Option<EventBuilder> {
         let pools = pools.iter().filter_map(|(id, pool)| {
             let watch = pool.watch.clone()?;
@@ -60,10 +118,29 @@ impl FileWatch {
                 base,
                 globs,
                 debounce: watch.debounce,
+                baseline: None,
             })
         });
         let config = plan.master.watch_config.then(|| config(plan));
-        self.set(pools.chain(config).collect())
+        let program = program.map(|path| WatchPlan {
+            key: WatchKey::Program,
+            base: "/".into(),
+            globs: vec![escaped(path)],
+            debounce: PROGRAM_DEBOUNCE,
+            baseline: None,
+        });
+        let mut plans: Vec<WatchPlan> = pools.chain(config).chain(program).collect();
+        // What is not watched any more may change without an effect.
+        let watched = |seen: &SeenFiles| plans.iter().any(|plan| seen.is_of(plan));
+        if !self.seen.iter().all(watched) {
+            self.seen.retain(watched);
+        }
+        for plan in &mut plans {
+            let seen = self.seen.iter().find(|seen| seen.is_of(plan));
+            plan.baseline = seen.map(|seen| seen.digest);
+        }
+        self.plans.clone_from(&plans);
+        self.set(plans)
     }
 
     /// Watches exactly these files.
@@ -100,7 +177,8 @@ impl Supervisor {
             return;
         }
         match report {
-            WatchReport::Watching { key, files } => {
+            WatchReport::Watching { key, files, digest } => {
+                self.reload.file_watch.note(key, digest);
                 let text = format!("{}: {}", self.watch_name(key), watching_text(files));
                 self.emit(EventBuilder::new(EventKind::Watch, text).cause("watching"));
             }
@@ -117,13 +195,16 @@ impl Supervisor {
                 key: WatchKey::Pool(pool),
                 files,
                 count,
+                digest,
             } => {
                 self.code_changed(pool, &files, count);
+                self.reload.file_watch.note(WatchKey::Pool(pool), digest);
             }
             WatchReport::Changed {
                 key: WatchKey::Config,
                 files,
                 count,
+                digest,
             } => {
                 let text = changed(
                     self.plan.config.parent().unwrap_or(Path::new("/")),
@@ -131,6 +212,14 @@ impl Supervisor {
                     count,
                 );
                 self.apply_by_signal(&text, ReloadScope::ConfigOnly);
+                self.reload.file_watch.note(WatchKey::Config, digest);
+            }
+            WatchReport::Changed {
+                key: WatchKey::Program,
+                digest,
+                ..
+            } => {
+                self.program_changed(digest);
             }
         }
     }
@@ -184,6 +273,7 @@ impl Supervisor {
         match key {
             WatchKey::Pool(pool) => self.pools.name(pool),
             WatchKey::Config => "the configuration",
+            WatchKey::Program => "the program of the master",
         }
     }
 }
@@ -195,7 +285,7 @@ pub(crate) fn own_files(
     log_file: Option<&Path>,
     runtime_dir: &Path,
 ) -> Vec<String> {
-    let own = |path: &Path| Pattern::escape(&path.to_string_lossy());
+    let own = escaped;
     let pools = pools
         .iter()
         .flat_map(|(_, pool)| [&pool.log.stdout, &pool.log.stderr]);
@@ -230,7 +320,7 @@ pub(crate) fn own_files(
 
 /// The files that the plan was read from, and those that its `include` would add.
 fn config(plan: &Plan) -> WatchPlan {
-    let escape = |path: &Path| Pattern::escape(&path.to_string_lossy());
+    let escape = escaped;
     let sources = plan.sources.iter().map(|source| escape(&source.path));
     let include = plan
         .include
@@ -245,7 +335,13 @@ fn config(plan: &Plan) -> WatchPlan {
         base: "/".into(),
         globs,
         debounce: CONFIG_DEBOUNCE,
+        baseline: None,
     }
+}
+
+/// A pattern that matches this path and no other.
+fn escaped(path: &Path) -> String {
+    Pattern::escape(&path.to_string_lossy())
 }
 
 fn watching_text(files: usize) -> String {
@@ -258,6 +354,9 @@ fn watching_text(files: usize) -> String {
 
 /// `src/app.py and 3 more changed`
 fn changed(base: &Path, files: &[PathBuf], count: usize) -> String {
+    if count == 0 {
+        return "watched files changed before this master began".to_owned();
+    }
     let first = files.first().map_or(Path::new("?"), PathBuf::as_path);
     let first = sanitize(
         first
@@ -267,7 +366,7 @@ fn changed(base: &Path, files: &[PathBuf], count: usize) -> String {
             .as_encoded_bytes(),
     );
     match count {
-        0 | 1 => format!("{first} changed"),
+        1 => format!("{first} changed"),
         _ => format!("{first} and {} more changed", count - 1),
     }
 }
@@ -289,6 +388,10 @@ mod tests {
         assert_eq!(
             changed(Path::new("/etc"), &files[1..], 1),
             "/srv/shop/src/b.py changed"
+        );
+        assert_eq!(
+            changed(Path::new("/etc"), &[], 0),
+            "watched files changed before this master began"
         );
     }
 }

@@ -56,7 +56,11 @@ impl Supervisor {
             self.log.file.as_deref(),
             self.runtime.path(),
         );
-        let event = self.reload.file_watch.follow(&self.plan, &self.pools, &own);
+        let program = self.plan.master.watch_program;
+        let program = self.saver.as_ref().filter(|_| program);
+        let program = program.and_then(|saver| saver.program());
+        let files = &mut self.reload.file_watch;
+        let event = files.follow(&self.plan, &self.pools, &own, program.as_deref());
         if let Some(event) = event {
             self.emit(event);
         }

@@ -182,6 +182,7 @@ impl Supervisor {
             error: None,
             ready: entry.ready,
             port: entry.port,
+            adopted: true,
             probe_error: None,
             end_reason: None,
         };

@@ -31,7 +31,8 @@ use crate::supervisor::listening::{Listening, SavedListening};
 use crate::supervisor::pool_registry::{PoolRegistry, SavedPools};
 use crate::supervisor::reload::ReloadRequest;
 use crate::supervisor::reload::blocking::Reader;
-use crate::supervisor::saver::{Record, SavedMaster, SavedShutdown, Saver};
+use crate::supervisor::reload::file_watch::SeenFiles;
+use crate::supervisor::saver::{RECORD_KINDS, Record, SavedMaster, SavedShutdown, Saver};
 use crate::supervisor::service_manager::ServiceManager;
 use crate::supervisor::taken_signals::TakenSignals;
 use crate::supervisor::upgrade::SavedUpgrade;
@@ -48,10 +49,14 @@ use nix::sys::stat::fstat;
 use rotad_core::{
     Command, Engine, Generation, Input, Notice, PoolId, SavedEngine, Time, WorkerId, WorkerState,
 };
+use serde::de::IgnoredAny;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+
+#[cfg(test)]
+mod tests;
 
 /// The first descriptor that is not a standard stream.
 const FIRST_FD: i32 = 3;
@@ -77,12 +82,27 @@ struct Records {
     signals: Option<TakenSignals>,
     events: Vec<Event>,
     upgrade: Option<SavedUpgrade>,
+    watched: Vec<SeenFiles>,
+}
+
+/// Whether another version has written this record, which this one may pass over (`saved_state::format`). Whatever is no
+/// record is not of an unknown kind.
+fn is_of_unknown_kind(line: &str) -> bool {
+    let kind = line
+        .strip_prefix("{\"")
+        .and_then(|rest| rest.split_once('"'));
+    kind.is_some_and(|(kind, _)| {
+        !RECORD_KINDS.contains(&kind) && serde_json::from_str::<IgnoredAny>(line).is_ok()
+    })
 }
 
 impl Records {
     fn read(lines: &[String]) -> Result<Self, serde_json::Error> {
         let mut all = Self::default();
         for line in lines {
+            if is_of_unknown_kind(line) {
+                continue;
+            }
             match serde_json::from_str::<Record<'static>>(line)? {
                 Record::Master(master) => all.master = Some(master),
                 Record::Engine(inputs, engine) => {
@@ -115,6 +135,7 @@ impl Records {
                 Record::Shutdown(shutdown) => all.shutdown = Some(shutdown),
                 Record::Signals(signals) => all.signals = Some(signals.into_owned()),
                 Record::Event(event) => all.events.push(event.into()),
+                Record::Watched(seen) => all.watched = seen.into_owned(),
             }
         }
         Ok(all)
@@ -130,6 +151,7 @@ pub(in crate::supervisor) struct Resume {
     exit_reports: ExitReports,
     shutdown: Option<SavedShutdown>,
     upgrade: Option<SavedUpgrade>,
+    watched: Vec<SeenFiles>,
     signals: Option<TakenSignals>,
     events: Vec<Event>,
     /// Commands of the last output that were not executed, and its notices.
@@ -368,6 +390,7 @@ impl Supervisor {
             exit_reports: records.exit_reports,
             shutdown: records.shutdown,
             upgrade: records.upgrade,
+            watched: records.watched,
             signals: records.signals,
             events: records.events,
             commands: replayed.commands,
@@ -427,6 +450,7 @@ impl Supervisor {
         let text = format!("{why}; {count} workers were taken over and serve on{given_up}{doubts}");
         self.emit(EventBuilder::new(EventKind::MasterRestored, text).warn());
         self.refresh_plan();
+        self.reload.file_watch.restore(resume.watched);
         self.watch_files();
         self.health_of_restored();
         for input in resume.inputs {
@@ -465,12 +489,12 @@ impl Supervisor {
         // Not before: a snapshot of the engine knows of no command that is still to be executed.
         self.compact(true);
         self.trees_of_restored();
-        let upgrades_for = resume.upgrade.as_ref().map(SavedUpgrade::client);
+        let upgrades_for = resume.upgrade.as_ref().and_then(SavedUpgrade::client);
         if let Some(upgrade) = resume.upgrade {
             self.resume_upgrade(upgrade, succession);
         }
         for (client, request) in again {
-            if Some(client) == upgrades_for {
+            if upgrades_for == Some(client) {
                 continue;
             }
             self.on_request(client, request);

@@ -18,8 +18,14 @@ pub(crate) struct Journal {
     /// That it cannot be written was reported.
     failing: bool,
     /// The versions of what was noted last.
-    noted: Option<(u64, u64)>,
+    noted: Option<(u64, u64, u64)>,
+    /// No event may have a number above this before a greater one is noted.
+    events: u64,
 }
+
+/// So many numbers of events are set aside in the journal at a time, once less than half of that are left: more than the
+/// events of one turn of the loop. The next master begins behind them if it knows no better.
+const EVENTS_SET_ASIDE: u64 = 1 << 14;
 
 impl Journal {
     pub(crate) fn new(file: WorkerJournal, dir: PathBuf) -> Self {
@@ -28,6 +34,7 @@ impl Journal {
             dir,
             failing: false,
             noted: None,
+            events: 0,
         }
     }
 
@@ -82,14 +89,22 @@ impl Journal {
     }
 
     /// Whether this is what was noted last.
-    pub(crate) fn has_noted(&self, versions: (u64, u64)) -> bool {
+    pub(crate) fn has_noted(&self, versions: (u64, u64, u64)) -> bool {
         self.noted == Some(versions)
+    }
+
+    /// The number of events to be noted. `last`: that of the last event.
+    pub(crate) fn events_after(&mut self, last: u64) -> u64 {
+        if last + EVENTS_SET_ASIDE / 2 > self.events {
+            self.events = last + EVENTS_SET_ASIDE;
+        }
+        self.events
     }
 
     /// What the next start has to know beside the workers. `versions`: of what the notes are made from.
     pub(crate) fn set_notes(
         &mut self,
-        versions: (u64, u64),
+        versions: (u64, u64, u64),
         notes: JournalNotes,
     ) -> Option<Action> {
         self.noted = Some(versions);

@@ -62,6 +62,8 @@ pub(crate) struct WorkerProcess {
     pub port: Option<u16>,
     /// The last error of its probe or watchdog: why it is not ready, or unhealthy.
     pub probe_error: Option<String>,
+    /// It was adopted: another master has started it, whose state is lost.
+    pub adopted: bool,
     /// Why the master kills it (not ready in time, unhealthy): the exit status does not say that.
     pub end_reason: Option<String>,
 }

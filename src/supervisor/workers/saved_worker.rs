@@ -32,6 +32,8 @@ pub(crate) struct SavedWorker {
     cgroup: Option<SavedCgroup>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    adopted: bool,
     state: SavedWorkerState,
 }
 
@@ -91,6 +93,7 @@ impl WorkerProcess {
             output: self.output.as_ref().map(WorkerOutput::saved).transpose()?,
             cgroup: cgroup.map(Cgroup::saved),
             port: self.port,
+            adopted: self.adopted,
             state: self.saved_state()?,
         })
     }
@@ -191,6 +194,7 @@ impl SavedWorker {
             error: state.error,
             ready: state.ready,
             port: self.port,
+            adopted: self.adopted,
             probe_error: state.probe_error,
             end_reason: state.end_reason,
         })

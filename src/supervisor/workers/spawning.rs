@@ -52,6 +52,7 @@ impl Workers {
             error: None,
             ready: false,
             port: None,
+            adopted: false,
             probe_error: None,
             end_reason: None,
         };
