@@ -70,6 +70,7 @@ fn every_explained_message_is_given() {
     // Workers that do not come up.
     for pool in [
         "command = [\"sh\", \"-c\", \"exit 3\"]",
+        "command = [\"sh\", \"-c\", \"echo Error: listen EADDRINUSE :::3000; echo Node.js v20; exit 1\"]",
         "command = \"true\"\nrestart = { delay = \"1ms\", max_delay = \"1ms\" }",
         "command = [\"sh\", \"-c\", \"sleep 1000 & sleep 0.1\"]",
         "command = \"sleep 1000\"\nlisten = \"127.0.0.1:0\"\nready_timeout = \"300ms\"",
@@ -101,7 +102,7 @@ fn every_explained_message_is_given() {
         .filter(|parts| !matches(&text, parts))
         .map(|parts| parts.join("…"))
         .collect();
-    assert!(messages().len() >= 13, "the table was found");
+    assert!(messages().len() >= 14, "the table was found");
     assert!(
         untold.is_empty(),
         "never given: {untold:#?}\n\nwhat was said:\n{text}"

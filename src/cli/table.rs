@@ -8,6 +8,7 @@ use crate::observe::status::{
     LastExit, PoolState, PoolStatus, ReadyBy, ReloadStatus, RollState, SlotState, Status,
     WorkerStatus, outdated,
 };
+use crate::observe::worker_output::telling_line;
 use std::collections::BTreeMap;
 
 /// How a table is drawn.
@@ -306,9 +307,8 @@ fn exit_note(exit: &LastExit) -> String {
     } else {
         ""
     };
-    let log = exit.log.iter().rev().find(|line| !line.trim().is_empty());
-    let log = log.map_or(String::new(), |line| {
-        format!(", log: \"{}\"", sanitize(line.trim()))
+    let log = telling_line(&exit.log).map_or(String::new(), |line| {
+        format!(", log: \"{}\"", sanitize(line))
     });
     format!("{what}{core} after {}{log}", duration(exit.after_s))
 }

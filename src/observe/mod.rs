@@ -6,3 +6,4 @@ pub mod events;
 pub mod print;
 pub mod sanitize;
 pub mod status;
+pub mod worker_output;

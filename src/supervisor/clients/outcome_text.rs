@@ -1,6 +1,7 @@
 //! Outcomes in words: exit code and text of each way in which a request ends, for clients and the log. `describer.rs` asks.
 
 use crate::exit_code::ExitCode;
+use crate::observe::worker_output;
 use crate::supervisor::workers::exit_report::{ExitReport, describe};
 use rotad_core::{Cause, Failure, Generation, NothingDone, Outcome, Standing, SupersededBy, Up};
 use std::collections::BTreeMap;
@@ -351,9 +352,17 @@ pub(crate) fn reason(failure: &Failure, culprit: Option<&ExitReport>) -> String 
                 text.push_str("\n  | ");
                 text.push_str(&crate::observe::sanitize::sanitize(line));
             }
+            text.push_str(&advice(culprit));
             text
         }
     }
+}
+
+/// What to do about what a worker that failed before it was ready has printed, on a line of its own.
+pub(crate) fn advice(report: &ExitReport) -> String {
+    worker_output::advice(&report.exit.log)
+        .filter(|_| !report.served)
+        .map_or_else(String::new, |advice| format!("\n  = help: {advice}"))
 }
 
 #[cfg(test)]
