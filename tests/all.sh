@@ -60,6 +60,23 @@ install_python() {
         echo "not everything of tests/install/python.txt could be installed"
 }
 
+# The same list as last time is not installed again.
+node_is_there() {
+    cmp -s tests/install/node.txt target/node/installed.txt
+}
+
+install_node() {
+    local packages
+    node_is_there && return
+    mapfile -t packages < <(grep -v '^#' tests/install/node.txt | tr ' ' '@')
+    say "npm install ${packages[*]} (target/node)"
+    rm -rf target/node
+    mkdir -p target/node
+    npm install --prefix target/node --no-audit --no-fund --no-update-notifier --ignore-scripts --silent "${packages[@]}" &&
+        cp tests/install/node.txt target/node/installed.txt ||
+        echo "not everything of tests/install/node.txt could be installed"
+}
+
 # NAME VERSION: with what they need at run time alone, and unoptimised, so that it is a matter of seconds.
 install_cargo() {
     local name version
@@ -84,6 +101,7 @@ check_components() {
     local packages
     mapfile -t packages < <(missing_packages | sort -u)
     python_is_there || packages+=("tests/install/python.txt (pip)")
+    node_is_there || packages+=("tests/install/node.txt (npm)")
     cargo_is_there || packages+=("tests/install/cargo.txt (cargo install)")
     [ "${#packages[@]}" = 0 ] && return
     echo "missing: ${packages[*]}" >&2
@@ -93,6 +111,7 @@ check_components() {
 
 install_packages
 install_python
+install_node
 install_cargo
 check_components
 

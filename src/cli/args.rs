@@ -188,6 +188,9 @@ pub(super) enum Verb {
     },
     /// Write a commented configuration and a systemd unit for this directory
     Init {
+        /// Write every key, commented, and not only what differs from the defaults
+        #[arg(long)]
+        full: bool,
         /// What the workers run; default: what the directory's files say, else an example
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<String>,

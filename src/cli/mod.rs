@@ -10,6 +10,7 @@ mod events;
 mod init;
 mod logs;
 mod man;
+mod notify;
 mod pools;
 mod progress;
 mod rates;
@@ -37,6 +38,7 @@ pub fn main() -> std::process::ExitCode {
     match hidden_verb().as_deref() {
         Some("__demo-web") => return demo::web::main().into(),
         Some("__demo-task") => return demo::task::main().into(),
+        Some(notify::VERB) => return notify::notify().into(),
         Some(CHECK_VERB) => return run::check_state().into(),
         _ => {}
     }
@@ -164,7 +166,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
             target,
         } => logs::logs(config.as_deref(), follow, lines, target),
         Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
-        Verb::Init { command } => init::init(config.as_deref(), &command),
+        Verb::Init { full, command } => init::init(config.as_deref(), full, &command),
         Verb::Completions { shell } => complete::completions(shell),
         Verb::Man => man::man(),
     }

@@ -82,6 +82,7 @@ impl Templates<'_> {
             generation: 1,
             port: Some(3000),
             rotad,
+            node_preload: rotad,
         };
         template.expand(&context).to_string_lossy().into_owned()
     }

@@ -1,5 +1,6 @@
 //! The socket of the service manager that has started us (NOTIFY_SOCKET, sd_notify(3)): systemd, or another rotad.
 
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -35,6 +36,18 @@ impl ManagerSocket {
     /// The number of its descriptor.
     pub(super) fn number(&self) -> Option<RawFd> {
         self.0.as_ref().map(|(socket, _)| socket.as_raw_fd())
+    }
+
+    /// Sends a message, and waits while the queue is full.
+    ///
+    /// # Errors
+    /// ENOTCONN: there is no service manager. ECONNREFUSED, ENOENT: it does not listen any more.
+    pub fn deliver(&self, text: &str) -> io::Result<()> {
+        let Some((socket, address)) = &self.0 else {
+            return Err(io::Error::from(io::ErrorKind::NotConnected));
+        };
+        socket.set_nonblocking(false)?;
+        socket.send_to_addr(text.as_bytes(), address).map(drop)
     }
 
     /// Sends a message. If nothing receives it or the queue is full, it is dropped.

@@ -221,4 +221,6 @@ pub enum Piece {
     Generation,
     /// `{rotad}`: the path of the rotad binary.
     Rotad,
+    /// `{preload:node}`: the path of the preload for Node.
+    NodePreload,
 }

@@ -41,6 +41,8 @@ pub struct Context<'a> {
     pub port: Option<u16>,
     /// The path of the rotad binary.
     pub rotad: &'a Path,
+    /// The path of the preload for Node.
+    pub node_preload: &'a Path,
 }
 
 /// The descriptor of a pool's first listener.
@@ -54,8 +56,8 @@ impl Template {
         Self(vec![Piece::Text(text.into())])
     }
 
-    /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{port}` `{pool}` `{slot}` `{generation}` `{rotad}`; `{{` and
-    /// `}}` are literal braces, and so is a `}` that closes nothing. NAME is one of the pool's own listeners.
+    /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{port}` `{pool}` `{slot}` `{generation}` `{rotad}`
+    /// `{preload:node}`; `{{` and `}}` are literal braces, and so is a `}` that closes nothing. NAME is one of the pool's own listeners.
     ///
     /// # Errors
     /// A brace that is never closed, an unknown placeholder or listener, or the port of a unix socket.
@@ -122,6 +124,7 @@ impl Template {
                 Piece::Slot => text.push(context.slot.to_string()),
                 Piece::Generation => text.push(context.generation.to_string()),
                 Piece::Rotad => text.push(context.rotad),
+                Piece::NodePreload => text.push(context.node_preload),
             }
         }
         text
@@ -180,11 +183,13 @@ fn placeholder(word: &str, sockets: Sockets<'_>) -> Result<Piece, Fault> {
         "slot" => Ok(Piece::Slot),
         "generation" => Ok(Piece::Generation),
         "rotad" => Ok(Piece::Rotad),
+        "preload:node" => Ok(Piece::NodePreload),
         "port" => Ok(Piece::Port),
         "fd" | "addr" => Err(fault(&format!("`{{{word}}}` of which listener?"), format!("write `{{{word}:NAME}}`"))),
         other => Err(fault(
             &format!("unknown placeholder `{{{}}}`", short(other)),
-            "write `{{` for a brace; known are {fd:NAME} {addr:NAME} {port:NAME} {port} {pool} {slot} {generation} {rotad}"
+            "write `{{` for a brace; known are {fd:NAME} {addr:NAME} {port:NAME} {port} {pool} {slot} {generation} {rotad} \
+             {preload:node}"
                 .to_owned(),
         )),
     }
@@ -265,16 +270,18 @@ mod tests {
             generation: 7,
             port: Some(3002),
             rotad: Path::new("/bin/rotad"),
+            node_preload: Path::new("/run/node.cjs"),
         };
         Ok(template.expand(&context).to_string_lossy().into_owned())
     }
 
     #[test]
     fn placeholders_expand() {
-        let text = "{fd:http} {fd:local} {addr:http} {addr:local} {port:http} {port} {pool}/{slot}@{generation} {rotad}";
+        let text = "{fd:http} {fd:local} {addr:http} {addr:local} {port:http} {port} {pool}/{slot}@{generation} {rotad} \
+                    {preload:node}";
         assert_eq!(
             expand(text).as_deref(),
-            Ok("3 4 127.0.0.1:80 unix:/run/x.sock 80 3002 web/2@7 /bin/rotad")
+            Ok("3 4 127.0.0.1:80 unix:/run/x.sock 80 3002 web/2@7 /bin/rotad /run/node.cjs")
         );
         assert_eq!(expand("").as_deref(), Ok(""));
     }
@@ -293,6 +300,8 @@ mod tests {
             "{",
             "{slot",
             "{nosuch}",
+            "{preload}",
+            "{preload:python}",
             "{}",
             "{fd}",
             "{fd:nosuch}",

@@ -26,6 +26,19 @@ pub fn venv() -> PathBuf {
         .join("venv")
 }
 
+/// Where tests/all.sh installs `tests/install/node.txt`.
+pub fn node_modules() -> PathBuf {
+    venv().with_file_name("node").join("node_modules")
+}
+
+/// A package of `target/node` is there; see [`super::need`] for what happens when it is not.
+pub fn node_package(name: &str) -> bool {
+    super::need(
+        &format!("{name} (target/node)"),
+        node_modules().join(name).exists(),
+    )
+}
+
 /// A program of `target/venv` is there; see [`super::need`] for what happens when it is not.
 pub fn python(program: &str) -> bool {
     super::need(

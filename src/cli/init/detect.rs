@@ -1,190 +1,336 @@
-//! Detects which workers a project's directory describes: Procfile, Python application with gunicorn, package.json. It uses
-//! only what the files say and does not guess.
+//! Detects which workers a command or a project's directory describes. It uses only what the command and the files say; what
+//! is not certain is said on the screen and in the configuration.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-
-/// A larger file, in bytes, is not read: it does not describe how to start a program.
-const LARGEST: u64 = 1 << 20;
-
-/// The directories in which systemd looks for programs (systemd.exec(5)); programs elsewhere are written with their whole
-/// path.
-const SYSTEM_PATH: [&str; 6] = [
-    "/usr/local/sbin",
-    "/usr/local/bin",
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-];
+use super::pool::{Address, Pool, Socket};
+use super::project::Project;
+use super::{node, php, python, ruby};
+use std::path::Path;
 
 /// Characters that make a shell do more than start a program.
 const SHELL_SYNTAX: &str = "$`&|;<>()*?[]{}~#!\n";
 
-const PLACEHOLDERS: [&str; 4] = ["{pool}", "{slot}", "{generation}", "{rotad}"];
-
-/// A pool to be written.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pool {
-    pub(super) name: String,
-    pub(super) command: Vec<String>,
-    /// Where it was found, as a suffix for people; empty if it was typed.
-    pub(super) origin: &'static str,
-    /// It takes its listening socket from descriptor 3.
-    listens: bool,
-    /// It binds a port itself, so two workers cannot run at the same time.
-    binds: bool,
-    /// It takes its port from the variable PORT.
-    port: bool,
+/// What `init` writes for a directory.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Empty if the files say nothing certain.
+    pub(super) pools: Vec<Pool>,
+    /// Further files that a pool needs: name and text.
+    pub(super) files: Vec<(&'static str, String)>,
+    /// What else there is, and is not used.
+    pub(super) notes: Vec<String>,
 }
 
-impl Pool {
-    fn new(name: &str, command: Vec<String>, origin: &'static str) -> Self {
-        let listens = takes_socket(&command);
+impl From<Vec<Pool>> for Found {
+    fn from(pools: Vec<Pool>) -> Self {
         Self {
-            name: name.to_owned(),
-            command,
-            origin,
-            listens,
-            binds: false,
-            port: false,
+            pools,
+            ..Self::default()
         }
-    }
-
-    /// The pool of a command that was typed.
-    pub(super) fn of_command(command: &[String]) -> Self {
-        let pool = Self::new("app", command.to_vec(), "");
-        if pool.listens {
-            Self {
-                name: "web".to_owned(),
-                ..pool
-            }
-        } else {
-            pool
-        }
-    }
-
-    /// The pool as a table of the configuration.
-    pub(super) fn toml(&self) -> String {
-        let words: Vec<String> = self
-            .command
-            .iter()
-            .map(|word| string(&template(word)))
-            .collect();
-        let mut text = format!("[pool.{}]\ncommand = [{}]\n", self.name, words.join(", "));
-        if self.listens {
-            text.push_str(
-                "listen = \"127.0.0.1:8000\"        # opened by the master: file descriptor 3 of every worker\ncount = \
-                 2\n",
-            );
-        } else {
-            text.push_str("count = 1                        # \"cpus\": one for each CPU\n");
-        }
-        if self.port {
-            text.push_str("env = { PORT = \"8000\" }\n");
-        }
-        if self.binds {
-            text.push_str(&format!(
-                "\n# It binds its port itself, so the old worker must end before the new one starts: in between, requests are \
-                 refused.\n# To lose no request, let the master open the socket (`listen`), or use `ports` and a proxy \
-                 in front.\n[pool.{}.reload]\nsurge = 0\n",
-                self.name
-            ));
-        }
-        text
     }
 }
 
-/// Whether the command takes a listening socket: it names descriptor 3 (`fd://3`, `--fd 3`), or is gunicorn, which finds
-/// the socket by `LISTEN_FDS`. (A gunicorn that is given the descriptor as well takes it twice and fails.)
-fn takes_socket(command: &[String]) -> bool {
-    let program = command
-        .first()
-        .and_then(|program| Path::new(program).file_name());
-    let names_it = command
+/// The pools for a directory: the command that was typed, or else what the files say.
+pub(super) fn find(here: &Path, command: &[String]) -> Found {
+    let project = Project::new(here);
+    let mut found = if command.is_empty() {
+        of_files(project)
+    } else {
+        vec![of_command(project, command)].into()
+    };
+    for pool in &mut found.pools {
+        if let Some(program) = pool.command.first_mut() {
+            *program = project.whole_path(program);
+        }
+    }
+    found
+}
+
+fn of_files(project: Project<'_>) -> Found {
+    if let Some(pools) = procfile(project) {
+        return pools.into();
+    }
+    let node = node::web(project);
+    let mut found = if let Some(pools) = ruby::pools(project) {
+        Found::from(pools)
+    } else if let Some(php) = php::find(project) {
+        Found {
+            files: php
+                .fpm_conf
+                .map(|text| (php::FPM_CONF, text))
+                .into_iter()
+                .collect(),
+            ..Found::from(php.pools)
+        }
+    } else {
+        let mut pools: Vec<Pool> = python::web(project).into_iter().collect();
+        pools.extend(python::tasks(project));
+        Found::from(pools)
+    };
+    if found.pools.is_empty() {
+        return node.into_iter().collect::<Vec<_>>().into();
+    }
+    let starts = project
+        .json("package.json")
+        .is_some_and(|package| package.pointer("/scripts/start").is_some());
+    if node.is_some() && starts {
+        found
+            .notes
+            .push("package.json has a start script, too: no pool was made of it".to_owned());
+    }
+    found
+}
+
+/// The last part of a program's path.
+fn base(word: &str) -> &str {
+    word.rsplit('/').next().unwrap_or(word)
+}
+
+/// The word of the program itself: behind `bundle exec` and `python -m`, which become it.
+fn program_at(words: &[String]) -> usize {
+    let first = base(&words[0]);
+    let second = words.get(1).map(String::as_str);
+    let leads = (first == "bundle" && second == Some("exec"))
+        || (first.starts_with("python") && second == Some("-m"));
+    if leads && words.len() > 2 { 2 } else { 0 }
+}
+
+/// The value of an option: `--port 80`, `--port=80`, `-p 80`.
+fn option<'w>(words: &'w [String], names: &[&str]) -> Option<&'w str> {
+    words.iter().enumerate().find_map(|(at, word)| {
+        if names.contains(&word.as_str()) {
+            return words.get(at + 1).map(String::as_str);
+        }
+        let (name, value) = word.split_once('=')?;
+        names.contains(&name).then_some(value)
+    })
+}
+
+/// The words without these options and their values.
+fn without(words: &[String], names: &[&str]) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if names.contains(&word.as_str()) {
+            words.next();
+        } else if !word
+            .split_once('=')
+            .is_some_and(|(name, _)| names.contains(&name))
+        {
+            kept.push(word.clone());
+        }
+    }
+    kept
+}
+
+/// Whether the command names descriptor 3 as its socket.
+fn names_descriptor(words: &[String]) -> bool {
+    words
         .iter()
-        .any(|word| word.contains("fd://3") || word == "--fd=3");
-    names_it
-        || program.is_some_and(|name| name == "gunicorn")
-        || command
+        .any(|word| word.contains("fd://3") || word == "--fd=3")
+        || words
             .windows(2)
             .any(|two| two[0] == "--fd" && two[1] == "3")
 }
 
-/// The pools for a directory: the command that was typed, or else what the files say. Empty if they say nothing certain.
-pub(super) fn pools(here: &Path, command: &[String]) -> Vec<Pool> {
-    if !command.is_empty() {
-        let mut pool = Pool::of_command(command);
-        name_whole_path(here, &mut pool);
-        return vec![pool];
+/// The pool of a command that was typed. The command stays as it is, except where its program takes a socket by an option.
+fn of_command(project: Project<'_>, words: &[String]) -> Pool {
+    let mut pool = recognised(project, words);
+    pool.name = match (&pool.socket, pool.task) {
+        (_, true) => "jobs",
+        (Socket::None, false) => "app",
+        _ => "web",
     }
-    let mut pools = procfile(here)
-        .or_else(|| gunicorn(here))
-        .or_else(|| node(here))
-        .unwrap_or_default();
-    pools
-        .iter_mut()
-        .for_each(|pool| name_whole_path(here, pool));
-    pools
+    .to_owned();
+    pool
 }
 
-/// Writes the whole path of a program that is in the user's PATH and not in systemd's.
-fn name_whole_path(here: &Path, pool: &mut Pool) {
-    let Some(program) = pool
-        .command
-        .first_mut()
-        .filter(|program| !program.contains('/'))
-    else {
-        return;
+fn recognised(project: Project<'_>, words: &[String]) -> Pool {
+    let at = program_at(words);
+    let (head, rest) = words.split_at(at + 1);
+    let program = base(&words[at]);
+    let typed = || Pool::new("app", words, "");
+    let has = |word: &str| rest.iter().any(|it| it == word);
+    match program {
+        "gunicorn" => {
+            let bind = option(rest, &["-b", "--bind"]);
+            let address = bind
+                .and_then(Address::parse)
+                .unwrap_or_else(|| Address::local(8000));
+            let pool = typed().inherits(address);
+            match bind {
+                Some(bind) if bind.starts_with("fd://") => pool.note(
+                    "gunicorn finds rotad's socket by itself, and fails if it is given the descriptor as well: leave out --bind",
+                ),
+                Some(_) => pool.note("gunicorn finds rotad's socket by itself; its --bind is ignored"),
+                None => pool,
+            }
+        }
+        _ if names_descriptor(words) => typed().inherits(Address::local(8000)),
+        "uvicorn" if option(rest, &["--fd", "--uds"]).is_none() => {
+            let address = Address::of(
+                option(rest, &["--host"]).unwrap_or("127.0.0.1"),
+                option(rest, &["--port"]).unwrap_or("8000"),
+            );
+            let added = ["--fd", "3"].into_iter();
+            let added = if option(rest, &["--timeout-graceful-shutdown", "--backlog"]).is_some() {
+                added.chain([].iter().copied())
+            } else {
+                added.chain(python::UVICORN.iter().copied())
+            };
+            with_socket(head, added, &without(rest, &["--host", "--port"]), address, typed)
+                .note(python::UVICORN_NOTE)
+        }
+        "hypercorn" if !has("--config") => {
+            let bind = option(rest, &["-b", "--bind"]).unwrap_or("127.0.0.1:8000");
+            let added = ["--bind", "fd://3"].into_iter();
+            let rest = without(rest, &["-b", "--bind"]);
+            with_socket(head, added, &rest, Address::parse(bind), typed).note(python::DRAIN_NOTE)
+        }
+        "daphne" if option(rest, &["--fd", "-u", "-e", "--endpoint"]).is_none() => {
+            let address = Address::of(
+                option(rest, &["-b", "--bind"]).unwrap_or("127.0.0.1"),
+                option(rest, &["-p", "--port"]).unwrap_or("8000"),
+            );
+            let added = ["--fd", "3"].into_iter();
+            let rest = without(rest, &["-b", "--bind", "-p", "--port"]);
+            with_socket(head, added, &rest, address, typed).note(python::DRAIN_NOTE)
+        }
+        "puma" => {
+            let address = option(rest, &["-p", "--port"])
+                .and_then(|port| Address::of("0.0.0.0", port))
+                .or_else(|| Address::parse(option(rest, &["-b", "--bind"])?.strip_prefix("tcp://")?))
+                .or_else(|| Some(Address::local(9292)));
+            let added = (!rest.iter().any(|word| word.starts_with("--bind-to-activated")))
+                .then_some(ruby::PUMA);
+            with_socket(head, added.into_iter(), rest, address, typed).note(ruby::PUMA_NOTE)
+        }
+        "celery" if has("beat") => {
+            typed().task().alone("two schedulers side by side would send each job twice")
+        }
+        "celery" if has("worker") => {
+            let named = option(rest, &["-n", "--hostname"]).is_some();
+            let added = if named { &[][..] } else { &["-n", "{pool}-{slot}-{generation}@%h"] };
+            let words = words.iter().cloned().chain(added.iter().map(|word| (*word).to_owned()));
+            Pool::new("app", words, "").task()
+        }
+        "rq" | "rqworker" | "sidekiq" | "celery" => typed().task(),
+        "php" => of_php(rest, typed()),
+        "node" => node::of_node(project, words, ""),
+        "next" if has("start") => node::of_next(project, rest),
+        "npm" | "npx" | "yarn" | "pnpm" | "bunx" => typed().binds(None, node::NPM_INSTEAD),
+        "granian" => typed().binds(
+            Address::of(
+                option(rest, &["--host"]).unwrap_or("127.0.0.1"),
+                option(rest, &["--port"]).unwrap_or("8000"),
+            ),
+            python::GRANIAN_INSTEAD,
+        ),
+        "waitress-serve" => typed().binds(
+            Address::parse(option(rest, &["--listen"]).unwrap_or("0.0.0.0:8080")),
+            "gunicorn takes rotad's socket and loses none",
+        ),
+        "flask" | "django-admin" => typed().binds(
+            None,
+            "a server for development; gunicorn takes rotad's socket and loses none (docs/programs/python.md)",
+        ),
+        _ if has("runserver") => typed().binds(
+            None,
+            "a server for development; gunicorn takes rotad's socket and loses none (docs/programs/python.md)",
+        ),
+        "rails" if has("server") || has("s") => typed().binds(
+            None,
+            "puma itself takes rotad's socket and loses none (docs/programs/ruby.md)",
+        ),
+        name if name.starts_with("php-fpm") => typed().binds(
+            None,
+            "with FPM_SOCKETS php-fpm takes rotad's socket and loses none (docs/programs/php.md)",
+        ),
+        _ => typed().alone(
+            "nothing is known of this program. If it opens a port or a file of its own, two of it cannot run side by side, so \
+             the old worker ends before the new one starts; if two can, take this line out, and a roll has no gap",
+        ),
+    }
+}
+
+/// A program that takes the socket by options which are added. Without an address that `listen` can have, it stays as typed.
+fn with_socket<'w>(
+    head: &[String],
+    added: impl Iterator<Item = &'w str>,
+    rest: &[String],
+    address: Option<Address>,
+    typed: impl Fn() -> Pool,
+) -> Pool {
+    let Some(address) = address else {
+        return typed().binds(
+            None,
+            "with `listen` and its option for a descriptor it loses none",
+        );
     };
-    if let Some(path) =
-        found(here, program).filter(|path| !SYSTEM_PATH.iter().any(|dir| path.starts_with(dir)))
-    {
-        *program = path.to_string_lossy().into_owned();
+    let added: Vec<String> = added.map(str::to_owned).collect();
+    let note = format!("added to the command: {} (rotad's socket)", added.join(" "));
+    let words = head.iter().chain(&added).chain(rest).cloned();
+    let pool = Pool::new("web", words, "").inherits(address);
+    if added.is_empty() {
+        pool
+    } else {
+        pool.note(note)
     }
 }
 
-fn found(here: &Path, program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| here.join(dir).join(program))
-        .find(|path| executable(path))
-}
-
-fn executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
-fn read(path: &Path) -> Option<String> {
-    path.metadata()
-        .ok()
-        .filter(|meta| meta.is_file() && meta.len() <= LARGEST)?;
-    fs::read_to_string(path).ok()
+fn of_php(rest: &[String], typed: Pool) -> Pool {
+    let word = |at: usize| rest.get(at).map_or("", |word| base(word));
+    match (word(0), word(1)) {
+        ("-S", _) => typed.binds(
+            rest.get(1).and_then(|address| Address::parse(address)),
+            "a server for development; php-fpm takes rotad's socket and loses none (docs/programs/php.md)",
+        ),
+        ("artisan", "queue:work" | "queue:listen") => php::queue_work(typed),
+        ("artisan", "horizon") | ("console", "messenger:consume") => typed.task(),
+        ("artisan", "schedule:work") => {
+            typed.task().alone("two schedulers side by side would start each job twice")
+        }
+        ("artisan", "serve" | "octane:start") => {
+            let address = Address::of(
+                option(rest, &["--host"]).unwrap_or("127.0.0.1"),
+                option(rest, &["--port"]).unwrap_or("8000"),
+            );
+            typed.binds(
+                address,
+                "php-fpm takes rotad's socket and loses none (docs/programs/php.md)",
+            )
+        }
+        _ => typed.alone(
+            "nothing is known of this script. If it opens a port or a file of its own, two of it cannot run side by side, so the \
+             old worker ends before the new one starts; if two can, take this line out, and a roll has no gap",
+        ),
+    }
 }
 
 /// `NAME: COMMAND` lines. `web` gets its port in PORT, as on other platforms; `release` is skipped, since it is not a
 /// process that keeps running.
-fn procfile(here: &Path) -> Option<Vec<Pool>> {
-    let text = read(&here.join("Procfile"))?;
+fn procfile(project: Project<'_>) -> Option<Vec<Pool>> {
+    let text = project.read("Procfile")?;
     let line = |line: &str| {
         let (name, command) = line.split_once(':')?;
         let (name, command) = (name.trim(), command.trim());
         let valid = |c: u8| c.is_ascii_alphanumeric() || b"_-".contains(&c);
-        (!name.is_empty()
+        let good = !name.is_empty()
             && name.len() <= 64
             && name.bytes().all(valid)
             && name != "release"
-            && !command.is_empty())
-        .then(|| {
-            let pool = Pool::new(name, words(command), " (Procfile)");
-            let binds = name == "web" && !pool.listens;
-            Pool {
-                binds,
-                port: binds,
-                ..pool
+            && !command.is_empty();
+        good.then(|| {
+            let mut pool = recognised(project, &words(command));
+            pool.name = name.to_owned();
+            pool.origin = "Procfile".to_owned();
+            if name == "web" && !matches!(pool.socket, Socket::Inherited(_)) {
+                pool = pool.binds(
+                    Some(Address::local(8000)),
+                    "`listen` and a program that takes descriptor 3 lose none",
+                );
+                pool.env.push(("PORT".to_owned(), "8000".to_owned()));
             }
+            pool
         })
     };
     let mut pools: Vec<Pool> = text
@@ -195,66 +341,6 @@ fn procfile(here: &Path) -> Option<Vec<Pool>> {
     let mut names = std::collections::BTreeSet::new();
     pools.retain(|pool| names.insert(pool.name.clone()));
     (!pools.is_empty()).then_some(pools)
-}
-
-/// A Python application with one of the usual names, if gunicorn is installed.
-fn gunicorn(here: &Path) -> Option<Vec<Pool>> {
-    let in_venv = [".venv/bin/gunicorn", "venv/bin/gunicorn"]
-        .into_iter()
-        .find(|path| executable(&here.join(path)));
-    let program = in_venv
-        .map(str::to_owned)
-        .or_else(|| found(here, "gunicorn").map(|_| "gunicorn".to_owned()))?;
-    let assigns = |file: &Path, name: &str| {
-        let names = |line: &str| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.trim_start().starts_with(['=', ':']))
-        };
-        read(file).is_some_and(|text| text.lines().any(names))
-    };
-    let target = [
-        ("wsgi", "application"),
-        ("wsgi", "app"),
-        ("app", "app"),
-        ("main", "app"),
-    ]
-    .into_iter()
-    .find(|(module, name)| assigns(&here.join(format!("{module}.py")), name))
-    .map(|(module, name)| format!("{module}:{name}"))
-    .or_else(|| django(here, assigns))?;
-    Some(vec![Pool::new("web", vec![program, target], " (detected)")])
-}
-
-/// `PROJECT/wsgi.py` beside manage.py, if there is exactly one.
-fn django(here: &Path, assigns: impl Fn(&Path, &str) -> bool) -> Option<String> {
-    if !here.join("manage.py").is_file() {
-        return None;
-    }
-    let directories = fs::read_dir(here).ok()?.flatten();
-    let projects: Vec<String> = directories
-        .filter(|directory| assigns(&directory.path().join("wsgi.py"), "application"))
-        .filter_map(|directory| directory.file_name().into_string().ok())
-        .collect();
-    match &projects[..] {
-        [project] => Some(format!("{project}.wsgi:application")),
-        _ => None,
-    }
-}
-
-/// `scripts.start` of package.json. A script that only starts node is started directly, since npm does not pass signals
-/// on reliably.
-fn node(here: &Path) -> Option<Vec<Pool>> {
-    let package: serde_json::Value =
-        serde_json::from_str(&read(&here.join("package.json"))?).ok()?;
-    let start = package.get("scripts")?.get("start")?.as_str()?;
-    let direct =
-        plain(start).filter(|words| words.first().is_some_and(|program| program == "node"));
-    let command = direct.unwrap_or_else(|| ["npm", "start"].map(str::to_owned).to_vec());
-    let pool = Pool::new("web", command, " (package.json)");
-    Some(vec![Pool {
-        binds: !pool.listens,
-        ..pool
-    }])
 }
 
 /// The words of a command line. A line that needs a shell becomes `sh -c LINE`.
@@ -284,77 +370,27 @@ fn assignment(line: &str) -> bool {
         .is_some_and(|word| word.contains('='))
 }
 
-/// Doubles braces that are not part of a placeholder, as the configuration expects.
-fn template(word: &str) -> String {
-    let mut text = String::new();
-    let mut rest = word;
-    while let Some(letter) = rest.chars().next() {
-        if let Some(known) = PLACEHOLDERS
-            .into_iter()
-            .find(|known| rest.starts_with(known))
-        {
-            text.push_str(known);
-            rest = &rest[known.len()..];
-            continue;
-        }
-        text.push(letter);
-        if matches!(letter, '{' | '}') {
-            text.push(letter);
-        }
-        rest = &rest[letter.len_utf8()..];
-    }
-    text
-}
-
-fn string(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::project::tests::directory;
     use super::*;
 
-    fn of(files: &[(&str, &str)]) -> Vec<Pool> {
-        let directory = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            let path = directory.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, text).unwrap();
-            if name.contains("bin/") {
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-            }
-        }
-        pools(directory.path(), &[])
-    }
-
     fn commands(files: &[(&str, &str)]) -> Vec<String> {
-        of(files)
+        let directory = directory(files);
+        find(directory.path(), &[])
+            .pools
             .iter()
             .map(|pool| format!("{}: {}", pool.name, pool.command.join(" ")))
             .collect()
     }
 
+    fn typed(line: &str) -> Pool {
+        let directory = directory(&[]);
+        of_command(Project::new(directory.path()), &words(line))
+    }
+
     #[test]
-    fn pools_are_detected_from_files() {
-        let gunicorn = (".venv/bin/gunicorn", "");
-        let target = |files: &[(&str, &str)]| commands(&[&[gunicorn], files].concat());
-        let web = |target: &str| vec![format!("web: .venv/bin/gunicorn {target}")];
-        assert_eq!(
-            target(&[("app.py", "import flask\napp = flask.Flask(__name__)\n")]),
-            web("app:app")
-        );
-        assert_eq!(
-            target(&[("wsgi.py", "application: App = make()\n")]),
-            web("wsgi:application")
-        );
-        let django = [
-            ("manage.py", ""),
-            ("shop/wsgi.py", "application = x\n"),
-            ("other/a.py", ""),
-        ];
-        assert_eq!(target(&django), web("shop.wsgi:application"));
-        assert_eq!(target(&[("app.py", "application_of = 1\n")]), [""; 0]);
-        assert_eq!(commands(&[("x.py", "")]), [""; 0]);
+    fn a_procfile_is_read() {
         let procfile = "# ours\nrelease: ./migrate\nweb: ./serve --port $PORT\nmail: ./mail 'a b'\nweb: again\n";
         assert_eq!(
             commands(&[("Procfile", procfile)]),
@@ -368,57 +404,135 @@ mod tests {
     }
 
     #[test]
+    fn a_project_of_several_languages_is_the_server_side_one() {
+        let files = [
+            ("app.py", "app = Flask(__name__)\n"),
+            (
+                "package.json",
+                "{\"scripts\": {\"start\": \"webpack serve\"}}",
+            ),
+        ];
+        let directory = directory(&files);
+        let found = find(directory.path(), &[]);
+        assert_eq!(found.pools.len(), 1);
+        assert!(found.pools[0].command.last().unwrap() == "app:app");
+        assert!(found.notes[0].contains("package.json"), "{found:?}");
+        assert_eq!(commands(&[("readme.txt", "")]), [""; 0]);
+    }
+
+    #[test]
     fn commands_that_take_a_socket_get_one() {
-        let listens = |line: &str| Pool::of_command(&words(line)).listens;
+        let listens = |line: &str| matches!(typed(line).socket, Socket::Inherited(_));
         let commands = [
             "/opt/venv/bin/gunicorn app:app",
             "uvicorn --fd 3 app:app",
             "daphne --fd=3 app:app",
             "x -b fd://3",
+            "python3 -m uvicorn app:app",
+            "bundle exec puma",
         ];
-        assert!(commands.into_iter().all(listens));
-        assert!(
-            ![
-                "uvicorn --fd 4 app:app",
-                "uv run gunicorn app:app",
-                "3 --fd"
-            ]
-            .into_iter()
-            .any(listens)
-        );
+        for line in commands {
+            assert!(listens(line), "{line}");
+        }
+        for line in [
+            "uvicorn --fd 4 app:app",
+            "uv run gunicorn app:app",
+            "3 --fd",
+        ] {
+            assert!(!listens(line), "{line}");
+            assert!(typed(line).toml().contains("surge = 0"), "{line}");
+        }
     }
 
     #[test]
-    fn a_start_script_is_run_directly_or_by_npm() {
-        let start = |script: &str| {
-            let text = format!("{{\"scripts\": {{\"start\": \"{script}\"}}}}");
-            let pools = of(&[("package.json", &text)]);
-            assert!(pools[0].toml().contains("surge = 0"));
-            let program = Path::new(&pools[0].command[0])
-                .file_name()
-                .unwrap()
-                .to_owned();
-            format!(
-                "{} {}",
-                program.to_string_lossy(),
-                pools[0].command[1..].join(" ")
-            )
-        };
-        assert_eq!(start("node server.js --x"), "node server.js --x");
-        assert_eq!(start("next start -p $PORT"), "npm start");
-        assert!(of(&[("package.json", "{\"scripts\": {}}"), ("rubbish", "")]).is_empty());
-        assert!(of(&[("package.json", "{")]).is_empty());
-    }
-
-    #[test]
-    fn words_survive_toml_and_placeholders() {
-        let words = ["sh", "-c", "x=\"{a}\"; echo {slot} '{' \\ \t ü"].map(str::to_owned);
-        let text = Pool::of_command(&words).toml();
-        let table: toml::Table = toml::from_str(&text).unwrap();
-        let command = table["pool"]["app"]["command"].as_array().unwrap();
+    fn a_port_that_was_typed_becomes_rotads() {
+        for (line, command, address) in [
+            (
+                "uvicorn main:app --host 0.0.0.0 --port=8080",
+                "uvicorn --fd 3 --timeout-graceful-shutdown 25 --backlog 4096 main:app",
+                "0.0.0.0:8080",
+            ),
+            (
+                "hypercorn -b 127.0.0.1:9001 m:app",
+                "hypercorn --bind fd://3 m:app",
+                "127.0.0.1:9001",
+            ),
+            (
+                "daphne -p 9002 m:app",
+                "daphne --fd 3 m:app",
+                "127.0.0.1:9002",
+            ),
+            (
+                "gunicorn -b :9003 m:app",
+                "gunicorn -b :9003 m:app",
+                "0.0.0.0:9003",
+            ),
+            (
+                "puma -p 9004 config.ru",
+                "puma --bind-to-activated-sockets=only -p 9004 config.ru",
+                "0.0.0.0:9004",
+            ),
+        ] {
+            let pool = typed(line);
+            assert_eq!(pool.command.join(" "), command);
+            assert_eq!(
+                pool.socket,
+                Socket::Inherited(Address::parse(address).unwrap()),
+                "{line}"
+            );
+        }
+        let named = typed("uvicorn m:app --host shop.example --port 80");
         assert_eq!(
-            command[2].as_str().unwrap(),
-            "x=\"{{a}}\"; echo {slot} '{{' \\ \t ü"
+            named.command.join(" "),
+            "uvicorn m:app --host shop.example --port 80"
+        );
+        assert_eq!(named.socket, Socket::Own(None));
+    }
+
+    #[test]
+    fn programs_that_bind_by_themselves_are_replaced_one_after_the_other() {
+        for line in [
+            "php -S 127.0.0.1:8000",
+            "npm start",
+            "flask run",
+            "python3 manage.py runserver",
+            "bin/rails server",
+            "granian m:app",
+            "php artisan serve",
+            "./unknown",
+            "celery -A x beat",
+            "php artisan schedule:work",
+        ] {
+            let pool = typed(line);
+            assert!(pool.toml().contains("surge = 0"), "{line}");
+            assert!(!pool.remarks().is_empty(), "{line}");
+            assert_eq!(pool.command, words(line));
+        }
+    }
+
+    #[test]
+    fn programs_for_jobs_are_tasks() {
+        for line in [
+            "celery -A x worker",
+            "rq worker",
+            "sidekiq",
+            "php artisan queue:work --max-jobs=5",
+            "php bin/console messenger:consume async",
+        ] {
+            let pool = typed(line);
+            assert!(pool.task && pool.name == "jobs", "{line}");
+        }
+        assert!(
+            typed("celery -A x worker")
+                .command
+                .join(" ")
+                .ends_with("-n {pool}-{slot}-{generation}@%h")
+        );
+        assert!(
+            !typed("celery -A x worker -n me")
+                .command
+                .join(" ")
+                .contains("{pool}")
         );
     }
 }

@@ -1,14 +1,20 @@
 //! `rotad init`: writes a configuration for the current directory that can be run as it is, and a systemd unit. `detect`
-//! finds the workers, `unit` writes the unit; this module writes both files, checks the configuration, and prints what to
-//! do next.
+//! finds the workers (`python`, `node`, `php` and `ruby` know their programs, `project` reads the files), `pool` writes
+//! each as TOML, `unit` writes the unit; this module writes the files, checks the configuration, and prints what to do next.
 
 mod detect;
+mod node;
+mod php;
+mod pool;
+mod project;
+mod python;
+mod ruby;
 mod unit;
 
 use super::print;
 use crate::config::{self, Loaded};
 use crate::exit_code::ExitCode;
-use detect::Pool;
+use detect::Found;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,13 +26,24 @@ const UNIT: &str = "rotad.service";
 /// Every key with its default, commented, and an example pool at the end.
 const SAMPLE: &str = include_str!("../../../config/rotad.toml");
 
-/// Writes both files into the current directory, or neither. Existing files are never overwritten. Returns the exit code.
-pub(super) fn init(file: Option<&Path>, command: &[String]) -> ExitCode {
+/// How the file begins where it has only what differs from the defaults.
+const HEAD: &str = "\
+# The configuration of a rotad master: only what differs from the defaults. `rotad init --full` writes every key;
+# docs/config.md explains them. Relative paths are relative to this file's directory, or, if that is named `config`, to
+# the one above it.
+
+[master]
+pid_file = \"master.pid\"            # locked while the master runs
+";
+
+/// Writes the files into the current directory, or none. Existing files are never overwritten. With `full` the configuration
+/// has every key, commented. Returns the exit code.
+pub(super) fn init(file: Option<&Path>, full: bool, command: &[String]) -> ExitCode {
     if file.is_some() {
         print::error("`init` writes ./rotad.toml: leave out -c, and move the file afterwards");
         return ExitCode::USAGE;
     }
-    match write(command) {
+    match write(full, command) {
         Ok(code) => code,
         Err(message) => {
             print::error(&message);
@@ -35,7 +52,7 @@ pub(super) fn init(file: Option<&Path>, command: &[String]) -> ExitCode {
     }
 }
 
-fn write(command: &[String]) -> Result<ExitCode, String> {
+fn write(full: bool, command: &[String]) -> Result<ExitCode, String> {
     let here = std::env::current_dir()
         .map_err(|error| format!("the current directory cannot be found: {error}"))?;
     let (config, unit) = (here.join(CONFIG), here.join(UNIT));
@@ -50,13 +67,20 @@ fn write(command: &[String]) -> Result<ExitCode, String> {
     }
     let rotad = std::env::current_exe()
         .map_err(|error| format!("the rotad binary cannot be found: {error}"))?;
-    let pools = detect::pools(&here, command);
-    create(&config, &text(&pools))?;
-    create(&unit, &unit::text(&rotad, &config)).inspect_err(|_| {
-        fs::remove_file(&config).ok();
-    })?;
+    let found = detect::find(&here, command);
+    let mut files = vec![(config.clone(), text(&found, full))];
+    files.push((unit.clone(), unit::text(&rotad, &config)));
+    let more = found.files.iter();
+    files.extend(more.map(|(name, text)| (here.join(name), text.clone())));
+    for (at, (path, text)) in files.iter().enumerate() {
+        create(path, text).inspect_err(|_| {
+            for (written, _) in &files[..at] {
+                fs::remove_file(written).ok();
+            }
+        })?;
+    }
     let valid = check(&config);
-    print_summary(&pools, &config, &unit);
+    print_summary(&found, &config, &unit);
     Ok(if valid {
         ExitCode::DONE
     } else {
@@ -64,27 +88,29 @@ fn write(command: &[String]) -> Result<ExitCode, String> {
     })
 }
 
-/// The sample with these pools in place of its example; unchanged if there are none.
-fn text(pools: &[Pool]) -> String {
-    if pools.is_empty() {
-        return SAMPLE.to_owned();
+/// The configuration with these pools, or with the sample's example if there are none.
+fn text(found: &Found, full: bool) -> String {
+    let (keys, example) = SAMPLE.split_at(example_at());
+    let mut text = if full { keys } else { HEAD }.trim_end().to_owned();
+    text.push('\n');
+    for note in &found.notes {
+        text.push_str(&format!("\n# {note}\n"));
     }
-    let lines: Vec<&str> = SAMPLE.lines().collect();
-    let example = lines
-        .iter()
-        .position(|line| line.starts_with("[pool."))
-        .unwrap_or(lines.len());
-    let comment = lines[..example]
-        .iter()
-        .rev()
-        .take_while(|line| line.starts_with('#'))
-        .count();
-    let mut text = lines[..example - comment].join("\n");
-    for pool in pools {
+    for pool in &found.pools {
         text.push('\n');
         text.push_str(&pool.toml());
     }
+    if found.pools.is_empty() {
+        text.push('\n');
+        text.push_str(example);
+    }
     text
+}
+
+/// Where the sample's example pool begins, with the comment above it.
+fn example_at() -> usize {
+    let pool = SAMPLE.find("\n[pool.").map_or(SAMPLE.len(), |at| at + 1);
+    SAMPLE[..pool].rfind("\n\n").map_or(pool, |at| at + 2)
 }
 
 fn create(path: &Path, text: &str) -> Result<(), String> {
@@ -117,16 +143,32 @@ fn check(config: &Path) -> bool {
     valid
 }
 
-fn print_summary(pools: &[Pool], config: &Path, unit: &Path) {
+fn print_summary(found: &Found, config: &Path, unit: &Path) {
     let mut text = format!("wrote {}\n", config.display());
-    if pools.is_empty() {
+    if found.pools.is_empty() {
         text.push_str(
             "  pool hello: an example, to be replaced (`rotad init -- COMMAND` writes yours)\n",
         );
     }
-    for pool in pools {
+    for pool in &found.pools {
         let command = print::sanitize(shell_words::join(&pool.command));
-        text.push_str(&format!("  pool {}: {command}{}\n", pool.name, pool.origin));
+        text.push_str(&format!("  pool {}: {command}", pool.name));
+        if !pool.origin.is_empty() {
+            text.push_str(&format!(" ({})", print::sanitize(pool.origin.clone())));
+        }
+        text.push('\n');
+        if let Some(address) = pool.address() {
+            text.push_str(&format!("    serves at {address}\n"));
+        }
+        for remark in pool.remarks() {
+            text.push_str(&format!("    {}\n", print::sanitize(remark)));
+        }
+    }
+    for note in &found.notes {
+        text.push_str(&format!("  {note}\n"));
+    }
+    for (name, _) in &found.files {
+        text.push_str(&format!("wrote {name}\n"));
     }
     let name = service(config);
     text.push_str(&format!(
@@ -149,10 +191,25 @@ fn service(config: &Path) -> String {
 mod tests {
     use super::*;
 
+    fn found() -> Found {
+        let words = ["php", "worker.php"].map(str::to_owned);
+        detect::find(Path::new("/nonexistent"), &words)
+    }
+
+    #[test]
+    fn the_short_file_has_only_what_differs_from_the_defaults() {
+        let text = text(&found(), false);
+        assert!(
+            text.contains("\ncommand = [\"php\", \"worker.php\"]\n"),
+            "{text}"
+        );
+        assert!(text.lines().count() < 30, "{text}");
+        assert!(!text.contains("[pool.hello]"), "{text}");
+    }
+
     #[test]
     fn detected_pools_replace_the_example_and_every_key_stays() {
-        let pool = Pool::of_command(&["php".to_owned(), "worker.php".to_owned()]);
-        let text = text(&[pool]);
+        let text = text(&found(), true);
         assert!(
             text.starts_with("# The configuration of a rotad master"),
             "{text}"
@@ -169,5 +226,12 @@ mod tests {
             text.contains("command = [\"php\", \"worker.php\"]\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn without_a_program_the_example_is_written() {
+        assert_eq!(text(&Found::default(), true), SAMPLE);
+        let short = text(&Found::default(), false);
+        assert!(short.contains("# An example: two workers") && short.contains("[pool.hello]"));
     }
 }

@@ -135,6 +135,7 @@ impl Supervisor {
         }
         if let Some(path) = &repaired.runtime_dir {
             self.workers.notify_dir = path.join(NOTIFY_DIR);
+            self.workers.spawn_specs.node_preload_mut().relocate(path);
             self.clients.set_location(path);
         }
         if repaired.journal {

@@ -12,6 +12,7 @@ pub(crate) mod exit_report;
 mod exits;
 mod journal;
 pub(crate) mod label;
+mod node_preload;
 pub(crate) mod notify_sockets;
 pub(crate) mod orphans;
 pub(crate) mod probe_request;
@@ -86,7 +87,7 @@ impl Workers {
         } = parts;
         Self {
             processes: ProcessTable::default(),
-            spawn_specs: SpawnSpecs::new(),
+            spawn_specs: SpawnSpecs::new(notify_dir.parent().unwrap_or(&notify_dir)),
             exit_reports: ExitReports::default(),
             notify_dir,
             journal,

@@ -36,6 +36,7 @@ pub(crate) fn probe_request(
         .map(|listener| listener.target().address)
         .collect();
     let rotad = specs.rotad().to_owned();
+    let node_preload = specs.node_preload().path().to_owned();
     let context = Context {
         addresses: &addresses,
         pool: &plan.name,
@@ -43,6 +44,7 @@ pub(crate) fn probe_request(
         generation: process.generation.0,
         port: process.port,
         rotad: &rotad,
+        node_preload: &node_preload,
     };
     let words = match check {
         Check::Connect(place) => return ProbeRequest::connect(&place.expand(&context)),

@@ -1,6 +1,7 @@
 //! Spawn requests: which program and directory a generation is pinned to, and with which arguments, environment and
 //! descriptors one worker of it is spawned. `effects.rs` uses it for workers, `probe_request.rs` for commands of probes.
 
+use super::node_preload::NodePreload;
 use crate::listener::Listener;
 use crate::plan::{Address, Context, Health};
 use crate::process::{PinnedPaths, Resolved, SavedPaths, SpawnRequest, environment};
@@ -19,6 +20,7 @@ pub(crate) struct SpawnSpecs {
     /// The base environment of each generation, computed once.
     base: BTreeMap<(PoolId, Generation), Vec<(OsString, OsString)>>,
     rotad: PathBuf,
+    node_preload: NodePreload,
     /// Generations whose paths may have been resolved since they were saved.
     changed: BTreeSet<(PoolId, Generation)>,
 }
@@ -40,12 +42,13 @@ pub(crate) struct SpawnParams<'a> {
 }
 
 impl SpawnSpecs {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(runtime_dir: &Path) -> Self {
         // Read once: after a package upgrade the path is still right, while /proc/self/exe would be the deleted file.
         let rotad = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("rotad"));
         Self {
             pinned: BTreeMap::new(),
             base: BTreeMap::new(),
+            node_preload: NodePreload::new(runtime_dir, &rotad),
             rotad,
             changed: BTreeSet::new(),
         }
@@ -75,6 +78,7 @@ impl SpawnSpecs {
             generation: params.generation.0,
             port: params.port,
             rotad: &self.rotad,
+            node_preload: self.node_preload.path(),
         };
         let argv: Vec<OsString> = recipe
             .command
@@ -196,6 +200,16 @@ impl SpawnSpecs {
     /// The path that `{rotad}` expands to.
     pub(crate) fn rotad(&self) -> &Path {
         &self.rotad
+    }
+
+    /// The script that `{preload:node}` expands to.
+    pub(crate) fn node_preload(&self) -> &NodePreload {
+        &self.node_preload
+    }
+
+    /// The same, to be written or moved.
+    pub(crate) fn node_preload_mut(&mut self) -> &mut NodePreload {
+        &mut self.node_preload
     }
 
     /// The program and directory of a generation, known after its first spawn.

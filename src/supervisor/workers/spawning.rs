@@ -97,6 +97,7 @@ impl Workers {
         let (slot, spec) = (process.slot, process.spec.clone());
         let plan = &spec.plan;
         let owner = plan.recipe.account.as_ref().map(|account| account.uid);
+        self.spawn_specs.node_preload_mut().provide(&plan.recipe)?;
         let notify = NotifySocket::open(&self.notify_dir, worker, owner)?;
         let (output, (stdout, stderr)) =
             WorkerOutput::open(&plan.name, slot.0, &plan.log, owner, &self.null)?;

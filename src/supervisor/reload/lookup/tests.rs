@@ -67,7 +67,7 @@ impl Fixture {
             engine: Engine::new(),
             now: Time(0),
             pools: registry,
-            specs: SpawnSpecs::new(),
+            specs: SpawnSpecs::new(std::path::Path::new("/nonexistent")),
             listening: Listening::default(),
             processes: ProcessTable::default(),
             release: "/srv/1",
