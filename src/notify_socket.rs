@@ -80,12 +80,16 @@ pub struct NotifySocket {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedNotifySocket {
     fd: KeptFd,
+    #[serde(default, skip_serializing_if = "crate::saved_state::is_default")]
     old_sockets: Vec<KeptFd>,
     has_file: bool,
     #[serde(with = "crate::saved_state::os_text")]
     value: OsString,
+    #[serde(default, skip_serializing_if = "crate::saved_state::is_default")]
     uid: u32,
+    #[serde(default, skip_serializing_if = "crate::saved_state::is_default")]
     too_long: u64,
+    #[serde(default, skip_serializing_if = "crate::saved_state::is_default")]
     foreign: u64,
 }
 

@@ -71,27 +71,9 @@ pub struct WorkerOutput {
 /// The worker's stdout and stderr.
 pub type WorkerStdio = (Arc<OwnedFd>, Arc<OwnedFd>);
 
-/// What is saved of a worker's output.
+/// What is saved of a worker's output; the rest of it is known from the worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedOutput {
-    pool: String,
-    slot: u32,
-    pid: i32,
-    ended: bool,
-    pipes: Vec<(Stream, KeptFd)>,
-}
-
-impl SavedOutput {
-    /// The same after its process was spawned, if it was, and after [`super::LogWriter::ended`].
-    #[must_use]
-    pub fn later(self, pid: Option<i32>, ended: bool) -> Self {
-        Self {
-            pid: pid.unwrap_or(self.pid),
-            ended: self.ended || ended,
-            ..self
-        }
-    }
-}
+pub struct SavedOutput(Vec<(Stream, KeptFd)>);
 
 impl WorkerOutput {
     /// What the next master needs to go on reading.
@@ -99,32 +81,31 @@ impl WorkerOutput {
     /// # Errors
     /// Those of fstat(2); none for open descriptors.
     pub fn saved(&self) -> io::Result<SavedOutput> {
-        let source = &self.source;
         let pipes = self
             .pipes
             .iter()
             .map(|(pipe, _)| Ok((pipe.stream, KeptFd::of(&**pipe)?)));
-        Ok(SavedOutput {
-            pool: source.pool.to_string(),
-            slot: source.slot,
-            pid: source.pid(),
-            ended: source.has_ended(),
-            pipes: pipes.collect::<io::Result<_>>()?,
-        })
+        pipes.collect::<io::Result<_>>().map(SavedOutput)
     }
 
-    /// Goes on with the pipes of a dead master, to be handed to [`super::LogWriter::adopt`]. `log`: where the output of
-    /// the pool goes now. What was printed meanwhile is in the pipes; the lines that were written before are not part of
+    /// Goes on with the pipes of a dead master, to be handed to [`super::LogWriter::adopt`]. `pid`: 0 until
+    /// it is known. `ended`: [`WorkerOutput::has_ended`]. `log`: where the output of the pool goes now. What was printed meanwhile is in the pipes; the lines that were written before are not part of
     /// [`super::LogWriter::tail`] any more.
     ///
     /// # Errors
     /// As [`FdTable::take`].
-    pub fn restore(saved: SavedOutput, table: &mut FdTable, log: &LogPlan) -> io::Result<Self> {
-        let source = Arc::new(OutputSource::new(&saved.pool, saved.slot, saved.pid));
-        if saved.ended {
+    pub fn restore(
+        SavedOutput(pipes): SavedOutput,
+        (pool, slot, pid): (&str, u32, i32),
+        ended: bool,
+        table: &mut FdTable,
+        log: &LogPlan,
+    ) -> io::Result<Self> {
+        let source = Arc::new(OutputSource::new(pool, slot, pid));
+        if ended {
             source.end();
         }
-        let pipes = saved.pipes.into_iter().map(|(stream, kept)| {
+        let pipes = pipes.into_iter().map(|(stream, kept)| {
             let pipe = Pipe::of(source.clone(), stream, table.take(kept)?)?;
             Ok((Arc::new(pipe), LogTarget::of_stream(stream, log)))
         });
@@ -256,7 +237,8 @@ mod tests {
         let saved = output.saved().unwrap();
         let (saved, mut table) = killed(output, &saved);
         err.write_all(b"in between\n").unwrap();
-        let output = WorkerOutput::restore(saved, &mut table, &log).unwrap();
+        let worker = ("web", 2, 77);
+        let output = WorkerOutput::restore(saved, worker, false, &mut table, &log).unwrap();
         assert_eq!(table.left(), 0);
         let master_log = MasterLog::file(file("m.log"), LogFormat::Text, Rotation::default());
         let writer =
@@ -275,6 +257,6 @@ mod tests {
         writer.ended(&output);
         writer.drain();
         assert!(read("out.log").ends_with("two\nend"));
-        assert!(output.saved().unwrap().ended);
+        assert!(output.has_ended());
     }
 }

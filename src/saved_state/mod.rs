@@ -7,3 +7,8 @@ pub mod os_text;
 pub mod pairs;
 pub mod store;
 pub mod tracked;
+
+/// For serde: what has its first value is left out of records that there are many of.
+pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

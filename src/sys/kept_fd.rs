@@ -6,14 +6,14 @@
 
 use super::descriptors;
 use nix::sys::stat::fstat;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 /// A descriptor by its number, and the file that it refers to by device and inode (stat(2)): so a number that was closed
 /// and opened again is told from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct KeptFd {
     number: RawFd,
     device: u64,
@@ -42,6 +42,13 @@ impl KeptFd {
             device: stat.st_dev,
             inode: stat.st_ino,
         })
+    }
+}
+
+impl Serialize for KeptFd {
+    /// Without the names of the fields, which [`Deserialize`] does not need: a worker has several.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.number, self.device, self.inode).serialize(serializer)
     }
 }
 
@@ -113,13 +120,19 @@ pub(crate) fn killed<S: Serialize + serde::de::DeserializeOwned>(
     owner: impl Sized,
     saved: &S,
 ) -> (S, FdTable) {
+    /// Three numbers may be something else.
+    fn is_open(kept: KeptFd) -> bool {
+        let stat = nix::sys::stat::stat(format!("/proc/self/fd/{}", kept.number).as_str());
+        stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (kept.device, kept.inode))
+    }
+
     fn collect(value: &serde_json::Value, found: &mut Vec<KeptFd>) {
         match value {
-            serde_json::Value::Array(all) => all.iter().for_each(|one| collect(one, found)),
-            serde_json::Value::Object(all) => match serde_json::from_value(value.clone()) {
-                Ok(kept) => found.push(kept),
-                Err(_) => all.values().for_each(|one| collect(one, found)),
+            serde_json::Value::Array(all) => match serde_json::from_value(value.clone()) {
+                Ok(kept) if is_open(kept) => found.push(kept),
+                _ => all.iter().for_each(|one| collect(one, found)),
             },
+            serde_json::Value::Object(all) => all.values().for_each(|one| collect(one, found)),
             _ => {}
         }
     }

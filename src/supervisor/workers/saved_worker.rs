@@ -5,6 +5,7 @@ use crate::log::WorkerOutput;
 use crate::notify_socket::{NotifySocket, SavedNotifySocket};
 use crate::process::cgroup::{Cgroup, SavedCgroup};
 use crate::process::tree::ProcessTree;
+use crate::saved_state::is_default;
 use crate::supervisor::pool_registry::{PoolRegistry, PoolSpec};
 use crate::supervisor::workers::process_table::{DeferredSignal, ProcessStage, WorkerProcess};
 use crate::sys::kept_fd::{FdTable, KeptFd};
@@ -30,7 +31,7 @@ pub(crate) struct SavedWorker {
     output: Option<SavedOutput>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cgroup: Option<SavedCgroup>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     port: Option<u16>,
     #[serde(default, skip_serializing_if = "is_false")]
     adopted: bool,
@@ -44,25 +45,20 @@ pub(crate) struct SavedWorkerState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exec_status: Option<KeptFd>,
     /// Nothing more is expected of its output.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     output_ended: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     status_text: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exit: Option<Exit>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     error: Option<String>,
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     ready: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     probe_error: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     end_reason: Option<String>,
-}
-
-/// For serde.
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 #[derive(Serialize, Deserialize)]
@@ -158,8 +154,9 @@ impl SavedWorker {
             SavedStage::Alive(process) => Some(process.pid),
         };
         let output = self.output.and_then(|saved| {
-            let saved = saved.later(pid, state.output_ended);
-            let restored = WorkerOutput::restore(saved, table, &spec.plan.log);
+            let worker = (spec.plan.name.as_str(), self.slot.0, pid.unwrap_or(0));
+            let (ended, log) = (state.output_ended, &spec.plan.log);
+            let restored = WorkerOutput::restore(saved, worker, ended, table, log);
             restored.map_err(|error| doubt("output", error)).ok()
         });
         let cgroup = self.cgroup.and_then(|saved| {

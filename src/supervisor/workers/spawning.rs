@@ -24,6 +24,7 @@ use rotad_core::{Generation, Input, PoolId, Slot, WorkerId};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Workers {
     /// Adds a worker that is to be spawned from `spec`.
@@ -143,6 +144,14 @@ impl Workers {
             pinned: None,
             repinned: false,
         };
+        // The process has stored it for the dead master.
+        let output = self
+            .processes
+            .get(worker)
+            .and_then(|process| process.output.as_ref());
+        if let Some(output) = output {
+            output.pid().store(pid, Ordering::Relaxed);
+        }
         let mut actions = self.process_started(context, worker, child);
         actions.extend(self.program_runs(worker));
         actions
