@@ -5,7 +5,6 @@ use super::event_builder::EventBuilder;
 use crate::exit_code::ExitCode;
 use crate::guardian::{LinkMessage, Succession};
 use crate::observe::events::EventKind;
-use crate::supervisor::saver::Saver;
 use crate::sys::fork::exit_now;
 use rotad_core::Exit;
 
@@ -35,7 +34,7 @@ impl Supervisor {
             return;
         };
         let dead = link.guardian().pid();
-        if self.saver.as_ref().is_some_and(Saver::is_in_use) && link.has_program() {
+        if self.saver.as_ref().is_some_and(|saver| saver.is_in_use()) && link.has_program() {
             let text = format!(
                 "the guardian (pid {dead}) has died: this process becomes the guardian of a new master, and workers serve on"
             );

@@ -108,7 +108,7 @@ struct Supervisor {
     guardian: Option<Arc<Link>>,
     /// Known also after the guardian has died.
     master_deaths: MasterDeaths,
-    saver: Option<Saver>,
+    saver: Option<Box<Saver>>,
     shutdown: Tracked<Shutdown>,
     taken_signals: Tracked<TakenSignals>,
     upgrade: Tracked<Upgrade>,

@@ -28,7 +28,7 @@ pub(super) struct Acquired {
     pub(super) cgroups: WorkerCgroups,
     pub(super) service_manager: ServiceManager,
     pub(super) guardian: Option<Arc<Link>>,
-    pub(super) saver: Option<Saver>,
+    pub(super) saver: Option<Box<Saver>>,
     /// Processes that existed before any master of this start: they are never killed.
     pub(super) preexisting: HashSet<Identity>,
     /// The number of the last worker that has been spawned so far.

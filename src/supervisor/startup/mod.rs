@@ -224,7 +224,7 @@ fn acquire(
         runtime_dir: None,
         preexisting: preexisting.iter().copied().collect(),
     };
-    let saver = store.map(|store| Saver::new(store, master));
+    let saver = store.map(|store| Box::new(Saver::new(store, master)));
     let acquired = Acquired {
         clock,
         runtime_dir,

@@ -174,9 +174,6 @@ struct State {
 
 impl State {
     fn read(lines: &[String], progress: Progress) -> Result<Self, Failed> {
-        let unreadable = |error: &dyn std::fmt::Display| {
-            Failed::at("the state of the master before cannot be read", error)
-        };
         let mut records = Records::read(lines).map_err(|error| unreadable(&error))?;
         let master = records.master.take().ok_or_else(|| missing("master"))?;
         if master.readable_by > FORMAT {
@@ -208,11 +205,12 @@ impl State {
     }
 }
 
+fn unreadable(error: &dyn std::fmt::Display) -> Failed {
+    Failed::at("the state of the master before cannot be read", error)
+}
+
 fn missing(what: &str) -> Failed {
-    Failed::at(
-        "the state of the master before cannot be read",
-        format!("it has no {what}"),
-    )
+    unreadable(&format!("it has no {what}"))
 }
 
 impl Supervisor {
@@ -221,7 +219,8 @@ impl Supervisor {
         let problem = || -> Result<(), String> {
             let state = state.map_err(|error| format!("it is not a state: {error}"))?;
             let store = Store::new(state);
-            let lines = store.records().ok_or("it is empty")?;
+            let lines = store.records().map_err(|error| error.to_string())?;
+            let lines = lines.ok_or("it is empty")?;
             State::read(&lines, store.progress())
                 .map(drop)
                 .map_err(|failed| failed.message)
@@ -241,7 +240,7 @@ impl Supervisor {
         link: &Arc<Link>,
         mut store: Store,
     ) -> Result<(Self, Resume), (Box<StartContext>, Store)> {
-        let Some(lines) = store.records() else {
+        let Some(lines) = store.records().transpose() else {
             // It had not begun to serve. Whatever it had opened, the lock among it, is closed.
             let others: Vec<RawFd> = link
                 .own_fds()
@@ -262,11 +261,12 @@ impl Supervisor {
                 kept_sockets = sockets
                     .filter_map(|fd| Some((fstat(&fd).ok()?.st_ino, fd)))
                     .collect();
+                let lines = lines.map_err(|error| unreadable(&error))?;
                 Self::from_state(&lines, &store, table, reader, link)
             });
         match begun {
             Ok((mut supervisor, resume, master)) => {
-                supervisor.saver = Some(Saver::new(store, master));
+                supervisor.saver = Some(Box::new(Saver::new(store, master)));
                 Ok((supervisor, resume))
             }
             Err(failed) => {
