@@ -182,10 +182,13 @@ pub fn resume(
             supervisor.resume(resume);
             supervisor.turn()
         }
-        Err((context, store)) => match plan() {
-            Ok(plan) => start(plan, *context, reader, Some((link, store))),
-            Err(code) => code,
-        },
+        Err(afresh) => {
+            let (context, store) = *afresh;
+            match plan() {
+                Ok(plan) => start(plan, context, reader, Some((link, store))),
+                Err(code) => code,
+            }
+        }
     }
 }
 

@@ -239,7 +239,7 @@ impl Supervisor {
         reader: &Reader,
         link: &Arc<Link>,
         mut store: Store,
-    ) -> Result<(Self, Resume), (Box<StartContext>, Store)> {
+    ) -> Result<(Self, Resume), Box<(StartContext, Store)>> {
         let Some(lines) = store.records().transpose() else {
             // It had not begun to serve. Whatever it had opened, the lock among it, is closed.
             let others: Vec<RawFd> = link
@@ -249,7 +249,7 @@ impl Supervisor {
                 .chain(context.fds())
                 .collect();
             drop(FdTable::of_process(FIRST_FD, &others));
-            return Err((Box::new(context), store));
+            return Err(Box::new((context, store)));
         };
         // What the dead master had of the context is in the state.
         let context = ManuallyDrop::new(context);
@@ -276,7 +276,7 @@ impl Supervisor {
                     failed.message
                 );
                 let fresh = context.without_fds(warning, kept_sockets);
-                Err((Box::new(fresh), store))
+                Err(Box::new((fresh, store)))
             }
         }
     }

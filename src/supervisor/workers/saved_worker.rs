@@ -33,7 +33,7 @@ pub(crate) struct SavedWorker {
     cgroup: Option<SavedCgroup>,
     #[serde(default, skip_serializing_if = "is_default")]
     port: Option<u16>,
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     adopted: bool,
     state: SavedWorkerState,
 }
