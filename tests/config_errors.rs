@@ -287,3 +287,20 @@ fn findings_are_available_as_json() {
     );
     assert_eq!(unknown["severity"], "error");
 }
+
+#[test]
+fn what_the_guardian_does_needs_one() {
+    for (key, text) in [
+        ("watchdog", "watchdog = \"30s\""),
+        ("watch_program", "watch_program = true"),
+    ] {
+        let site = Site::with_master(&format!("guardian = false\n{text}"), GOOD);
+        let run = site.rotad(&["check"]);
+        assert_eq!(run.code, 78, "{run:?}");
+        let said = format!("`{key}` means nothing with guardian = false");
+        assert!(run.text().contains(&said), "{run:?}");
+        assert!(run.text().contains(&line(&site, text)), "{run:?}");
+    }
+    let site = Site::with_master("guardian = false\nwatch_program = false", GOOD);
+    assert_eq!(site.rotad(&["check"]).code, 0);
+}

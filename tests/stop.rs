@@ -5,8 +5,9 @@ mod support;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Site, alone, pids, pool, proc, until};
+use support::{Site, alone, need, pids, pool, proc, until};
 
 const WEB: &str = r#"
 [pool.web]
@@ -321,4 +322,57 @@ fn a_worker_may_extend_its_stop() {
         "{:?}",
         asked.elapsed()
     );
+}
+
+/// A master without CAP_KILL may not signal the workers of another user: no event says that one was sent.
+#[test]
+fn a_signal_that_the_kernel_refuses_is_not_said_to_be_sent() {
+    if !need::root() || !need::program("setpriv") {
+        return;
+    }
+    let pools = r#"
+[pool.other]
+command = ["sleep", "1000"]
+user = "nobody"
+ready = "spawned"
+stop = "300ms"
+[pool.other.reload]
+soak = "0s"
+"#;
+    let mut site = Site::new(pools);
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--bounding-set", "-kill", "--"])
+        .arg(support::rotad())
+        .args(["run", "-c"])
+        .arg(&site.config);
+    site.spawn(command);
+    let worker = pids(&site.await_ready(), "other")[0];
+    let run = site.rotad(&["roll", "--no-wait"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let texts = || -> Vec<String> {
+        let events = site.events().into_iter();
+        let of_worker = events.filter(|event| event["pid"] == worker);
+        of_worker
+            .filter_map(|event| event["text"].as_str().map(str::to_owned))
+            .collect()
+    };
+    for signal in ["SIGTERM", "SIGKILL"] {
+        let said = format!("{signal} not sent: Operation not permitted");
+        until(&said, 20, || {
+            texts()
+                .iter()
+                .any(|text| text.contains(&said))
+                .then_some(())
+        });
+    }
+    assert!(!proc::gone(worker));
+    let untrue = |text: &&String| text.contains("SIGTERM sent") || text.contains("SIGKILL sent");
+    assert_eq!(texts().iter().find(untrue), None);
+    // It is managed on, and its end is noticed.
+    kill(Pid::from_raw(worker), Signal::SIGKILL).expect("a worker");
+    site.await_status("the other one serves alone", 20, |status| {
+        let workers = pids(status, "other");
+        workers.len() == 1 && workers[0] != worker
+    });
 }

@@ -371,7 +371,7 @@ impl ProcessTable {
         }
     }
 
-    /// Why the last polite signal to this worker was not sent: ESRCH, it has ended; EPERM, it runs as another user now.
+    /// Why the last signal to this worker was not sent: ESRCH, it has ended; EPERM, it runs as another user now.
     /// None: it was sent.
     pub(crate) fn take_refusal(&mut self, id: WorkerId) -> Option<io::Error> {
         self.refused.remove(&id)
@@ -396,7 +396,7 @@ impl ProcessTable {
         (pids, failed)
     }
 
-    /// SIGKILL to the worker and its process group.
+    /// SIGKILL to the worker and its process group. One that the kernel refuses is told by [`ProcessTable::take_refusal`].
     pub(crate) fn kill(&mut self, id: WorkerId) {
         let Some(process) = self.processes.get_mut(&id) else {
             return;
@@ -407,8 +407,13 @@ impl ProcessTable {
                 self.changed.entry(id).or_insert(Change::State);
             }
             ProcessStage::Alive(child) => {
-                // ESRCH: it has exited by itself, and its exit event follows.
-                child.signal(nix::libc::SIGKILL).ok();
+                match child.signal(nix::libc::SIGKILL) {
+                    // It has exited by itself, and its exit event follows.
+                    Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
+                        self.refused.insert(id, error);
+                    }
+                    _ => {}
+                }
                 child.signal_group(nix::libc::SIGKILL).ok();
             }
         }
