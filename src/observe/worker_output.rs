@@ -37,7 +37,7 @@ pub fn advice(lines: &[String]) -> Option<&'static str> {
     };
     lines.iter().any(in_use).then_some(
         "its address is in use. By rotad, if the pool has it in `listen`: then the program has to take the socket from \
-         descriptor 3. By the worker that it replaces, if it opens its own port: give each worker one by `ports`, or set \
+         descriptor 3 (Node does with `--require {preload:node}`). By the worker that it replaces, if it opens its own port: give each worker one by `ports`, or set \
          `surge = 0` in `reload`. Otherwise another process has it (`ss -ltnp`)",
     )
 }
