@@ -110,6 +110,36 @@ fn the_reference_is_made_from_the_definitions() {
     }
 }
 
+/// The part of a page between its marks is what the code says.
+fn made(page: &str, mark: &str, expected: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    let text = fs::read_to_string(&path).expect(page);
+    let begin =
+        format!("<!-- {mark}: made from the code; UPDATE_EXPECT=1 cargo test --test manual -->");
+    let end = format!("<!-- end of {mark} -->");
+    let (before, rest) = text.split_once(&begin).expect("the mark of its beginning");
+    let (_, after) = rest.split_once(&end).expect("the mark of its end");
+    let expected = format!("{before}{begin}\n\n{expected}\n{end}{after}");
+    if text != expected && std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(&path, &expected).expect(page);
+        return;
+    }
+    assert!(
+        text == expected,
+        "{page} is not what the code says: UPDATE_EXPECT=1 cargo test --test manual"
+    );
+}
+
+#[test]
+fn the_words_and_keys_of_other_tools_are_made_from_the_code() {
+    made("docs/coming-from.md", "words", &rotad::cli::habits());
+    made(
+        "docs/coming-from.md",
+        "keys",
+        &rotad::config::foreign_keys(),
+    );
+}
+
 #[test]
 fn the_page_has_every_verb_and_flag_and_is_sound() {
     let man = run(&["man"]);

@@ -224,6 +224,7 @@ const MODULES: [(&str, &[&str]); 20] = [
             "exit_code",
             "plan",
             "observe",
+            "control::pool_names",
             "control::protocol",
             "control::server",
             "sys",

@@ -81,6 +81,7 @@ pub(super) enum Verb {
         wait: Wait,
     },
     /// Replace every worker by a new one, one after another; the configuration stays as it is
+    #[command(visible_alias = "restart")]
     Roll {
         /// Only these pools or workers; default: all pools
         #[arg(value_name = "POOL[/SLOT]")]
@@ -124,8 +125,10 @@ pub(super) enum Verb {
         timeout: Option<Duration>,
     },
     /// Show the pools, or one pool's workers
+    #[command(visible_aliases = ["ls", "ps", "list"])]
     Status(StatusArgs),
     /// Validate the configuration, and report all findings
+    #[command(visible_aliases = ["validate", "configtest"])]
     Check {
         /// The configuration file (as -c)
         file: Option<PathBuf>,
@@ -162,7 +165,13 @@ pub(super) enum Verb {
         #[arg(short, long)]
         follow: bool,
         /// How many of the last lines
-        #[arg(short = 'n', long = "lines", value_name = "N", default_value_t = 20)]
+        #[arg(
+            short = 'n',
+            long = "lines",
+            visible_alias = "tail",
+            value_name = "N",
+            default_value_t = 20
+        )]
         lines: u32,
         /// Only this pool or worker; default: all
         #[arg(value_name = "POOL[/SLOT]")]
@@ -232,8 +241,9 @@ pub(super) struct Wait {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
-    /// Only this pool, one row per worker
-    pub(super) pool: Option<String>,
+    /// Only these pools; of a single one, one row per worker
+    #[arg(value_name = "POOL")]
+    pub(super) pools: Vec<String>,
     /// Refresh every second, until Ctrl-C
     #[arg(short = 'w', long, conflicts_with = "check")]
     pub(super) watch: bool,

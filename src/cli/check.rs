@@ -15,12 +15,12 @@ pub(super) fn check(file: Option<&Path>, json: bool) -> ExitCode {
                 json,
                 None,
                 false,
-                &message,
+                &format!("rotad: {message}"),
                 json!([{"severity": "error", "message": message}]),
             );
         }
     };
-    let (valid, report) = match config::load(&path) {
+    let (valid, report) = match config::load_found(file, &path) {
         Ok(Loaded { warnings, .. }) => (true, warnings),
         Err(findings) => (false, findings),
     };

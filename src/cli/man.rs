@@ -123,9 +123,11 @@ fn section(verb: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     man.render_synopsis_section(&mut part)?;
     without_heading(&part, page);
     let mut about = Roff::new();
-    about
-        .control("PP", [])
-        .text([roman(help(verb.get_about()))]);
+    about.control("PP", []).text([roman(format!(
+        "{}.{}",
+        help(verb.get_about()),
+        names(verb, "")
+    ))]);
     about.to_writer(page)?;
     if verb.get_arguments().next().is_some() {
         part.clear();
@@ -164,6 +166,18 @@ fn help(text: Option<&clap::builder::StyledStr>) -> String {
     text.map(ToString::to_string).unwrap_or_default()
 }
 
+/// The other names of a verb, as a sentence. `quote`: what stands around each.
+fn names(verb: &Command, quote: &str) -> String {
+    let names: Vec<String> = verb
+        .get_visible_aliases()
+        .map(|name| format!("{quote}{name}{quote}"))
+        .collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(" Also: {}.", names.join(", ")),
+    }
+}
+
 /// Every verb and flag with its help, as in docs/cli.md.
 pub fn reference() -> String {
     let mut page = String::new();
@@ -183,7 +197,8 @@ pub fn reference() -> String {
 
 fn table(title: &str, command: &Command, page: &mut String) {
     // Writing to a String cannot fail.
-    let _ = write!(page, "### `{title}`\n\n{}.\n\n", help(command.get_about()));
+    let (about, names) = (help(command.get_about()), names(command, "`"));
+    let _ = write!(page, "### `{title}`\n\n{about}.{names}\n\n");
     if command.get_arguments().next().is_none() {
         return;
     }
@@ -229,7 +244,9 @@ fn shown(arg: &Arg) -> String {
         };
     }
     let short = arg.get_short().map(|letter| format!("-{letter}"));
-    let long = arg.get_long().map(|name| format!("--{name}"));
+    let others = arg.get_visible_aliases().unwrap_or_default();
+    let long = arg.get_long().into_iter().chain(others);
+    let long = long.map(|name| format!("--{name}"));
     let flags = short.into_iter().chain(long).collect::<Vec<_>>().join(", ");
     if arg.get_action().takes_values() {
         format!("{flags} {value}")

@@ -7,6 +7,7 @@ mod complete;
 mod demo;
 mod doctor;
 mod events;
+mod habits;
 mod init;
 mod logs;
 mod man;
@@ -19,6 +20,7 @@ mod roll;
 mod run;
 mod status;
 mod table;
+mod usage;
 mod value_parsers;
 mod watch;
 
@@ -29,6 +31,7 @@ use crate::sys::signal;
 use crate::upgrade::CHECK_VERB;
 use args::{Args, Verb};
 use clap::Parser;
+pub use habits::markdown as habits;
 pub use man::reference;
 use std::path::{Path, PathBuf};
 
@@ -46,17 +49,16 @@ pub fn main() -> std::process::ExitCode {
     // Before anything else: signals meant for a master must not kill a process that is not one yet.
     signal::ignore(&signal::MEANT_FOR_A_MASTER);
     signal::ignore(&signal::WRITE_ERRORS);
-    match Args::try_parse() {
-        Ok(args) => dispatch(args, hup_ignored).into(),
-        Err(error) => {
-            // Help and version go to stdout with 0, a usage error to stderr with 2; a closed pipe must not panic.
-            error.print().ok();
-            match error.exit_code() {
-                0 => ExitCode::DONE,
-                _ => ExitCode::USAGE,
-            }
-            .into()
+    let parsed = match typed_words() {
+        Ok(words) => {
+            let words = usage::translated(words);
+            Args::try_parse_from(&words).map_err(|error| (error, words))
         }
+        Err(lossy) => Args::try_parse().map_err(|error| (error, lossy)),
+    };
+    match parsed {
+        Ok(args) => dispatch(args, hup_ignored).into(),
+        Err((error, words)) => usage::report(&error, &words).into(),
     }
 }
 
@@ -73,11 +75,26 @@ pub fn resume() -> Option<std::process::ExitCode> {
     Some(run::resume(side, file).into())
 }
 
+/// The command line, with the name of the program. The error: the same, made readable, where it is not valid UTF-8; a
+/// path may be that.
+fn typed_words() -> Result<Vec<String>, Vec<String>> {
+    let words = std::env::args_os().map(|word| word.into_string());
+    words.collect::<Result<_, _>>().map_err(|_| {
+        let words = std::env::args_os();
+        words
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect()
+    })
+}
+
 fn hidden_verb() -> Option<String> {
     std::env::args_os().nth(1)?.into_string().ok()
 }
 
 fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
+    if let Some(text) = refused(&args.verb) {
+        return usage_error(&text);
+    }
     let config = args.config;
     match args.verb {
         Verb::Run {
@@ -99,16 +116,9 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
             timeout,
             take_over,
             no_take_over,
-        } => match pools.first() {
-            // `rotad start shop.toml` is how other tools are called.
-            Some(file) if Path::new(file).is_file() => {
-                print::error(&format!(
-                    "the configuration file goes with -c: `rotad start -c {file}`"
-                ));
-                ExitCode::USAGE
-            }
-            Some(_) => pools::start(config.as_deref(), pools, no_wait, timeout),
-            None => run::start(
+        } => match pools.is_empty() {
+            false => pools::start(config.as_deref(), pools, no_wait, timeout),
+            true => run::start(
                 config.as_deref(),
                 run::Start {
                     no_wait,
@@ -172,18 +182,41 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
     }
 }
 
+/// What is said about words that stand where pools do, but are not meant as pools.
+fn refused(verb: &Verb) -> Option<String> {
+    let (name, pools) = match verb {
+        Verb::Start { pools, .. } => {
+            let file = pools.iter().find(|word| Path::new(word).is_file());
+            if let Some(text) = file.and_then(|file| habits::file(file, &[])) {
+                return Some(text);
+            }
+            ("start", pools.as_slice())
+        }
+        Verb::Stop { pools, .. } => ("stop", pools.as_slice()),
+        Verb::Reload { which, .. } => ("reload", which.pools.as_slice()),
+        Verb::Rollback { pools, .. } => ("rollback", pools.as_slice()),
+        Verb::Cancel { pools } => ("cancel", pools.as_slice()),
+        Verb::Scale { pool, .. } => ("scale", std::slice::from_ref(pool)),
+        Verb::Status(args) => ("status", args.pools.as_slice()),
+        _ => return None,
+    };
+    pools::slot_refused(name, pools)
+}
+
+fn usage_error(text: &str) -> ExitCode {
+    print::error(&print::sanitize(text));
+    ExitCode::USAGE
+}
+
 /// The file comes as an argument or by -c, not both.
 fn one_file(
     argument: Option<PathBuf>,
     option: Option<PathBuf>,
 ) -> Result<Option<PathBuf>, ExitCode> {
     match (argument, option) {
-        (Some(_), Some(_)) => {
-            print::error(
-                "the configuration file is given twice: as an argument and by -c; one of them is enough",
-            );
-            Err(ExitCode::USAGE)
-        }
+        (Some(_), Some(_)) => Err(usage_error(
+            "the configuration file is given twice: as an argument and by -c; one of them is enough",
+        )),
         (one, other) => Ok(one.or(other)),
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn master_paths(file: Option<&Path>) -> Result<MasterPaths, ExitCode>
         .map_err(|error| error.to_string())
         .and_then(|path| paths_of(&path))
         .map_err(|message| {
-            print::plain_error(&message);
+            print::error(&message);
             ExitCode::CONFIG
         })
 }
@@ -64,10 +64,17 @@ pub(super) fn once_with(
     method: Method,
     timeout: Option<Duration>,
 ) -> ExitCode {
+    finish(ask(paths, method, timeout), &paths.config)
+}
+
+/// Sends one request, prints progress, and returns the final response.
+pub(super) fn ask(
+    paths: &MasterPaths,
+    method: Method,
+    timeout: Option<Duration>,
+) -> Result<(ExitCode, String), ClientError> {
     let limits = limits(timeout);
-    let done = Client::connect(paths, &limits)
-        .and_then(|mut client| exchange(&mut client, method, &limits));
-    finish(done, &paths.config)
+    Client::connect(paths, &limits).and_then(|mut client| exchange(&mut client, method, &limits))
 }
 
 /// Has the master be replaced by another program.

@@ -1,7 +1,9 @@
 //! `reload`, `roll`, `rollback`, `cancel`: replace workers.
 
 use super::args::{self, Target};
-use super::{print, request};
+use super::{print, request, status};
+use crate::config::MasterPaths;
+use crate::control::pool_names::{ALL, Pools, is_pattern};
 use crate::control::protocol::{Method, ReloadScope, Selector, Wait};
 use crate::exit_code::ExitCode;
 use std::path::Path;
@@ -23,13 +25,6 @@ pub(super) fn reload(
     dry_run: bool,
     wait: &args::Wait,
 ) -> ExitCode {
-    if let Some(slot) = which.pools.iter().find(|name| name.contains('/')) {
-        print::error(&format!(
-            "`reload` takes whole pools; `rotad roll {}` replaces one worker",
-            print::sanitize(slot)
-        ));
-        return ExitCode::USAGE;
-    }
     let extent = match (config_only, dry_run) {
         (true, _) => ReloadScope::ConfigOnly,
         (_, true) => ReloadScope::DryRun,
@@ -84,6 +79,13 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
         Ok(paths) => paths,
         Err(code) => return code,
     };
+    let targets = match named(&paths, targets) {
+        Ok(targets) => targets,
+        Err((code, message)) => {
+            print::error(&message);
+            return code;
+        }
+    };
     for (pool, slot) in targets {
         let code = request::once_with(
             &paths,
@@ -100,6 +102,37 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
         }
     }
     ExitCode::DONE
+}
+
+/// The same workers, each by the name of its pool. Only patterns and `all` need the master for that.
+///
+/// Errors: the exit code and what is printed.
+fn named(
+    paths: &MasterPaths,
+    targets: Vec<(String, u32)>,
+) -> Result<Vec<(String, u32)>, (ExitCode, String)> {
+    if !targets
+        .iter()
+        .any(|(pool, _)| pool == ALL || is_pattern(pool))
+    {
+        return Ok(targets);
+    }
+    let status = match status::fetch(paths) {
+        Ok(status) => status?,
+        Err(error) => return Err((error.code(), error.to_string())),
+    };
+    let names = status::pool_names(&status);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let every = || names.iter().map(ToString::to_string).collect();
+    let mut named = Vec::new();
+    for (pool, slot) in targets {
+        let pools = Pools::new(&names)
+            .expand(&[pool])
+            .map_err(|message| (ExitCode::NOT_FOUND, print::sanitize_lines(&message)))?
+            .unwrap_or_else(every);
+        named.extend(pools.into_iter().map(|pool| (pool, slot)));
+    }
+    Ok(named)
 }
 
 /// Rolls back to the previous generation, or to another one.

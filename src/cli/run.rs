@@ -85,7 +85,7 @@ fn load(file: Option<&Path>) -> Result<Plan, ExitCode> {
         print::error(&message);
         return Err(ExitCode::ALREADY_RUNNING);
     }
-    match config::load(&path) {
+    match config::load_found(file, &path) {
         Ok(Loaded { plan, warnings }) => {
             if !warnings.is_empty() {
                 print::plain_error(&warnings.to_string());

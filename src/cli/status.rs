@@ -5,6 +5,7 @@ use super::client::{Client, ClientError, WaitLimits};
 use super::table::{self, TableStyle};
 use super::{print, request};
 use crate::config::MasterPaths;
+use crate::control::pool_names::{ALL, Pools};
 use crate::control::protocol::{Method, Response};
 use crate::event_loop::clock::Deadline;
 use crate::exit_code::ExitCode;
@@ -44,7 +45,7 @@ pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> ExitCode {
         },
     ));
     if args.check {
-        check_code(&status.pools, args.pool.is_some(), args.min_ready)
+        check_code(&status.pools, names_pools(args), args.min_ready)
     } else {
         ExitCode::DONE
     }
@@ -60,20 +61,21 @@ pub(super) fn requested_status(
         Ok(Err((code, message))) => return Err((code, print::sanitize_lines(&message))),
         Err(error) => return Err((error.code(), error.to_string())),
     };
-    let Some(name) = &args.pool else {
-        return Ok(status);
-    };
-    let names: Vec<String> = status.pools.iter().map(|pool| pool.name.clone()).collect();
-    status.pools.retain(|pool| pool.name == *name);
-    if status.pools.is_empty() {
-        let message = format!(
-            "no pool is called \"{}\"; there are: {}",
-            print::sanitize(name),
-            names.join(", ")
-        );
-        return Err((ExitCode::NOT_FOUND, message));
+    let names = pool_names(&status);
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let meant = Pools::new(&names)
+        .expand(&args.pools)
+        .map_err(|message| (ExitCode::NOT_FOUND, print::sanitize_lines(&message)))?;
+    if let Some(meant) = meant.filter(|meant| !meant.is_empty()) {
+        status.pools.retain(|pool| meant.contains(&pool.name));
     }
     Ok(status)
+}
+
+/// The names of all pools, in the order of the configuration.
+pub(super) fn pool_names(status: &Status) -> Vec<String> {
+    let names = status.pools.iter().map(|pool| pool.name.clone());
+    names.collect()
 }
 
 /// The status of the master, or its refusal.
@@ -112,10 +114,15 @@ pub(super) fn render(status: &Status, args: &StatusArgs, style: TableStyle<'_>) 
         // Numbers, strings and lists only: this cannot fail.
         return sanitize_json(&print(status).unwrap_or_default()) + "\n";
     }
-    match (&args.pool, status.pools.first()) {
-        (Some(_), Some(pool)) => table::workers(pool, style),
+    match status.pools.as_slice() {
+        [pool] if names_pools(args) => table::workers(pool, style),
         _ => table::pools(status, style),
     }
+}
+
+/// Whether pools are named, by their names or by a pattern.
+fn names_pools(args: &StatusArgs) -> bool {
+    args.pools.iter().any(|word| word != ALL)
 }
 
 /// The exit code of `--check`. Pools stopped on purpose do not count, unless one was named or there are no others.

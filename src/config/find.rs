@@ -1,8 +1,10 @@
 //! Finds the configuration file, and reads what clients need of it even when it is broken.
 
+use super::foreign_files;
 use super::paths::{self, ConfigPaths};
 use super::permissions;
 use super::reader::Parser;
+use super::report::{Finding, Severity};
 use super::sections::Master;
 use super::{schema, tables};
 use std::os::unix::fs::MetadataExt;
@@ -17,10 +19,9 @@ const SEARCH: [&str; 3] = ["rotad.toml", "config/rotad.toml", "/etc/rotad/rotad.
 pub enum NotFound {
     /// Nothing names one, and the search has found none.
     #[error(
-        "no configuration: looked for ./rotad.toml, ./config/rotad.toml and /etc/rotad/rotad.toml\n  \
-         name one with `-c FILE` or $ROTAD_CONFIG, or write one with `rotad init`"
+        "no configuration: looked for ./rotad.toml, ./config/rotad.toml and /etc/rotad/rotad.toml\n  {0}"
     )]
-    Nowhere,
+    Nowhere(String),
     /// The file that was named cannot be used.
     #[error("{} ({by}) cannot be used: {source}", path.display())]
     Missing {
@@ -66,7 +67,7 @@ pub fn find(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
             .iter()
             .map(PathBuf::from)
             .find(|path| path.exists())
-            .ok_or(NotFound::Nowhere)?,
+            .ok_or_else(|| NotFound::Nowhere(near_by()))?,
     };
     if !permissions::is_own(&path) {
         return Err(NotFound::NotRoots(path));
@@ -78,6 +79,79 @@ pub fn find(explicit: Option<&Path>) -> Result<PathBuf, NotFound> {
             Err(NotFound::Writable { message, hint })
         }
     }
+}
+
+/// What there is instead of a configuration that the search would find.
+fn near_by() -> String {
+    let own: Vec<PathBuf> = ["", "config"]
+        .iter()
+        .flat_map(|dir| configurations_in(dir))
+        .collect();
+    if let Some(path) = own.first() {
+        let names: Vec<String> = own.iter().map(|path| path.display().to_string()).collect();
+        let are = if own.len() == 1 { "is one" } else { "are some" };
+        let path = path.to_string_lossy();
+        return format!(
+            "{} {are}: name it, as in `rotad start -c {}`, or by $ROTAD_CONFIG",
+            names.join(", "),
+            shell_words::quote(&path)
+        );
+    }
+    if let Some(path) = foreign_files::importable_in(Path::new("")).first() {
+        return format!(
+            "`rotad import {}` makes one of it, `rotad init` writes a first one; `-c FILE` or $ROTAD_CONFIG names one",
+            shell_words::quote(&path.to_string_lossy())
+        );
+    }
+    "name one with `-c FILE` or $ROTAD_CONFIG, or write one with `rotad init`".to_owned()
+}
+
+/// Files of a directory that are configurations of ours, whatever their names.
+fn configurations_in(directory: &str) -> Vec<PathBuf> {
+    let here = if directory.is_empty() { "." } else { directory };
+    let entries = std::fs::read_dir(here).into_iter().flatten().flatten();
+    let is_ours = |path: &PathBuf| {
+        path.extension().is_some_and(|ending| ending == "toml")
+            && crate::plan::read(path)
+                .is_ok_and(|content| String::from_utf8_lossy(&content).contains("[pool."))
+    };
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| Path::new(directory).join(entry.file_name()))
+        .filter(is_ours)
+        .take(5)
+        .collect();
+    found.sort();
+    found
+}
+
+/// Where a configuration of the same project may lie, too: the search finds only the first.
+pub fn other_place(path: &Path) -> Option<PathBuf> {
+    let directory = path.parent()?;
+    let above = directory.parent().filter(|_| directory.ends_with("config"));
+    let other = match above {
+        Some(above) => above.join("rotad.toml"),
+        None => directory.join("config/rotad.toml"),
+    };
+    let same = other.canonicalize().ok()? == path.canonicalize().unwrap_or_default();
+    (!same && path.file_name() == other.file_name()).then_some(other)
+}
+
+/// A finding about a second configuration that the search would have found had it not found this one. `explicit`: see
+/// [`find`].
+pub(super) fn passed_over(explicit: Option<&Path>, path: &Path) -> Option<Finding> {
+    let searched = explicit.is_none() && path == Path::new(SEARCH[0]);
+    let other = other_place(path).filter(|_| searched)?;
+    let other = other.display();
+    Some(Finding {
+        severity: Severity::Warning,
+        file: path.to_owned(),
+        place: None,
+        message: format!("{other} is there, too, and is not read"),
+        hint: Some(format!(
+            "`-c {other}` names it; remove the one that is not meant"
+        )),
+        for_log: None,
+    })
 }
 
 fn usable(path: &Path, by: &'static str) -> Result<PathBuf, NotFound> {

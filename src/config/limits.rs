@@ -1,5 +1,6 @@
 //! `limits` of a pool: resources of setrlimit(2), each with one value or a soft and a hard one.
 
+use super::foreign_values;
 use super::kinds::Kept;
 use super::reader::{Parser, Value, in_order, integer};
 use super::report::shown;
@@ -40,6 +41,11 @@ section! {
 
 pub(super) fn read(parser: &mut Parser, value: &Value<'_>) -> Vec<Limit> {
     let mut limits = Vec::new();
+    if !value.get_ref().is_table() {
+        let what = "a table such as { nofile = 65535 }";
+        parser.expected_with(value, what, foreign_values::limits(value.get_ref()));
+        return limits;
+    }
     for (name, value) in parser.entries(value) {
         let Some((known, resource)) = RESOURCES.iter().find(|(known, _)| *known == name.value)
         else {

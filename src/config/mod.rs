@@ -8,7 +8,8 @@
 //!
 //! The keys stand in `sections` (master, listeners), `pool` and `pool_tables`, declared by the macro of `section`; those
 //! of tables within a value stand beside their parser (`probe`, `stop_steps`, `limits`). `kinds` and `values` parse the
-//! values with the `reader`, and `schema` shows the keys to the documentation.
+//! values with the `reader`, and `schema` shows the keys to the documentation. What people bring from other tools is
+//! recognized by `foreign_keys`, `foreign_values`, `foreign_files` and `unexpanded`.
 
 mod accounts;
 mod cross_checks;
@@ -16,6 +17,9 @@ mod defaults;
 mod dotenv;
 mod envfile;
 mod find;
+mod foreign_files;
+mod foreign_keys;
+mod foreign_values;
 mod include;
 mod kinds;
 mod limits;
@@ -42,14 +46,19 @@ mod stop_steps;
 mod tables;
 mod templates;
 mod toml_syntax;
+mod unexpanded;
 mod units;
 mod users;
 mod values;
 mod watch;
 
-pub use find::{MasterPaths, NotFound, find, meant, peek, unnameable};
+pub use find::{MasterPaths, NotFound, find, meant, other_place, peek, unnameable};
+pub(crate) use foreign_files::recognize as foreign_file;
+pub(crate) use foreign_keys::hint_for as foreign_key;
+pub use foreign_keys::markdown as foreign_keys;
 pub use paths::default_dirs;
 pub use report::{Finding, Place, Report, Severity};
+pub(crate) use report::{nearest, shown};
 pub use schema::{markdown, reference};
 pub use section::{Row, Section};
 pub use units::{duration, signal};
@@ -102,6 +111,23 @@ pub fn load(path: &Path) -> Result<Loaded, Report> {
             Err(report) => report,
         });
         result = Err(report);
+    }
+    result
+}
+
+/// As [`load`], for a file that [`find`] has found: a second one that lies where it looks is a warning. `explicit`: what
+/// `find` was called with.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_found(explicit: Option<&Path>, path: &Path) -> Result<Loaded, Report> {
+    let mut result = load(path);
+    if let Some(finding) = find::passed_over(explicit, path) {
+        match &mut result {
+            Ok(loaded) => loaded.warnings.push(finding),
+            Err(report) => report.push(finding),
+        }
     }
     result
 }
@@ -164,6 +190,11 @@ fn read_all(parser: &mut Parser, place: ConfigPaths, content: Vec<u8>) -> Option
 /// Parses one text; its spans count in the whole. `None` if it is not valid TOML.
 fn parse<'i>(parser: &mut Parser, text: &'i Text) -> Option<Value<'i>> {
     let (table, faults) = DeTable::parse_recoverable(&text.text);
+    if let Some((kind, span)) = foreign_files::recognize_text(&text.file, &text.text) {
+        let message = format!("this looks like {}", kind.what);
+        parser.error_with(&text.whole(&span), message, kind.instead(&text.file));
+        return None;
+    }
     for fault in &faults {
         let span = fault.span().unwrap_or(text.text.len()..text.text.len());
         parser.no_toml(&text.whole(&span), fault.message());

@@ -77,7 +77,12 @@ pub(super) fn enough(
         } else {
             format!(" and {surge} above them while they are rolled")
         };
-        let message = format!("{has} ports for {count} workers{more}");
+        let plural = |many: bool| if many { "s" } else { "" };
+        let message = format!(
+            "{has} port{} for {count} worker{}{more}",
+            plural(has != 1),
+            plural(count != 1)
+        );
         parser.error_with(
             &ports.span,
             message,

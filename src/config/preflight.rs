@@ -2,6 +2,7 @@
 
 use super::reader::Parser;
 use super::report::shown;
+use super::unexpanded;
 use crate::plan::{Recipe, Template};
 use std::ffi::OsString;
 use std::ops::Range;
@@ -49,10 +50,11 @@ pub(super) fn check(
     };
     if path(recipe).as_ref().is_some_and(|path| !found(path)) {
         let message = format!("the program `{}` is not found in PATH now", shown(program));
+        let hint = unexpanded::builtin(program);
         parser.warning(
             command_span,
             message,
-            "write its whole path, or set PATH in `env`",
+            hint.unwrap_or("write its whole path, or set PATH in `env`"),
         );
     }
 }

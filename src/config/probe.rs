@@ -1,5 +1,6 @@
 //! `ready` and the ways of [pool.NAME.health] as parsed: how the master checks that a worker is ready and alive.
 
+use super::foreign_values;
 use super::kinds::{Duration, Tried, Way};
 use super::reader::{Located, Parser, Value, in_order};
 use super::section::{Keys, Written, section};
@@ -51,6 +52,10 @@ section! {
 
 pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<ReadyText>> {
     let DeValue::Table(table) = value.get_ref() else {
+        if let Some(hint) = foreign_values::ready(value.get_ref()) {
+            parser.expected_with(value, "one word, or a table", Some(hint));
+            return None;
+        }
         if value.get_ref().is_str() {
             return parser
                 .choice(value, READY)
@@ -88,6 +93,14 @@ pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Re
 }
 
 fn http(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
+    if let (None, Some(hint)) = (
+        value.get_ref().as_str(),
+        foreign_values::address(value.get_ref()),
+    ) {
+        let what = "an address with a path such as \"127.0.0.1:{port}/healthz\"";
+        parser.expected_with(value, what, Some(hint));
+        return None;
+    }
     parser
         .text(
             value,
@@ -97,6 +110,13 @@ fn http(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
 }
 
 fn connect(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
+    if let (None, Some(hint)) = (
+        value.get_ref().as_str(),
+        foreign_values::address(value.get_ref()),
+    ) {
+        parser.expected_with(value, "an address such as \"127.0.0.1:{port}\"", Some(hint));
+        return None;
+    }
     parser
         .text(value, "an address such as \"127.0.0.1:{port}\"")
         .map(CheckText::Connect)

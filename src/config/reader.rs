@@ -1,8 +1,11 @@
 //! Reads the values of a spanned TOML tree, and collects every finding.
 
+use super::foreign_keys::Unknown;
+use super::foreign_values;
 use super::report::{Finding, Report, Severity, nearest, shown};
 use super::sources::{Sources, Text};
 use super::units;
+pub(super) use super::units::integer;
 use rotad_core::Span;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -41,9 +44,9 @@ pub(super) struct Parser {
     defaults: Vec<Range<usize>>,
     /// Spans of names and values of `env`: findings about them must not be logged.
     private: Vec<Range<usize>>,
-    /// What to write instead of a key that its table does not have: the key, and those that the table has. It knows all
-    /// tables, and the tables are made with this parser: so it is passed in.
-    elsewhere: fn(&str, &[&str]) -> Option<String>,
+    /// What to write instead of a key that its table does not have. It knows all tables, and the tables are made with
+    /// this parser: so it is passed in.
+    elsewhere: fn(&Unknown<'_, '_>) -> Option<String>,
     errors: usize,
     /// The base of relative paths.
     pub(super) base: PathBuf,
@@ -55,7 +58,7 @@ impl Parser {
         file: &Path,
         text: &str,
         base: PathBuf,
-        elsewhere: fn(&str, &[&str]) -> Option<String>,
+        elsewhere: fn(&Unknown<'_, '_>) -> Option<String>,
     ) -> Self {
         Self {
             texts: Sources::new(file, text),
@@ -231,10 +234,13 @@ impl Parser {
     }
 
     pub(super) fn expected(&mut self, value: &Value<'_>, what: &str) {
-        self.error(
-            &value.span(),
-            format!("expected {what}, found {}", found(value.get_ref())),
-        );
+        self.expected_with(value, what, None);
+    }
+
+    /// The same, with what to write instead.
+    pub(super) fn expected_with(&mut self, value: &Value<'_>, what: &str, hint: Option<String>) {
+        let message = format!("expected {what}, found {}", found(value.get_ref()));
+        self.find(Severity::Error, &value.span(), message, hint);
     }
 
     /// A section without a key that it must have.
@@ -243,9 +249,21 @@ impl Parser {
         self.error_with(&name.span, message, hint);
     }
 
-    /// A key that its table, which has those in `known`, does not have.
-    pub(super) fn unknown_key(&mut self, name: &Located<String>, known: &[&str]) {
-        match (self.elsewhere)(&name.value, known) {
+    /// A key that its table does not have. `table`: its title; `known`: the keys that it has.
+    pub(super) fn unknown_key(
+        &mut self,
+        name: &Located<String>,
+        value: &Value<'_>,
+        table: &str,
+        known: &[&str],
+    ) {
+        let unknown = Unknown {
+            key: &name.value,
+            value: Some(value.get_ref()),
+            table,
+            known,
+        };
+        match (self.elsewhere)(&unknown) {
             Some(hint) => {
                 let message = format!("unknown key `{}`", shown(&name.value));
                 self.error_with(&name.span, message, hint);
@@ -293,7 +311,7 @@ impl Parser {
     /// A string without NUL bytes.
     pub(super) fn text(&mut self, value: &Value<'_>, what: &str) -> Option<Located<String>> {
         let DeValue::String(text) = value.get_ref() else {
-            self.expected(value, what);
+            self.expected_with(value, what, foreign_values::text(value.get_ref()));
             return None;
         };
         if text.contains('\0') {
@@ -341,7 +359,11 @@ impl Parser {
         if let DeValue::Boolean(flag) = value.get_ref() {
             return Some(Located::new(*flag, value.span()));
         }
-        self.expected(value, "true or false");
+        self.expected_with(
+            value,
+            "true or false",
+            foreign_values::flag(value.get_ref()),
+        );
         None
     }
 
@@ -354,7 +376,7 @@ impl Parser {
         match integer(value.get_ref()) {
             Some(number) if range.contains(&number) => Some(Located::new(number, value.span())),
             _ => {
-                self.expected(value, &what);
+                self.expected_with(value, &what, foreign_values::number(value.get_ref()));
                 None
             }
         }
@@ -381,6 +403,10 @@ impl Parser {
             );
             return None;
         }
+        if let Some(hint) = value.get_ref().as_str().and_then(foreign_values::duration) {
+            self.expected_with(value, units::DURATION, Some(hint));
+            return None;
+        }
         self.parsed(value, units::DURATION, units::duration)
     }
 
@@ -403,6 +429,10 @@ impl Parser {
                         None
                     }
                 }
+            }
+            DeValue::Integer(_) => {
+                self.expected_with(value, units::OCTAL, foreign_values::octal(value.get_ref()));
+                None
             }
             _ => self.parsed(value, units::OCTAL, |text| units::octal(text, 0o777)),
         }
@@ -432,6 +462,9 @@ impl Parser {
             self.error(&text.span, "expected a path, found nothing");
             return None;
         }
+        if self.refuses_path(&text) {
+            return None;
+        }
         let path = super::paths::under(&self.base, Path::new(&text.value));
         Some(Located::new(path, text.span))
     }
@@ -459,12 +492,6 @@ pub(super) fn in_order<'v, 'i>(table: &'v DeTable<'i>) -> Vec<(Located<String>, 
         .collect();
     entries.sort_by_key(|(name, _)| name.span.start);
     entries
-}
-
-/// A whole number within the limits.
-pub(super) fn integer(value: &DeValue<'_>) -> Option<i64> {
-    let number = value.as_integer()?;
-    i64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
 fn found(value: &DeValue<'_>) -> String {

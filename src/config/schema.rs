@@ -1,6 +1,7 @@
 //! All tables of the configuration and their keys, as documentation shows them: the list in docs/config.md is made from
 //! these, and they tell where an unknown key belongs.
 
+use super::foreign_keys::{self, Unknown};
 use super::section::{Row, Section, sections};
 use super::sections::Config;
 use std::fmt::Write;
@@ -48,42 +49,21 @@ fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
 
-/// Names that other process managers use for our keys.
-const SYNONYMS: &[(&str, &str)] = &[
-    ("workers", "count"),
-    ("processes", "count"),
-    ("numprocs", "count"),
-    ("replicas", "count"),
-    ("worker_num", "count"),
-    ("cmd", "command"),
-    ("exec", "command"),
-    ("program", "command"),
-    ("bind", "listen"),
-    ("cwd", "working_directory"),
-    ("directory", "working_directory"),
-    ("workdir", "working_directory"),
-    ("environment", "env"),
-    ("uid", "user"),
-    ("gid", "group"),
-    ("stop_timeout", "stop"),
-    ("timeout", "ready_timeout"),
-    ("priority", "nice"),
-    ("loglevel", "log_level"),
-    ("ends", "success_exit_codes"),
-    ("exitcodes", "success_exit_codes"),
-    ("SuccessExitStatus", "success_exit_codes"),
-    ("stop_exit_codes", "success_exit_codes"),
-    ("RestartPreventExitStatus", "never_on"),
-];
-
-/// A hint for a key that is not one of `names`: our name for it, or the table that has it.
-pub(super) fn elsewhere(word: &str, names: &[&str]) -> Option<String> {
-    let synonym = SYNONYMS
-        .iter()
-        .find(|(other, ours)| *other == word && names.contains(ours));
-    if let Some((_, ours)) = synonym {
-        return Some(format!("did you mean `{ours}`?"));
+/// A hint for a key that its table does not have: what to write for a key of another tool, our spelling of it, or the
+/// table that has it.
+pub(super) fn elsewhere(unknown: &Unknown<'_, '_>) -> Option<String> {
+    let spelled = |name: &str| {
+        let word = unknown.key.replace('-', "_");
+        let name = name.replace('_', "");
+        word.replace('_', "").eq_ignore_ascii_case(&name)
+    };
+    if let Some(hint) = foreign_keys::hint(unknown) {
+        return Some(hint);
     }
+    if let Some(same) = unknown.known.iter().find(|name| spelled(name)) {
+        return Some(format!("did you mean `{same}`?"));
+    }
+    let word = unknown.key;
     let section = reference()
         .into_iter()
         .find(|section| section.rows.iter().any(|row| row.name == word))?;
@@ -93,18 +73,4 @@ pub(super) fn elsewhere(word: &str, names: &[&str]) -> Option<String> {
         section.table
     };
     Some(format!("`{word}` belongs in {table}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_synonym_leads_to_a_key() {
-        let sections = reference();
-        for (other, ours) in SYNONYMS {
-            let is_key = |section: &Section| section.rows.iter().any(|row| row.name == *ours);
-            assert!(sections.iter().any(is_key), "{other}: {ours}");
-        }
-    }
 }

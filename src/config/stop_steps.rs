@@ -1,5 +1,6 @@
 //! `stop` of a pool: one duration, or steps that say which signal is sent to what, and how long each waits.
 
+use super::foreign_values;
 use super::kinds::{Choice, Duration, Own};
 use super::reader::{Located, Parser, Value, in_order};
 use super::report::shown;
@@ -28,6 +29,11 @@ pub(super) fn term(wait: Span) -> Vec<StopStep> {
 
 pub(super) fn read(parser: &mut Parser, value: &Value<'_>) -> Option<Vec<StopStep>> {
     let DeValue::Array(steps) = value.get_ref() else {
+        if let Some(hint) = foreign_values::stop(value.get_ref()) {
+            let what = "a duration such as \"30s\", or a list of steps";
+            parser.expected_with(value, what, Some(hint));
+            return None;
+        }
         return parser.duration(value).map(|span| term(span.value));
     };
     let steps: Vec<Option<StopStep>> = steps.iter().map(|value| step(parser, value)).collect();

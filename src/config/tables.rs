@@ -1,6 +1,7 @@
 //! Reads tables by the keys that `section!` declares for them: each entry is stored by its key, one that is none of them
 //! is a finding. Called by the kinds of keys that are tables, and for the top of the file, for [defaults] and for pools.
 
+use super::foreign_values;
 use super::reader::{Located, Parser, Value};
 use super::report::shown;
 use super::section::{Documented, Keys};
@@ -11,10 +12,15 @@ const MOST: usize = 1000;
 /// A table with a header; for anything else an empty one, and a finding.
 pub(super) fn read<T: Documented>(parser: &mut Parser, value: &Value<'_>) -> T {
     let mut section = T::default();
+    if !value.get_ref().is_table() {
+        let hint = foreign_values::table(T::TABLE, value.get_ref());
+        parser.expected_with(value, "a table", hint);
+        return section;
+    }
     for (name, entry) in parser.entries(value) {
         match T::key(&name.value) {
             Some(key) => (key.store)(parser, &mut section, entry),
-            None => parser.unknown_key(&name, &T::names()),
+            None => parser.unknown_key(&name, entry, T::TABLE, &T::names()),
         }
     }
     section

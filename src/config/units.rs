@@ -5,6 +5,7 @@ use nix::sys::signal::Signal as Known;
 use rotad_core::{Signal, Span};
 use std::str::FromStr;
 use std::time::Duration;
+use toml::de::DeValue;
 
 pub(super) const DURATION: &str = "a duration such as \"500ms\", \"10s\" or \"2min\"";
 pub(super) const SIZE: &str = "a size such as \"64MiB\"";
@@ -85,6 +86,12 @@ pub fn signal(text: &str) -> Option<Signal> {
             .ok()
             .map(|known| Signal(known as i32)),
     }
+}
+
+/// A whole number within the limits.
+pub(super) fn integer(value: &DeValue<'_>) -> Option<i64> {
+    let number = value.as_integer()?;
+    i64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! Values of a pool that can be written in more than one form.
 
 use super::dotenv::is_variable;
+use super::foreign_values;
 use super::kinds::Amount;
 use super::reader::{Located, Parser, Value, integer};
 use super::report::shown;
+use super::unexpanded;
 use super::units;
 use crate::plan::{Kind, Sink};
 use rotad_core::{Essential, Span};
@@ -57,6 +59,10 @@ pub(super) fn name(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Str
 /// The address of a listener; empty if it is not a string.
 pub(super) fn address(parser: &mut Parser, value: &Value<'_>) -> Option<Located<String>> {
     const WHAT: &str = "an address such as \"127.0.0.1:8080\" or \"unix:/run/shop.sock\"";
+    if integer(value.get_ref()).is_some() {
+        parser.expected_with(value, WHAT, foreign_values::address(value.get_ref()));
+        return Some(Located::new(String::new(), value.span()));
+    }
     let text = parser.text(value, WHAT);
     text.or_else(|| Some(Located::new(String::new(), value.span())))
 }
@@ -98,8 +104,10 @@ pub(super) fn command(parser: &mut Parser, value: &Value<'_>) -> Located<Vec<Loc
     let Some(mut texts) = parser.texts(value, WHAT) else {
         return refused;
     };
+    let mut written = None;
     if !value.get_ref().is_array() {
         let line = texts.value.remove(0);
+        written = Some(line.value.clone());
         match shell_words::split(&line.value) {
             Ok(words) => {
                 texts.value = words
@@ -141,6 +149,9 @@ pub(super) fn command(parser: &mut Parser, value: &Value<'_>) -> Located<Vec<Loc
         );
         return refused;
     }
+    if unexpanded::command(parser, &texts.value, written.as_deref()) {
+        return refused;
+    }
     texts
 }
 
@@ -164,17 +175,20 @@ pub(super) fn count(parser: &mut Parser, value: &Value<'_>) -> Option<Located<u3
         }
         DeValue::Integer(_) => parser.amount(value, 1, MOST),
         _ => {
-            parser.expected(value, "a number of workers, or \"cpus\"");
+            let hint = foreign_values::number(value.get_ref());
+            parser.expected_with(value, "a number of workers, or \"cpus\"", hint);
             None
         }
     }
 }
 
 pub(super) fn listen(parser: &mut Parser, value: &Value<'_>) -> Located<Vec<Located<String>>> {
-    let texts = parser.texts(
-        value,
-        "names of listeners, or an address such as \"127.0.0.1:8000\"",
-    );
+    const WHAT: &str = "names of listeners, or an address such as \"127.0.0.1:8000\"";
+    if integer(value.get_ref()).is_some() {
+        parser.expected_with(value, WHAT, foreign_values::address(value.get_ref()));
+        return Located::new(Vec::new(), value.span());
+    }
+    let texts = parser.texts(value, WHAT);
     let texts = texts.unwrap_or_else(|| Located::new(Vec::new(), value.span()));
     if value
         .get_ref()
@@ -211,6 +225,17 @@ pub(super) fn env(
 ) -> Vec<(Located<String>, Located<String>)> {
     let mut variables = Vec::new();
     parser.add_private(value.span());
+    if !value.get_ref().is_table() {
+        // What it is instead is not shown: it may be a secret.
+        let hint = unexpanded::env(value.get_ref());
+        let message = "expected a table such as { APP_ENV = \"prod\" }";
+        parser.error_with(
+            &value.span(),
+            message,
+            hint.unwrap_or_else(|| "write env = { NAME = \"value\" }".to_owned()),
+        );
+        return variables;
+    }
     for (name, value) in parser.entries(value) {
         parser.add_private(name.span.clone());
         parser.add_private(value.span());
@@ -223,7 +248,9 @@ pub(super) fn env(
                 "a variable's value is a string",
                 "put it in quotes",
             );
-        } else if let Some(text) = parser.text(value, "a string") {
+        } else if let Some(text) = parser.text(value, "a string")
+            && !unexpanded::variable_value(parser, &text)
+        {
             variables.push((name, text));
         }
     }

@@ -60,15 +60,15 @@ pub enum FollowFrom {
 /// Which workers' lines match. The default matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only this pool.
-    pub pool: Option<String>,
-    /// Only this slot of the pool.
+    /// Only these pools; all if there are none.
+    pub pools: Vec<String>,
+    /// Only this slot of each.
     pub slot: Option<u32>,
 }
 
 impl Filter {
     fn matches(&self, chunk: &Chunk) -> bool {
-        self.pool.as_deref().is_none_or(|pool| pool == &*chunk.pool)
+        (self.pools.is_empty() || self.pools.iter().any(|pool| **pool == *chunk.pool))
             && self.slot.is_none_or(|slot| slot == chunk.slot)
     }
 }
@@ -403,7 +403,7 @@ mod tests {
             ["else", "", "unfinished"]
         );
         let filter = Filter {
-            pool: Some("web".into()),
+            pools: vec!["web".into()],
             slot: Some(0),
         };
         assert_eq!(texts(&recent.last(&filter, 9)), ["one", "two"]);

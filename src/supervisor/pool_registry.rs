@@ -2,6 +2,7 @@
 //! of its generations. A reload replaces plans; a worker keeps the spec that it was spawned from.
 
 use super::listening::ListenerId;
+use crate::control::pool_names::Pools;
 use crate::control::protocol::Selector;
 use crate::exit_code::ExitCode;
 use crate::plan::{Health, Kind, ListenPlan, PoolPlan};
@@ -253,24 +254,39 @@ impl PoolRegistry {
 
     /// The pool of this name, or what is said where there is none.
     pub(super) fn require(&self, name: &str) -> Result<PoolId, String> {
-        let missing = || {
-            let all = self.names().join(", ");
-            format!("no such pool: {name}; there are: {all}")
-        };
-        self.find(name).ok_or_else(missing)
+        self.find(name)
+            .ok_or_else(|| Pools::new(&self.names()).unknown(name))
     }
 
-    /// The pools that a selector means, or the exit code and text of the answer if there are none. `oneshots`: whether
-    /// "all pools" includes oneshots. They are part of a reload, but not of a rolling restart of everything.
+    /// The pools that a name, a pattern or `all` stands for: one at least. The error is what is said to the user.
+    pub(super) fn matching(&self, name: &str) -> Result<Vec<PoolId>, String> {
+        let expanded = Pools::new(&self.names()).expand(&[name.to_owned()])?;
+        Ok(self
+            .iter()
+            .filter(|(_, plan)| {
+                expanded
+                    .as_ref()
+                    .is_none_or(|names| names.contains(&plan.name))
+            })
+            .map(|(id, _)| id)
+            .collect())
+    }
+
+    /// A selector with the names that its patterns stand for. `oneshots`: whether a pattern, as "all pools", includes
+    /// oneshots. The error is what is said to the user.
+    pub(super) fn expand(&self, which: &Selector, oneshots: bool) -> Result<Selector, String> {
+        let plans: Vec<&PoolPlan> = self.iter().map(|(_, plan)| plan).collect();
+        expand(which, &plans, oneshots)
+    }
+
+    /// The pools that a selector without patterns means, or the exit code and text of the answer if there are none.
+    /// `oneshots`: whether "all pools" includes oneshots. They are part of a reload, but not of a rolling restart of
+    /// everything.
     pub(super) fn select(
         &self,
         which: &Selector,
         oneshots: bool,
     ) -> Result<Vec<PoolId>, (ExitCode, String)> {
-        for name in &which.pools {
-            self.require(name)
-                .map_err(|message| (ExitCode::NOT_FOUND, message))?;
-        }
         let wanted = |pool: &PoolPlan| {
             is_meant(which, pool)
                 && (oneshots || pool.kind != Kind::Oneshot || which.pools.contains(&pool.name))
@@ -437,7 +453,31 @@ impl PoolRegistry {
     }
 }
 
-/// Whether a selector includes this pool.
+/// A selector with the names that its patterns stand for among `plans`: see [`PoolRegistry::expand`].
+pub(super) fn expand(
+    which: &Selector,
+    plans: &[&PoolPlan],
+    oneshots: bool,
+) -> Result<Selector, String> {
+    let all: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
+    let by_pattern: Vec<&str> = plans
+        .iter()
+        .filter(|plan| oneshots || plan.kind != Kind::Oneshot)
+        .map(|plan| plan.name.as_str())
+        .collect();
+    let pools = Pools {
+        all: &all,
+        by_pattern: &by_pattern,
+    };
+    Ok(pools
+        .expand(&which.pools)?
+        .map_or_else(Selector::default, |pools| Selector {
+            pools,
+            ..which.clone()
+        }))
+}
+
+/// Whether a selector without patterns includes this pool.
 pub(super) fn is_meant(which: &Selector, pool: &PoolPlan) -> bool {
     let all = !which.workers && !which.tasks && which.pools.is_empty();
     all || which.pools.contains(&pool.name)

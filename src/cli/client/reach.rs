@@ -90,6 +90,9 @@ fn await_owner(
 /// The message for a start if another user's master that may run this file is running. A master of our own is found by the
 /// start itself, by its lock.
 pub fn runs_elsewhere(paths: &MasterPaths) -> Option<String> {
+    if let Some(other) = of_another_file(paths) {
+        return Some(other);
+    }
     let me = geteuid().as_raw();
     let mut masters = presence::masters_of(&[&paths.config, &paths.real]).into_iter();
     let description =
@@ -103,6 +106,27 @@ pub fn runs_elsewhere(paths: &MasterPaths) -> Option<String> {
     let config = paths.config.display();
     Some(format!(
         "already running: a master of {description} runs {config}; `rotad reload`, as a user who may, brings new code"
+    ))
+}
+
+/// The message for a start if the master of another file uses the runtime directory.
+fn of_another_file(paths: &MasterPaths) -> Option<String> {
+    // Where no master has the lock, nothing accepts, and a full queue would hang.
+    runtime_dir::lock_owner(&paths.runtime_dir)?;
+    let stream = connect_if_alive(&paths.runtime_dir).ok()?;
+    let config = config_of(&stream)?;
+    if [&paths.config, &paths.real].contains(&&config)
+        || config.canonicalize().is_ok_and(|real| real == paths.real)
+    {
+        return None;
+    }
+    Some(format!(
+        "already running: the master of {} uses {}, the place of {}, too: `rotad stop -c {}` ends it, or give each its own \
+         `name` in [master]",
+        config.display(),
+        paths.runtime_dir.display(),
+        paths.config.display(),
+        quoted(&config)
     ))
 }
 
@@ -333,6 +357,13 @@ fn no_master(paths: &MasterPaths) -> ClientError {
     }
     let socket = paths.runtime_dir.join(SOCKET);
     let socket = socket.display();
+    let other = config::other_place(&paths.config).map_or_else(String::new, |other| {
+        let name = quoted(&other);
+        format!(
+            "; {} is another configuration: `-c {name}` names it",
+            other.display()
+        )
+    });
     match &paths.unsure {
         Some(why) => ClientError::Uncertain {
             // A file that does not exist is usually a typing mistake.
@@ -344,12 +375,12 @@ fn no_master(paths: &MasterPaths) -> ClientError {
             text: format!(
                 "no master was found for {config}, but {why}, so where its master would be is not known for sure: \
                  nothing listens on {socket}, and no master says that it runs this file\n  fix the file, or name the \
-                 right one with -c; a master in the process list takes TERM"
+                 right one with -c; a master in the process list takes TERM{other}"
             ),
         },
         None => ClientError::Unreachable(format!(
             "no master reachable for {config} (nothing listens on {socket}); start it with `rotad start -c {}`, or name \
-             the right file with -c",
+             the right file with -c{other}",
             quoted(&paths.config)
         )),
     }

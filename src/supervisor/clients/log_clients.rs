@@ -136,20 +136,28 @@ impl Supervisor {
         from: FollowFrom,
         follow: bool,
     ) {
-        let mut pool = None;
+        let mut pools = Vec::new();
         if let Some(name) = &name {
-            pool = self.find_pool(client, name);
-            if pool.is_none() {
+            let Some(found) = self.find_pools(client, name) else {
                 return; // answered
-            }
+            };
+            pools = found;
         }
-        let hint = where_more_is(&self.pools, pool, self.log.file.as_deref());
-        let unknown = pool.zip(slot).and_then(|(pool, slot)| {
-            let view = self.engine.view();
-            no_such_slot(&self.pools, &view, pool, slot)
-        });
+        let hint = where_more_is(&self.pools, &pools, self.log.file.as_deref());
+        let view = self.engine.view();
+        let missing = |slot| {
+            let missing = |pool: &PoolId| no_such_slot(&self.pools, &view, *pool, slot);
+            pools.iter().map(missing).collect::<Option<Vec<_>>>()
+        };
+        let unknown = slot
+            .and_then(missing)
+            .and_then(|said| said.into_iter().next());
+        let names = pools.iter().map(|pool| self.pools.name(*pool).to_owned());
         let request = LogRequest {
-            filter: Filter { pool: name, slot },
+            filter: Filter {
+                pools: names.collect(),
+                slot,
+            },
             from,
             follow,
             hint,
@@ -208,15 +216,15 @@ fn no_such_slot(pools: &PoolRegistry, view: &View<'_>, pool: PoolId, slot: u32) 
     (!there).then(|| format!("no such worker: {name}/{slot}; its pool has {count}"))
 }
 
-/// Where to find lines that the ring no longer holds. `log_file`: the master's; None: its stderr.
-fn where_more_is(pools: &PoolRegistry, pool: Option<PoolId>, log_file: Option<&Path>) -> String {
+/// Where to find lines that the ring no longer holds. `meant`: of these pools; if empty, of all. `log_file`: the master's; None: its stderr.
+fn where_more_is(pools: &PoolRegistry, meant: &[PoolId], log_file: Option<&Path>) -> String {
     let master = log_file.map_or("the master's stderr".to_owned(), |file| {
         file.display().to_string()
     });
     let mut places = Vec::new();
     for (_, plan) in pools
         .iter()
-        .filter(|(id, _)| pool.is_none_or(|pool| pool == *id))
+        .filter(|(id, _)| meant.is_empty() || meant.contains(id))
     {
         for place in places_of(plan, &master) {
             if !places.contains(&place) {

@@ -421,6 +421,33 @@ impl Supervisor {
         which: &Selector,
         oneshots: bool,
     ) -> Option<Vec<PoolId>> {
+        self.expand_selector(client, which, oneshots)
+            .and_then(|which| self.select_expanded(client, &which, oneshots))
+    }
+
+    /// The selector with the names that its patterns stand for. None: the client was answered that they stand for none.
+    pub(crate) fn expand_selector(
+        &mut self,
+        client: u64,
+        which: &Selector,
+        oneshots: bool,
+    ) -> Option<Selector> {
+        match self.pools.expand(which, oneshots) {
+            Ok(which) => Some(which),
+            Err(message) => {
+                self.done(client, ExitCode::NOT_FOUND, message);
+                None
+            }
+        }
+    }
+
+    /// The pools that a selector without patterns means. None: the client was answered that there are none.
+    pub(crate) fn select_expanded(
+        &mut self,
+        client: u64,
+        which: &Selector,
+        oneshots: bool,
+    ) -> Option<Vec<PoolId>> {
         match self.pools.select(which, oneshots) {
             Ok(pools) => Some(pools),
             Err((code, message)) => {
@@ -434,6 +461,17 @@ impl Supervisor {
     pub(crate) fn find_pool(&mut self, client: u64, name: &str) -> Option<PoolId> {
         match self.pools.require(name) {
             Ok(pool) => Some(pool),
+            Err(message) => {
+                self.done(client, ExitCode::NOT_FOUND, message);
+                None
+            }
+        }
+    }
+
+    /// The pools that a name or pattern stands for. None: the client was answered that there are none.
+    pub(crate) fn find_pools(&mut self, client: u64, name: &str) -> Option<Vec<PoolId>> {
+        match self.pools.matching(name) {
+            Ok(pools) => Some(pools),
             Err(message) => {
                 self.done(client, ExitCode::NOT_FOUND, message);
                 None

@@ -187,7 +187,7 @@ pub(crate) fn describe_outcome(
             };
             (
                 ExitCode::DONE,
-                format!("{pool}: {from} → {to} workers{then}"),
+                format!("{pool}: {from} → {}{then}", workers(*to)),
             )
         }
         Outcome::Superseded { by } => (ExitCode::FAILED, format!("{pool}: {}", superseded(*by))),

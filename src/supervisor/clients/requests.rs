@@ -6,7 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::plan::{Kind, PoolPlan};
 use crate::supervisor::Supervisor;
-use crate::supervisor::clients::outcome_text::NONE_WANTED;
+use crate::supervisor::clients::outcome_text::{NONE_WANTED, workers};
 use crate::supervisor::clients::tickets::WaitId;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::reload::lookup::Lookup;
@@ -60,9 +60,24 @@ impl Lookup<'_> {
     }
 }
 
+impl Lookup<'_> {
+    /// The present and the new number of workers of a pool, or why it cannot be scaled.
+    fn scaled_to(&self, pool: PoolId, to: ScaleTo) -> Result<(u32, u32), String> {
+        let gone = || "is not there any more".to_owned();
+        let policy = self.pools.policy(pool).ok_or_else(gone)?;
+        let plan = self.pools.plan(pool).ok_or_else(gone)?;
+        let count = wanted_count(plan, &policy, to)?;
+        self.has_room_to_scale(pool, count)?;
+        Ok((policy.count, count))
+    }
+}
+
 impl Supervisor {
     pub(crate) fn roll_requested(&mut self, client: u64, which: &Selector, wait: Wait) {
-        let Some(pools) = self.select_pools(client, which, false) else {
+        let Some(which) = self.expand_selector(client, which, false) else {
+            return;
+        };
+        let Some(pools) = self.select_expanded(client, &which, false) else {
             return;
         };
         self.emit_ask(client, "roll", &pools, "");
@@ -164,40 +179,46 @@ impl Supervisor {
         }
     }
 
+    /// Scales all of the pools, or none of them.
     pub(crate) fn scale(&mut self, client: u64, name: &str, to: ScaleTo) {
-        let Some(pool) = self.find_pool(client, name) else {
+        let Some(pools) = self.find_pools(client, name) else {
             return;
         };
-        let Some(policy) = self.pools.policy(pool) else {
-            return;
-        };
-        let from = policy.count;
-        let Some(plan) = self.pools.plan(pool) else {
-            return;
-        };
-        let allowed = wanted_count(plan, &policy, to).and_then(|count| {
-            self.lookup().has_room_to_scale(pool, count)?;
-            Ok(count)
-        });
-        let count = match allowed {
-            Ok(count) => count,
-            Err(why) => {
-                let message =
-                    format!("{name}: {why}\nnothing was changed: {from} workers are wanted");
-                return self.done(client, ExitCode::FAILED, message);
+        let mut scaled = Vec::new();
+        for pool in &pools {
+            match self.lookup().scaled_to(*pool, to) {
+                Ok((from, count)) => {
+                    scaled.push((*pool, self.pools.scaled(*pool), from, count));
+                    // The room that it takes counts for those that follow.
+                    self.pools.scale(*pool, Some(count));
+                }
+                Err(why) => {
+                    for (pool, before, ..) in scaled {
+                        self.pools.scale(pool, before);
+                    }
+                    let wanted = self.pools.policy(*pool).map_or(0, |policy| policy.count);
+                    let name = self.pools.name(*pool);
+                    let message = format!(
+                        "{name}: {why}\nnothing was changed: it stays at {}",
+                        workers(wanted)
+                    );
+                    return self.done(client, ExitCode::FAILED, message);
+                }
             }
-        };
-        let text = format!(
-            "{} asks to scale: {from} → {count}",
-            self.clients.name(client)
-        );
-        self.emit(
-            EventBuilder::new(EventKind::Scaled, text)
-                .pool(pool)
-                .cause(if count < from { "down" } else { "up" }),
-        );
-        self.pools.scale(pool, Some(count));
-        for (pool, ticket) in self.clients.tickets.issue(Some(client), false, &[pool]) {
+        }
+        for (pool, _, from, count) in &scaled {
+            let text = format!(
+                "{} asks to scale: {from} → {count}",
+                self.clients.name(client)
+            );
+            self.emit(
+                EventBuilder::new(EventKind::Scaled, text)
+                    .pool(*pool)
+                    .cause(if count < from { "down" } else { "up" }),
+            );
+        }
+        let tickets = self.clients.tickets.issue(Some(client), false, &pools);
+        for ((pool, ticket), (.., count)) in tickets.into_iter().zip(scaled) {
             self.engine
                 .request_with(ticket, Request::Scale(pool, count));
         }
@@ -205,7 +226,7 @@ impl Supervisor {
 
     /// Signals go to ready workers only: before that, a worker has no handler yet and would die.
     pub(crate) fn send_signal(&mut self, client: u64, name: &str, slot: Option<u32>, signal: i32) {
-        let Some(pool) = self.find_pool(client, name) else {
+        let Some(pools) = self.find_pools(client, name) else {
             return;
         };
         if !(1..=nix::libc::SIGRTMAX()).contains(&signal) {
@@ -215,14 +236,35 @@ impl Supervisor {
                 format!("there is no signal {signal}"),
             );
         }
+        let sent: Vec<(ExitCode, String)> = pools
+            .into_iter()
+            .map(|pool| self.signal_pool(client, pool, slot, signal))
+            .collect();
+        let code = sent
+            .iter()
+            .fold(ExitCode::DONE, |worst, (code, _)| worst.worse(*code));
+        let lines: Vec<String> = sent.into_iter().map(|(_, line)| line).collect();
+        self.done(client, code, lines.join("\n"));
+    }
+
+    fn signal_pool(
+        &mut self,
+        client: u64,
+        pool: PoolId,
+        slot: Option<u32>,
+        signal: i32,
+    ) -> (ExitCode, String) {
+        let name = self.pools.name(pool);
         let target = slot.map_or_else(|| name.to_owned(), |slot| format!("{name}/{slot}"));
         let view = self.engine.view();
-        let workers = view.workers().filter(|worker| worker.pool == pool);
-        let targets = match signal_targets(workers.map(|of| (of.id, of.slot, of.state)), slot) {
+        let members = view.workers().filter(|worker| worker.pool == pool);
+        let targets = match signal_targets(members.map(|of| (of.id, of.slot, of.state)), slot) {
             Ok(targets) => targets,
             Err(why) => {
-                let message = format!("{target}: {why}; nothing was sent");
-                return self.done(client, ExitCode::FAILED, message);
+                return (
+                    ExitCode::FAILED,
+                    format!("{target}: {why}; nothing was sent"),
+                );
             }
         };
         let text = format!("SIG{}", crate::event_loop::signals::name(signal));
@@ -238,17 +280,14 @@ impl Supervisor {
                 .cause("signal"),
         );
         if failed.is_empty() {
-            return self.done(
-                client,
-                ExitCode::DONE,
-                format!("{target}: {text} sent to {}", pids.join(", ")),
-            );
+            let sent = format!("{target}: {text} sent to {}", pids.join(", "));
+            return (ExitCode::DONE, sent);
         }
-        self.done(
-            client,
+        let failed = failed.join(", ");
+        (
             ExitCode::FAILED,
-            format!("{target}: {text} not sent to all: {}", failed.join(", ")),
-        );
+            format!("{target}: {text} not sent to all: {failed}"),
+        )
     }
 
     /// Replaces one worker by a new one of its own generation.
@@ -306,7 +345,8 @@ fn wanted_count(plan: &PoolPlan, policy: &Policy, to: ScaleTo) -> Result<u32, St
         && u64::from(have) < u64::from(count) + u64::from(surge)
     {
         return Err(format!(
-            "its `ports` are {have}, and {count} workers with a surge of {surge} need more"
+            "its `ports` are {have}: too few for {} with a surge of {surge}",
+            workers(count)
         ));
     }
     Ok(count)

@@ -5,16 +5,16 @@ use super::text::{ALIVE_ONLY, failure_cause, outcome_cause};
 use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
-use crate::supervisor::clients::outcome_text::{reason, superseded};
+use crate::supervisor::clients::outcome_text::{reason, superseded, workers};
 use crate::supervisor::event_builder::EventBuilder;
 use rotad_core::{Failure, Generation, Outcome, PoolId, Span, SupersededBy, WorkerId};
 
 impl Supervisor {
     pub(super) fn report_roll_started(&mut self, pool: PoolId, generation: Generation, of: u32) {
-        let text = format!("rolling restart of {of} workers");
+        let text = format!("rolling restart of {}", workers(of));
         let event = EventBuilder::new(EventKind::RollStarted, text);
         self.emit(event.pool(pool).generation(generation));
-        let text = format!("rolling {of} workers to generation {generation}");
+        let text = format!("rolling {} to generation {generation}", workers(of));
         self.tell_progress(pool, &text);
     }
 

@@ -26,7 +26,7 @@ use crate::plan::{self, FileAccess, ListenPlan, Plan, PoolPlan, Sink};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::listening::ListenerId;
-use crate::supervisor::pool_registry::PoolSpec;
+use crate::supervisor::pool_registry::{self, PoolSpec};
 use crate::supervisor::reload::blocking::BindError;
 use crate::supervisor::reload::on_change::{Continuation, PassedOver};
 use blocking::BlockingPool;
@@ -321,22 +321,20 @@ impl Supervisor {
         for warning in warnings.lines().filter(|line| !line.trim().is_empty()) {
             self.report_reload_progress(warning);
         }
+        let Some(request) = self.reload.state.machine.request_mut() else {
+            return;
+        };
+        let plans: Vec<&PoolPlan> = plan.pools.iter().collect();
+        match pool_registry::expand(&request.which, &plans, true) {
+            Ok(which) => request.which = which,
+            Err(why) => {
+                let text = format!("{why}\nnothing was changed");
+                return self.end_reload(ExitCode::NOT_FOUND, text);
+            }
+        }
         let Some(request) = self.reload.state.machine.request() else {
             return;
         };
-        let unknown = request
-            .which
-            .pools
-            .iter()
-            .find(|name| !plan.pools.iter().any(|pool| pool.name == **name));
-        if let Some(unknown) = unknown {
-            let names: Vec<&str> = plan.pools.iter().map(|pool| pool.name.as_str()).collect();
-            let text = format!(
-                "no such pool: {unknown}; there are: {}\nnothing was changed",
-                names.join(", ")
-            );
-            return self.end_reload(ExitCode::NOT_FOUND, text);
-        }
         if request.extent == ReloadScope::DryRun {
             let text = self.lookup().dry_run_text(request, &plan);
             return self.end_reload(ExitCode::DONE, text);
