@@ -28,7 +28,7 @@ pub fn by_tag(parent: i32, known: &dyn Fn(i32) -> bool) -> BTreeMap<String, Iden
             };
             match procfs::environment_value(pid, TAG) {
                 Some(tag) => drop(found.insert(tag, (pid, stat.start_time))),
-                None => executing |= program(pid) == ours,
+                None => executing |= program(pid) == ours || is_in_execve(pid),
             }
         }
         if !executing || until.has_passed() {
@@ -36,6 +36,11 @@ pub fn by_tag(parent: i32, known: &dyn Fn(i32) -> bool) -> BTreeMap<String, Iden
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Whether a process has its new program, but not its arguments and its environment yet: until it has, /proc shows neither.
+fn is_in_execve(pid: i32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty())
 }
 
 /// The file that a process executes, by device and inode.
