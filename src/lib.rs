@@ -23,6 +23,7 @@ pub mod daemon;
 pub mod event_loop;
 pub mod exit_code;
 pub mod guardian;
+pub mod import;
 pub mod listener;
 pub mod log;
 pub mod notify_socket;

@@ -153,7 +153,7 @@ fn every_habit_has_its_answer() {
 #[test]
 fn verbs_of_later_versions_are_answered() {
     let site = Site::new(POOLS);
-    for verb in ["import", "doctor", "metrics", "serve", "top"] {
+    for verb in ["metrics", "serve", "top"] {
         if typed(&site, &format!("{verb} --help")).code == 0 {
             continue;
         }

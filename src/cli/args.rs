@@ -204,6 +204,11 @@ pub(super) enum Verb {
         #[arg(last = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
+    /// Make a configuration from that of another process manager
+    ///
+    /// Each key of the source is taken, otherwise (what differs), lost (what to do instead) or not needed; all but the
+    /// first are shown. Files of supervisord, and Procfiles. Never overwrites a file.
+    Import(ImportArgs),
     /// Print completions for a shell
     Completions {
         /// The shell to complete in
@@ -258,6 +263,25 @@ pub(super) struct StatusArgs {
     pub(super) min_ready: Option<u32>,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// The files to read
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// What the files are; default: by name and content
+    #[arg(long = "from", value_name = "KIND", value_parser = value_parsers::import_kind())]
+    pub(super) kind: Option<String>,
+    /// Where to write; `-` prints it
+    #[arg(short, long, value_name = "FILE", default_value = "rotad.toml")]
+    pub(super) output: PathBuf,
+    /// The profile to merge: `env_NAME` of pm2
+    #[arg(long = "env", value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// Write nothing and exit with 1 if a key is lost
+    #[arg(long)]
+    pub(super) strict: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,7 +327,8 @@ mod tests {
             start web|scale web +2|scale web -2|signal web/0 HUP|logs -f -n 5 web|events -f|init -- php a.php|\
             completions bash|man|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\
             demo --once --port 0|check --json a.toml|start --no-wait --take-over|start web api --timeout 5s|\
-            stop web api --timeout 5s|logs --follow|logs web/0 -n 3|events --json|rollback --drained|rollback web --to 2|rollback --dry-run --to 3|status -w --json";
+            stop web api --timeout 5s|logs --follow|logs web/0 -n 3|events --json|rollback --drained|rollback web --to 2|rollback --dry-run --to 3|status -w --json|\
+            import a.conf b.conf --from supervisord -o - --strict|import Procfile --env production";
         for line in good.split('|') {
             let words = ["rotad"].into_iter().chain(line.split_whitespace());
             assert!(Args::try_parse_from(words).is_ok(), "{line}");
@@ -324,6 +349,8 @@ mod tests {
             "roll --no-wait --drained",
             "status -w --check",
             "rollback --to x",
+            "import",
+            "import a --from nosuch",
         ] {
             let words = ["rotad"].into_iter().chain(line.split_whitespace());
             assert_eq!(

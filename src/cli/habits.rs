@@ -551,10 +551,6 @@ const HABITS: &[Habit] = &[
 
 /// Verbs that a later version has, and what serves until then.
 const LATER: &[(&str, &str)] = &[
-    (
-        "import",
-        "`rotad init` writes a rotad.toml; docs/coming-from.md has the keys of other tools",
-    ),
     ("metrics", "`rotad status --json` has the numbers"),
     ("serve", "`rotad status --json` has the numbers"),
     ("top", "`rotad status -w` refreshes the status each second"),

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod events;
 mod habits;
+mod import;
 mod init;
 mod logs;
 mod man;
@@ -177,6 +178,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
         } => logs::logs(config.as_deref(), follow, lines, target),
         Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
         Verb::Init { full, command } => init::init(config.as_deref(), full, &command),
+        Verb::Import(args) => import::import(config.as_deref(), &args),
         Verb::Completions { shell } => complete::completions(shell),
         Verb::Man => man::man(),
     }

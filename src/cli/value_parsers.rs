@@ -2,6 +2,8 @@
 
 use crate::config;
 use crate::control::protocol::ScaleTo;
+use crate::import::Kind;
+use clap::builder::PossibleValuesParser;
 use nix::libc;
 use nix::sys::signal::Signal;
 use std::str::FromStr;
@@ -10,6 +12,11 @@ use std::time::Duration;
 /// A duration such as `30s`, as in the configuration.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     config::duration(text).map(Duration::from)
+}
+
+/// A kind of source for `import`.
+pub(super) fn import_kind() -> PossibleValuesParser {
+    PossibleValuesParser::new(Kind::ALL.map(|(name, _)| name))
 }
 
 /// A pool, or one of its workers.

@@ -69,7 +69,7 @@ use paths::ConfigPaths;
 use reader::{Parser, Value};
 use sections::Config;
 use sources::Text;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -132,7 +132,17 @@ pub fn load_found(explicit: Option<&Path>, path: &Path) -> Result<Loaded, Report
     result
 }
 
-fn check(path: &Path, content: Vec<u8>) -> Result<Loaded, Report> {
+/// The directory that relative paths of the configuration at `path` are relative to.
+pub fn base_of(path: &Path) -> PathBuf {
+    ConfigPaths::of(path).base
+}
+
+/// Checks a text as the content of the configuration at `path`, which need not exist. Env files that it names are read.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn check(path: &Path, content: Vec<u8>) -> Result<Loaded, Report> {
     let place = ConfigPaths::of(path);
     let text = String::from_utf8_lossy(&content);
     let mut parser = Parser::new(path, &text, place.base.clone(), schema::elsewhere);

@@ -65,7 +65,7 @@ pub struct Place {
 
 impl Place {
     /// The place of `span` (bytes of `text`), cut to its first line.
-    pub(super) fn new(text: &str, span: &Range<usize>) -> Self {
+    pub(crate) fn new(text: &str, span: &Range<usize>) -> Self {
         let start = floor(text, span.start);
         let from = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let to = text[start..].find('\n').map_or(text.len(), |at| start + at);
@@ -83,7 +83,7 @@ impl Place {
     }
 
     /// The same place without the line's text.
-    pub(super) fn secret(self) -> Self {
+    pub(crate) fn secret(self) -> Self {
         Self { text: None, ..self }
     }
 }
@@ -253,16 +253,27 @@ impl fmt::Display for Finding {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
+        f.write_str(&self.render(level, self.severity.as_str()))
+    }
+}
+
+impl Finding {
+    /// As `check` shows a finding, under a word of the caller's instead of the severity.
+    pub(crate) fn render_as(&self, word: &'static str) -> String {
+        self.render(Level::WARNING.with_name(word), word)
+    }
+
+    fn render(&self, level: Level<'_>, word: &str) -> String {
         let path = self.file.to_string_lossy();
         let mut group = match &self.place {
-            None => return self.without_text(f, &path),
+            None => return self.without_text(word, &path),
             Some(Place {
                 line,
                 column,
                 text: None,
                 ..
             }) => {
-                return self.without_text(f, &format!("{path}:{line}:{column}"));
+                return self.without_text(word, &format!("{path}:{line}:{column}"));
             }
             // Only the line is passed on, so that the cost of a finding does not grow with the file.
             Some(Place {
@@ -280,11 +291,9 @@ impl fmt::Display for Finding {
         if let Some(hint) = &self.hint {
             group = group.element(Level::HELP.message(hint.as_str()));
         }
-        f.write_str(&Renderer::plain().render(&[group]))
+        Renderer::plain().render(&[group])
     }
-}
 
-impl Finding {
     fn for_log(&self) -> String {
         let path = self.file.to_string_lossy();
         let place = match &self.place {
@@ -298,17 +307,10 @@ impl Finding {
     }
 
     /// In the same form, if there is no line to show.
-    fn without_text(&self, f: &mut fmt::Formatter<'_>, place: &str) -> fmt::Result {
-        write!(
-            f,
-            "{}: {}\n --> {place}",
-            self.severity.as_str(),
-            self.message
-        )?;
-        match &self.hint {
-            Some(hint) => write!(f, "\n  = help: {hint}"),
-            None => Ok(()),
-        }
+    fn without_text(&self, word: &str, place: &str) -> String {
+        let hint = self.hint.as_ref();
+        let hint = hint.map_or(String::new(), |hint| format!("\n  = help: {hint}"));
+        format!("{word}: {}\n --> {place}{hint}", self.message)
     }
 }
 
