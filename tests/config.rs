@@ -454,6 +454,36 @@ fn an_env_file_comes_before_env_and_counts_as_configuration() {
     );
 }
 
+/// Files that may be missing count as configuration as well: one that appears is a change.
+#[test]
+fn later_env_files_win_and_some_may_be_missing() {
+    let case = Case::new(
+        "[pool.web]\ncommand = [\"sh\"]\nenv_file = [\".env\", \"?{pool}.env\", \"?none/x.env\"]\n",
+    );
+    fs::write(case.base().join(".env"), "A=1\nB='two\nlines'\n").unwrap();
+    let env = |plan: &plan::Plan| -> Vec<(String, String)> {
+        let env = plan.pools[0].recipe.env.iter();
+        env.map(|(name, value)| (name.clone(), value.as_literal().unwrap().to_owned()))
+            .collect()
+    };
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let first = case.load().unwrap().plan;
+    assert_eq!(env(&first), [pair("A", "1"), pair("B", "two\nlines")]);
+    assert_eq!(plan::changed(&first).unwrap(), Vec::<PathBuf>::new());
+    let own = case.base().join("web.env");
+    fs::write(&own, "A=3\n").unwrap();
+    assert_eq!(plan::changed(&first).unwrap(), [own.clone()]);
+    let second = case.load().unwrap().plan;
+    assert_eq!(env(&second).last(), Some(&pair("A", "3")));
+    assert_eq!(plan::changed(&second).unwrap(), Vec::<PathBuf>::new());
+    let plan::PoolChange::Rolled { keys } = plan::diff(&first, &second).change_of("web") else {
+        panic!("a changed variable needs new workers")
+    };
+    assert_eq!(keys, ["env.A"]);
+    fs::remove_file(&own).unwrap();
+    assert_eq!(plan::changed(&second).unwrap(), [own]);
+}
+
 #[test]
 fn a_secret_in_an_env_file_is_never_shown() {
     let case = Case::new(fs::read(project("tests/config/envfile.toml")).unwrap());

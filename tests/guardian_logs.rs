@@ -155,6 +155,36 @@ fn each_line_is_in_a_rotated_file_once_whenever_the_master_dies() {
     }
 }
 
+/// With a time before each line: two workers share a file, two others of one pool have one each, with lines that are longer
+/// than what is written at once. The time of such a line stands before its first piece alone.
+#[test]
+fn each_line_has_one_time_and_is_in_a_file_once_whenever_the_master_dies() {
+    let _alone = alone();
+    let log = |file: &str| {
+        format!("stdout = \"@DIR@/{file}\"\ntimestamps = true\nmax_size = \"2MiB\"\nkeep = 10000")
+    };
+    let shared = printer("shared", 2, 3_000, &log("shared.log"));
+    let own = printer("own", 2, 40_000, &log("{pool}-{slot}.log"));
+    let site = Site::up(&(shared + &own));
+    let count = kill_masters(&site, "shared.log");
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    for (file, long) in [
+        ("shared.log", 3_000),
+        ("own-0.log", 40_000),
+        ("own-1.log", 40_000),
+    ] {
+        let text = whole_log(&site, file);
+        let lines = text.lines().map(|line| {
+            let (time, printed) = line.split_once(' ').unwrap_or((line, ""));
+            let is_time = time.len() == 27 && time.starts_with("20") && time.ends_with('Z');
+            assert!(is_time, "{file}: {:?}", &line[..line.len().min(200)]);
+            printed
+        });
+        let lines = assert_each_once(lines, long);
+        assert!(lines > 1_000, "{file}: {lines} lines and {count} deaths");
+    }
+}
+
 /// Nothing reads the pipe for a while, since no next master can begin: the worker waits, and loses nothing.
 #[test]
 fn a_worker_waits_while_its_pipe_is_full_and_there_is_no_master() {

@@ -326,6 +326,68 @@ fn a_worker_is_ready_when_its_probe_succeeds() {
     });
 }
 
+/// Headers of the configuration, with placeholders; `Host` replaces rotad's own.
+#[test]
+fn probes_send_the_headers_of_the_configuration() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    let heads = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = heads.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let (mut head, mut part) = (Vec::new(), [0; 1024]);
+            while !head.ends_with(b"\r\n\r\n") {
+                let count = stream.read(&mut part).expect("a request");
+                head.extend_from_slice(&part[..count]);
+            }
+            let head = String::from_utf8(head).expect("text");
+            // As a framework that knows its hosts.
+            let code = if head.contains("\r\nhost: shop.example.com\r\n") {
+                200
+            } else {
+                400
+            };
+            seen.lock().expect("the heads").push(head);
+            let _ = stream.write_all(format!("HTTP/1.1 {code} So\r\n\r\n").as_bytes());
+        }
+    });
+    let site = Site::up(&format!(
+        r#"
+[pool.web]
+command = ["@WORKER@", "wait"]
+ready = {{ http = "127.0.0.1:{port}/up", headers = {{ host = "shop.example.com", X-Worker = "{{pool}}/{{slot}}" }} }}
+stop = "2s"
+[pool.web.health]
+http = "127.0.0.1:{port}/healthz"
+headers = {{ host = "shop.example.com", Authorization = "Bearer x" }}
+every = "200ms"
+failures = 1
+"#
+    ));
+    let count = |what: &str| {
+        let heads = heads.lock().expect("the heads");
+        heads.iter().filter(|head| head.contains(what)).count()
+    };
+    until("three checks", 20, || {
+        (count("GET /healthz ") >= 3).then_some(())
+    });
+    let heads = heads.lock().expect("the heads").clone();
+    for head in &heads {
+        let lower = head.to_lowercase();
+        assert_eq!(lower.matches("\r\nhost: ").count(), 1, "{head}");
+        assert!(lower.contains("\r\nconnection: close\r\n"), "{head}");
+        let own = if head.starts_with("GET /up ") {
+            "X-Worker: web/0"
+        } else {
+            "Authorization: Bearer x"
+        };
+        assert!(head.contains(&format!("\r\n{own}\r\n")), "{head}");
+    }
+    assert!(!site.log().contains("failed its health check"));
+    assert!(!(site.log() + &site.rotad(&["events"]).out).contains("Bearer"));
+}
+
 /// By a command that fails first; and one that is never ready says why.
 #[test]
 fn never_ready_says_why() {

@@ -572,6 +572,41 @@ fn a_killed_masters_workers_are_named() {
     assert!(workers.iter().all(|worker| !proc::gone(*worker)));
 }
 
+/// `group` without `user`: the master's own user, its environment and its other groups, with another first group. Only root
+/// can take one.
+#[test]
+fn workers_have_a_group_without_a_user() {
+    if !other_users() {
+        return;
+    }
+    let site = open_site(
+        "[pool.web]\ncommand = [\"sh\", \"-c\", \"id -u; id -g; echo $SHOP_WORD; exec sleep 1000\"]\n\
+         ready = \"spawned\"\ngroup = \"65534\"\nstop = \"1s\"\n[pool.web.log]\nstdout = \"@DIR@/web.log\"\n",
+    );
+    let mut command = site.run_command();
+    command.env("SHOP_WORD", "kept");
+    let mut site = site;
+    site.spawn(command);
+    until("its output", 20, || {
+        (site.read("web.log") == "0\n65534\nkept\n").then_some(())
+    });
+    let pid = support::pids(&site.await_ready(), "web")[0];
+    let groups = |pid| support::proc::status(pid, "Groups");
+    assert_eq!(groups(pid), groups(site.pid()));
+    // An unprivileged master cannot take it, and says so.
+    let check = as_user(
+        &site,
+        12345,
+        "65534",
+        &["check", "-c", site.config.to_str().expect("a path")],
+    );
+    assert_eq!(check.code, 78, "{check:?}");
+    assert!(
+        check.err.contains("only root can take the group `65534`"),
+        "{check:?}"
+    );
+}
+
 /// `[control] group` needs nothing else: a user of that group reaches root's master in its default place, and cannot
 /// start a second one.
 #[test]

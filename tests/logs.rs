@@ -331,3 +331,172 @@ fn output_of_a_surviving_grandchild_is_logged() {
     stop(&mut site);
     assert!(proc::of_directory(&site.path("")).is_empty());
 }
+
+/// `max_size = "none"`: something else renames the file and asks for a new one, by RTMIN or WINCH, or truncates it in place.
+/// rotad rotates nothing.
+#[test]
+fn a_log_that_something_else_rotates_is_left_alone() {
+    let _alone = alone();
+    let mut site = script(
+        "while ! [ -e end ]; do cat block; sleep 0.01; done",
+        "working_directory = \"@DIR@\"\n",
+    );
+    let lines: String = (0..1_000).map(|n| format!("{n:099}\n")).collect();
+    fs::write(site.path("block"), &lines).expect("a file");
+    site.configure(&(site.read("rotad.toml") + "max_size = \"none\"\nmode = \"0604\"\n"));
+    site.run();
+    let large = |size: usize| {
+        until("more output", 30, || {
+            (site.read("web.log").len() > size).then_some(())
+        });
+    };
+    // More than a default of kibibytes would allow.
+    large(2 << 20);
+    let mut names = vec!["web.log".to_owned()];
+    for signal in ["RTMIN", "WINCH"] {
+        let name = format!("web.log-{signal}");
+        fs::rename(site.path("web.log"), site.path(&name)).expect("renamed");
+        let sent = std::process::Command::new("kill")
+            .args(["-s", signal, &site.pid().to_string()])
+            .status();
+        assert!(sent.expect("kill").success());
+        until("a new file", 10, || {
+            site.path("web.log").exists().then_some(())
+        });
+        large(100_000);
+        names.push(name);
+    }
+    fs::write(site.path("end"), "").expect("a file");
+    site.await_status("the worker has ended", 30, |status| {
+        pool(status, "web")["alive"] == 0
+    });
+    stop(&mut site);
+    let all: usize = names.iter().map(|name| site.read(name).len()).sum();
+    assert_eq!(all % lines.len(), 0, "each block is there as a whole");
+    let rotated = fs::read_dir(site.path(".")).expect("a directory");
+    let rotated = rotated.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let found: Vec<String> = rotated.filter(|name| name.starts_with("web.log")).collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    for name in ["web.log", "web.log-RTMIN"] {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(site.path(name)).expect("a file").permissions();
+        assert_eq!(mode.mode() & 0o777, 0o604, "{name}");
+    }
+}
+
+/// Each slot has its file: the successor of a slot goes on with it, and a change of the path needs no new worker.
+#[test]
+fn each_slot_has_a_file_of_its_own() {
+    let mut site = Site::new(
+        r#"
+[pool.web]
+command = ["sh", "-c", "while :; do echo $ROTAD_SLOT $ROTAD_GENERATION $$; sleep 0.1; done"]
+count = 3
+ready = "spawned"
+stop = "1s"
+[pool.web.reload]
+soak = "100ms"
+[pool.web.log]
+stdout = "@DIR@/logs/{pool}-{slot}.log"
+"#,
+    );
+    site.run();
+    site.await_ready();
+    assert_eq!(site.rotad(&["roll"]).code, 0);
+    for slot in 0..3 {
+        let file = format!("logs/web-{slot}.log");
+        let line = |generation: u32| format!("{slot} {generation} ");
+        until("both generations", 20, || {
+            site.read(&file).contains(&line(2)).then_some(())
+        });
+        let text = site.read(&file);
+        assert!(text.contains(&line(1)), "{text}");
+        assert!(
+            text.lines().all(|line| line.starts_with(&slot.to_string())),
+            "{text}"
+        );
+    }
+    let before = support::pids(&site.await_ready(), "web");
+    let text = site
+        .read("rotad.toml")
+        .replace("{pool}-{slot}.log", "{slot}/x.log\"\ntimestamps = true #");
+    site.write("rotad.toml", &text);
+    let run = site.rotad(&["reload", "--config"]);
+    assert_eq!(
+        (run.code, run.out.contains("without a restart")),
+        (0, true),
+        "{run:?}"
+    );
+    for slot in 0..3 {
+        until("a line with its time", 20, || {
+            let text = site.read(&format!("logs/{slot}/x.log"));
+            let line = text.lines().next()?;
+            let printed = line.split_once("Z ").expect("a time").1;
+            printed.starts_with(&format!("{slot} 2 ")).then_some(())
+        });
+    }
+    assert_eq!(support::pids(&site.await_ready(), "web"), before);
+    let more = site.rotad(&["logs", "-n", "9999", "web"]);
+    assert!((more.err + &more.out).contains("logs/{slot}/x.log"));
+    stop(&mut site);
+}
+
+/// A path that leads to what a process has open is refused by its text, wherever the output of `check` goes.
+#[test]
+fn a_log_that_is_a_descriptor_is_refused_by_its_text() {
+    let site = Site::new("");
+    let good = site.read("rotad.toml");
+    std::os::unix::fs::symlink("/dev/stdout", site.path("out.log")).expect("a link");
+    std::os::unix::fs::symlink("/proc/self", site.path("self")).expect("a link");
+    for path in [
+        "/dev/stdout",
+        "/proc/self/fd/1",
+        "/dev/fd/2",
+        "-",
+        "out.log",
+        "self/fd/1",
+        "x/../out.log",
+    ] {
+        let pool = format!("[pool.web]\ncommand = [\"sh\"]\n[pool.web.log]\nstdout = \"{path}\"\n");
+        site.write("rotad.toml", &(good.clone() + &pool));
+        // Both outputs are regular files here.
+        let run = site.rotad(&["check"]);
+        assert_eq!(run.code, 78, "{path}: {run:?}");
+        assert!((run.err + &run.out).contains("write \"inherit\" for the master's own output"));
+    }
+}
+
+/// `inherit` with `start`: the output goes nowhere, and `start` and `check` say so. With `run` it goes where `run` writes.
+#[test]
+fn inherited_output_of_a_daemon_is_said_to_be_lost() {
+    let pools = "[pool.web]\ncommand = [\"sh\", \"-c\", \"echo printed; exec sleep 1000\"]\nready = \"spawned\"\n\
+                 [pool.web.log]\nstdout = \"inherit\"\nstderr = \"null\"\n";
+    let lost = "what its workers print is lost";
+    let site = Site::new(pools);
+    let check = site.rotad(&["check"]);
+    assert_eq!(
+        (check.code, check.err.contains(lost)),
+        (0, true),
+        "{check:?}"
+    );
+    let json = site.rotad(&["check", "--json"]).out;
+    assert!(json.contains(lost), "{json}");
+    let start = site.rotad(&["start"]);
+    assert_eq!(
+        (start.code, start.err.contains(lost)),
+        (0, true),
+        "{start:?}"
+    );
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    let mut site = Site::with_master("daemonize = false", pools);
+    assert!(!site.rotad(&["check"]).err.contains(lost));
+    let mut command = site.run_command();
+    command
+        .stdout(fs::File::create(site.path("out")).expect("a file"))
+        .stdin(std::process::Stdio::null());
+    site.spawn_as_it_is(command);
+    until("its output", 20, || {
+        site.read("out").contains("printed").then_some(())
+    });
+    stop(&mut site);
+}

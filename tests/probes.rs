@@ -67,7 +67,7 @@ fn connect(text: &str) -> ProbeRequest {
 }
 
 fn http(text: &str) -> ProbeRequest {
-    ProbeRequest::http(OsStr::new(text)).unwrap()
+    ProbeRequest::http(OsStr::new(text), Vec::new()).unwrap()
 }
 
 fn command(argv: &[&str], dir: &Path) -> ProbeRequest {
@@ -296,6 +296,7 @@ fn command_probes_run_as_the_workers_user() {
             groups: vec![],
             home: "/".into(),
             shell: "/bin/sh".into(),
+            group_alone: false,
         });
         ProbeRequest::Command(Box::new(request))
     };

@@ -97,3 +97,80 @@ fn a_successor_that_fails_changes_nothing() {
         Ok(true)
     );
 }
+
+/// Five hours and a half ahead of UTC, without a file that names the zone.
+const ZONE: &str = "ABC-5:30";
+
+/// The time that clocks show there in so many seconds.
+fn local(seconds: u64) -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let shown = since.expect("after 1970").as_secs() + 5 * 3600 + 30 * 60 + seconds;
+    format!(
+        "{:02}:{:02}:{:02}",
+        shown / 3600 % 24,
+        shown / 60 % 60,
+        shown % 60
+    )
+}
+
+/// At a time of day, of the master's zone: each worker once, in turn, without a lost request; the master does not wake
+/// before. A master that dies meanwhile is followed by one that finishes, and one that dies later by one that does nothing.
+#[test]
+fn workers_are_recycled_once_at_a_local_time() {
+    let _alone = alone();
+    let how = |seconds: u64| format!("at = \"{}\"", local(seconds));
+    let far = how(7200);
+    let mut site = Site::new(&web("", &far));
+    let mut command = site.run_command();
+    command.env("TZ", ZONE);
+    site.spawn(command);
+    let first = pids(&site.await_ready(), "web");
+    let master = site.pid();
+    until("three seconds without a wake-up", 60, || {
+        let before = support::proc::switches(master);
+        support::spaced(std::time::Duration::from_secs(3));
+        (before == support::proc::switches(master)).then_some(())
+    });
+    let times = || site.log().matches("it is recycled daily at").count();
+    let text = site.read("rotad.toml");
+    let load = Load::on(&site.address(), 2, 2);
+    let watch = Watch::over(&site, "web");
+    // Another time needs no new worker.
+    site.write("rotad.toml", &text.replace(&far, &how(5)));
+    let run = site.rotad(&["reload", "--config"]);
+    assert_eq!(
+        (run.code, run.out.contains("without a restart")),
+        (0, true),
+        "{run:?}"
+    );
+    until("the first one is replaced", 30, || {
+        (times() == 1).then_some(())
+    });
+    assert_eq!(site.rotad(&["status"]).code, 0);
+    site.await_status("its successor serves", 20, |status| {
+        support::all_ready(status) && pids(status, "web")[0] != first[0]
+    });
+    let kill_master = || {
+        let master = site.pid();
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(master),
+            nix::sys::signal::Signal::SIGKILL,
+        )
+        .expect("the master");
+        site.await_status("the next master", 20, |_| site.pid() != master);
+    };
+    kill_master();
+    let second = site.await_status("all are replaced", 30, |status| {
+        let now = pids(status, "web");
+        support::all_ready(status) && now.len() == 3 && !now.iter().any(|pid| first.contains(pid))
+    });
+    let (seen, report) = (watch.seen(), load.stop());
+    report.assert_nothing_lost(50);
+    assert!(seen.min_ready >= 3, "{seen:?}");
+    assert_eq!(times(), 3, "each once: {}", site.log());
+    kill_master();
+    support::never("a worker is replaced again", 3.0, || {
+        (times() > 3).then_some(())
+    });
+    assert_eq!(pids(&site.await_ready(), "web"), pids(&second, "web"));
+}

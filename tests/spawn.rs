@@ -196,6 +196,7 @@ fn nobody() -> Account {
         groups: vec![65_533, 12_345],
         home,
         shell,
+        group_alone: false,
     }
 }
 

@@ -136,6 +136,7 @@ fn errors_are_those_of_the_workers_user() {
         groups: vec![],
         home: "/".into(),
         shell: "/".into(),
+        group_alone: false,
     };
     for (program, directory, words) in [
         (

@@ -1,6 +1,6 @@
 //! `check`: validates the configuration and starts nothing.
 
-use super::print;
+use super::{print, run};
 use crate::config::{self, Loaded};
 use crate::exit_code::ExitCode;
 use serde_json::{Value, json};
@@ -20,16 +20,27 @@ pub(super) fn check(file: Option<&Path>, json: bool) -> ExitCode {
             );
         }
     };
+    let mut lost = Vec::new();
     let (valid, report) = match config::load_found(file, &path) {
-        Ok(Loaded { warnings, .. }) => (true, warnings),
+        Ok(Loaded { plan, warnings }) => {
+            lost = run::lost_output(&plan);
+            (true, warnings)
+        }
         Err(findings) => (false, findings),
     };
-    let text = if report.is_empty() {
+    let mut text = if report.is_empty() {
         String::new()
     } else {
         report.to_string()
     };
-    print_result(json, Some(&path), valid, &text, report.to_json())
+    let mut findings = report.to_json();
+    for message in &lost {
+        text.push_str(&format!("warning: {message}\n"));
+        if let Some(findings) = findings.as_array_mut() {
+            findings.push(json!({"severity": "warning", "message": message}));
+        }
+    }
+    print_result(json, Some(&path), valid, &text, findings)
 }
 
 fn print_result(

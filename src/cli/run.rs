@@ -6,7 +6,7 @@ use crate::daemon::{self, Side, StartContext, StartOptions};
 use crate::event_loop::clock::Deadline;
 use crate::exit_code::ExitCode;
 use crate::guardian::{self, SharedState};
-use crate::plan::Plan;
+use crate::plan::{Plan, PoolPlan, Sink};
 use crate::supervisor;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -57,6 +57,9 @@ pub(super) fn start(file: Option<&Path>, options: Start, hup_ignored: bool) -> E
         no_take_over: options.no_take_over,
     };
     let until = options.timeout.and_then(Deadline::checked_after);
+    for message in lost_output(&plan) {
+        print::plain_error(&format!("warning: {message}"));
+    }
     if !plan.master.daemonize {
         return serve(plan, daemon::foreground(start_options, hup_ignored));
     }
@@ -70,6 +73,21 @@ pub(super) fn start(file: Option<&Path>, options: Start, hup_ignored: bool) -> E
             ExitCode::FAILED
         }
     }
+}
+
+/// Which pools of a daemonized master print into nothing: its own output is /dev/null.
+pub(super) fn lost_output(plan: &Plan) -> Vec<String> {
+    let inherits = |pool: &&PoolPlan| {
+        plan.master.daemonize && [&pool.log.stdout, &pool.log.stderr].contains(&&Sink::Inherit)
+    };
+    let message = |pool: &PoolPlan| {
+        format!(
+            "pool {}: \"inherit\" is the master's own output, which is /dev/null with `rotad start`: what its workers print is \
+             lost there; name a file or \"master\", or write daemonize = false if it is run by `rotad run` alone",
+            pool.name
+        )
+    };
+    plan.pools.iter().filter(inherits).map(message).collect()
 }
 
 fn load(file: Option<&Path>) -> Result<Plan, ExitCode> {

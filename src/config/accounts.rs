@@ -5,6 +5,7 @@ use super::report::shown;
 use super::users::{self, UserEntry};
 use crate::plan::Account;
 use nix::unistd::{Gid, Uid};
+use std::path::PathBuf;
 
 /// The user with this name or, in digits, this uid; reports a finding if there is none.
 pub(super) fn user(parser: &mut Parser, name: &Located<String>) -> Option<UserEntry> {
@@ -34,23 +35,49 @@ fn found<T>(
     None
 }
 
+/// The master's own user with the `group` of a pool without `user`. Its other groups are the master's.
+fn own_user(parser: &mut Parser, name: &Located<String>) -> Option<Account> {
+    let gid = group(parser, name)?;
+    may_take(parser, name, gid);
+    let uid = Uid::effective().as_raw();
+    let groups = nix::unistd::getgroups().unwrap_or_default();
+    Some(Account {
+        // A user without an entry is known by the number.
+        name: users::user_of(uid)
+            .ok()
+            .flatten()
+            .map_or_else(|| uid.to_string(), |user| user.name),
+        uid,
+        gid,
+        groups: groups.into_iter().map(Gid::as_raw).collect(),
+        home: PathBuf::new(),
+        shell: PathBuf::new(),
+        group_alone: true,
+    })
+}
+
+/// Without the rights of root a process can take no other group, not even a supplementary one of its own
+/// (setresgid(2)).
+fn may_take(parser: &mut Parser, name: &Located<String>, gid: u32) {
+    if !Uid::effective().is_root() && gid != Gid::effective().as_raw() {
+        parser.error_with(
+            &name.span,
+            format!("only root can take the group `{}`", shown(&name.value)),
+            "leave `group` out, or start the master as root",
+        );
+    }
+}
+
 /// Resolves a pool's `user` and `group`.
 pub(super) fn account(
     parser: &mut Parser,
     name: Option<&Located<String>>,
     group_name: Option<&Located<String>>,
 ) -> Option<Account> {
-    let own_group = group_name.and_then(|name| Some((name, group(parser, name)?)));
     let Some(name) = name else {
-        if let Some(group) = group_name {
-            parser.unused_key(
-                &group.span,
-                "`group` without `user` does nothing",
-                "add `user`",
-            );
-        }
-        return None;
+        return own_user(parser, group_name?);
     };
+    let own_group = group_name.and_then(|name| Some((name, group(parser, name)?)));
     let user = user(parser, name)?;
     let me = Uid::effective();
     if !me.is_root() && user.uid != me.as_raw() {
@@ -64,14 +91,8 @@ pub(super) fn account(
     }
     let gid = own_group.as_ref().map_or(user.gid, |(_, gid)| *gid);
     let groups = users::groups_of(&user.name, gid);
-    if let Some((group, gid)) = own_group
-        && !me.is_root()
-        && !own_groups().contains(&gid)
-    {
-        parser.error(
-            &group.span,
-            format!("only root can take the group `{}`", shown(&group.value)),
-        );
+    if let Some((group, gid)) = own_group {
+        may_take(parser, group, gid);
     }
     Some(Account {
         name: user.name,
@@ -80,6 +101,7 @@ pub(super) fn account(
         groups,
         home: user.home,
         shell: user.shell,
+        group_alone: false,
     })
 }
 

@@ -3,17 +3,17 @@
 use super::logs::identity;
 use super::reader::{Located, Parser};
 use super::report::shown;
-use crate::plan::{Address, ListenPlan, MasterPlan, PoolPlan, Ports, Source};
+use crate::plan::{Address, ListenPlan, LogFile, MasterPlan, PoolPlan, Ports, Source};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where a pool says what may conflict with other pools.
 pub(super) struct PoolSpans {
     pub(super) after: Vec<Located<String>>,
     pub(super) ports: Option<Range<usize>>,
     /// Its log files.
-    pub(super) files: Vec<Located<PathBuf>>,
+    pub(super) files: Vec<Located<LogFile>>,
 }
 
 /// One pool and its spans.
@@ -163,44 +163,60 @@ pub(super) fn logs(parser: &mut Parser, pools: &[Marked], master: &MasterPlan, s
     let mut writers: BTreeMap<PathBuf, &PoolPlan> = BTreeMap::new();
     for (pool, marks) in pools {
         for file in &marks.files {
-            let real = identity(&file.value);
-            if let Some((_, what)) = ours.iter().find(|(path, _)| *path == real) {
-                let hint = "choose another file, or leave it out for the master's log";
-                parser.error_with(
-                    &file.span,
-                    format!("{} is {what}", file.value.display()),
-                    hint,
-                );
-            }
-            match writers.get(&real) {
-                Some(other)
-                    if (other.log.max_size, other.log.keep)
-                        != (pool.log.max_size, pool.log.keep) =>
-                {
-                    let message = format!(
-                        "`{}` and `{}` write this file with different `max_size` or `keep`",
-                        other.name, pool.name
-                    );
-                    parser.error_with(
-                        &file.span,
-                        message,
-                        "give both the same, or each a file of its own",
-                    );
-                }
-                Some(other) if other.log.access != pool.log.access => {
-                    let message = format!(
-                        "`{}` and `{}` write this file with different `mode`, `user` or `group`",
-                        other.name, pool.name
-                    );
-                    parser.error_with(
-                        &file.span,
-                        message,
-                        "give both the same, or each a file of its own",
-                    );
-                }
-                Some(_) => {}
-                None => drop(writers.insert(real, pool)),
+            for slot in slots(&file.value, pool) {
+                let real = identity(&file.value.path(slot));
+                conflict(parser, pool, file, slot, &real, (&ours, &writers));
+                writers.entry(real).or_insert(pool);
             }
         }
     }
+}
+
+/// More slots are not looked at: each costs several system calls.
+const MOST_SLOTS: u32 = 64;
+
+/// The slots whose files are to be compared.
+fn slots(file: &LogFile, pool: &PoolPlan) -> std::ops::Range<u32> {
+    match file.is_per_slot() {
+        true => 0..pool.policy.count.clamp(1, MOST_SLOTS),
+        false => 0..1,
+    }
+}
+
+/// Reports a log file, by its real path, that is another file of the master, or that another pool writes differently.
+fn conflict(
+    parser: &mut Parser,
+    pool: &PoolPlan,
+    file: &Located<LogFile>,
+    slot: u32,
+    real: &Path,
+    (ours, writers): (&[(PathBuf, &str)], &BTreeMap<PathBuf, &PoolPlan>),
+) {
+    if let Some((_, what)) = ours.iter().find(|(path, _)| path == real) {
+        parser.error_with(
+            &file.span,
+            format!("{} is {what}", file.value.shown(Some(slot))),
+            "choose another file, or leave it out for the master's log",
+        );
+    }
+    let Some(other) = writers.get(real) else {
+        return;
+    };
+    let (other_log, log) = (&other.log, &pool.log);
+    let keys = if (other_log.max_size, other_log.keep) != (log.max_size, log.keep) {
+        "`max_size` or `keep`"
+    } else if other_log.access != log.access {
+        "`mode`, `user` or `group`"
+    } else {
+        return;
+    };
+    let message = format!(
+        "`{}` and `{}` write this file with different {keys}",
+        other.name, pool.name
+    );
+    parser.error_with(
+        &file.span,
+        message,
+        "give both the same, or each a file of its own",
+    );
 }

@@ -3,9 +3,9 @@
 use super::dotenv::{self, Variable};
 use super::reader::{Located, PRIVATE, Parser};
 use super::report::{Finding, Place, Report, Severity};
-use super::{permissions, values};
-use crate::plan::{Source, read};
-use std::path::{Path, PathBuf};
+use super::{paths, permissions, templates, values};
+use crate::plan::{Source, is_missing, read};
+use std::path::Path;
 
 /// The env files of one configuration.
 #[derive(Default)]
@@ -15,54 +15,70 @@ pub(super) struct EnvFiles {
 
 impl EnvFiles {
     /// The variables of a file; reports findings if it cannot be read or parsed. Its lines are never shown, since
-    /// they may hold secrets.
+    /// they may hold secrets. `written`: its path with placeholders, with `?` in front if it may be missing.
     pub(super) fn variables(
         &mut self,
         parser: &mut Parser,
-        path: &Located<PathBuf>,
+        written: &Located<String>,
+        pool: &str,
     ) -> Vec<(String, String)> {
-        if let Some((_, variables)) = self
-            .read
-            .iter()
-            .find(|(source, _)| source.path == path.value)
-        {
+        let (optional, text) = match written.value.strip_prefix('?') {
+            Some(rest) => (true, rest.trim_start()),
+            None => (false, written.value.as_str()),
+        };
+        let span = &written.span;
+        let text = Located::new(text.to_owned(), span.clone());
+        let Some(template) = templates::path(parser, &text, pool, false, "an env file") else {
+            return Vec::new();
+        };
+        let path = paths::under(
+            &parser.base,
+            Path::new(&template.fixed().unwrap_or_default()),
+        );
+        let shown = paths::under(&parser.base, Path::new(&template.shown()));
+        let known = self.read.iter().find(|(source, _)| source.path == path);
+        if let Some((_, variables)) = known.filter(|(source, _)| optional || !source.missing) {
             return variables.clone();
         }
-        let content = match read(&path.value) {
-            Ok(content) => content,
+        let (content, missing) = match read(&path) {
+            Ok(content) => (content, false),
+            Err(error) if optional && is_missing(&error) => (Vec::new(), true),
             Err(error) => {
-                parser.error(
-                    &path.span,
-                    format!("cannot read {}: {error}", path.value.display()),
-                );
+                parser.error(span, format!("cannot read {}: {error}", shown.display()));
                 return Vec::new();
             }
         };
-        if let Some(found) = permissions::writable_by_others(&path.value) {
+        // Who can write to the directory of a missing file can make it.
+        let checked = match (missing, path.parent()) {
+            (true, Some(directory)) => directory,
+            _ => &path,
+        };
+        let hide = |found: &Path| template.hide_values(&found.display().to_string());
+        if let Some(found) = permissions::writable_by_others(checked) {
             let (message, hint) = permissions::refusal(&found);
-            parser.error_with(&path.span, message, hint);
+            parser.error_with(
+                span,
+                template.hide_values(&message),
+                template.hide_values(&hint),
+            );
         }
-        if let Some(found) = permissions::owned_by_another_user(&path.value, &parser.main_path()) {
+        if let Some(found) = permissions::owned_by_another_user(checked, &parser.main_path()) {
             let message = format!(
                 "{} belongs neither to root nor to the owner of the configuration, and what that user writes would run as \
                  root",
-                found.display()
+                hide(&found)
             );
-            parser.error_with(
-                &path.span,
-                message,
-                format!("chown root {}", found.display()),
-            );
+            parser.error_with(span, message, format!("chown root {}", hide(&found)));
         }
-        let (variables, report) = understand(&path.value, &content);
+        let (variables, report) = understand(&shown, &content);
         parser.report.extend(report);
-        self.read.push((
-            Source {
-                path: path.value.clone(),
-                content,
-            },
-            variables.clone(),
-        ));
+        let source = Source {
+            shown: (shown != path).then_some(shown),
+            path,
+            content,
+            missing,
+        };
+        self.read.push((source, variables.clone()));
         variables
     }
 

@@ -184,6 +184,8 @@ fn one(parser: &mut Parser, at: &Located<PathBuf>, main: &Path, included: &mut I
     let bytes = content.len();
     included.sources.push(Source {
         path: path.clone(),
+        missing: false,
+        shown: None,
         content,
     });
     bytes

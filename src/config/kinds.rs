@@ -74,6 +74,30 @@ impl Shown<u64> for Size {
     }
 }
 
+/// The size at which a log file is rotated; `None` inside: `"none"`, never.
+pub(super) struct LogSize;
+
+impl Kind for LogSize {
+    type Read = Written<Option<u64>>;
+
+    fn takes(&self) -> String {
+        "size, or `\"none\"`".to_owned()
+    }
+
+    fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
+        if value.get_ref().as_str() == Some("none") {
+            return Some(Located::new(None, value.span()));
+        }
+        Some(parser.size(value)?.map(Some))
+    }
+}
+
+impl Shown<Option<u64>> for LogSize {
+    fn shown(&self, value: &Option<u64>) -> String {
+        value.map_or_else(|| "\"none\"".to_owned(), |bytes| Size.shown(&bytes))
+    }
+}
+
 /// Permission bits: `"022"`.
 pub(super) struct Octal;
 

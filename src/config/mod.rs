@@ -191,6 +191,8 @@ fn read_all(parser: &mut Parser, place: ConfigPaths, content: Vec<u8>) -> Option
     let mut sources = vec![Source {
         path: place.given.clone(),
         content,
+        missing: false,
+        shown: None,
     }];
     sources.extend(included.sources);
     // Names that an unreadable file may have defined are not reported as missing in the others.

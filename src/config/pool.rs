@@ -32,8 +32,8 @@ section! {
             "pools that have to be ready, oneshots that have to end with 0, first";
         env: Vec<(Located<String>, Located<String>)>, Names(values::env),
             "variables; they win over `env_file`";
-        env_file: Written<PathBuf>, Path,
-            "lines of `KEY=VALUE`, `#` comments, quotes";
+        env_file: Written<Vec<Located<String>>>, Own("path, or list of paths", values::env_files),
+            "lines of `KEY=VALUE`, `#` comments, quotes; later files win; `?` in front of a path: it may be missing";
         clear_env: Written<bool>, Flag, default "true with `user`",
             "start with PATH, LANG, TZ, HOME, USER, LOGNAME, SHELL alone";
         pass_env: Written<Vec<Located<String>>>, Own("list", values::pass_env),
@@ -42,8 +42,8 @@ section! {
             "resolved again by each roll";
         user: Written<String>, Text("user", "the name of a user"), default "the master's",
             "with its supplementary groups, HOME, USER, LOGNAME, SHELL";
-        group: Written<String>, Text("group", "the name of a group"), default "the user's",
-            "only with `user`";
+        group: Written<String>, Text("group", "the name of a group"), default "the user's, or the master's",
+            "of the workers, with or without `user`";
         umask: Written<u32>, Octal, default "the master's",
             "of the workers";
         nice: Written<i32>, Own("-20 to 19", values::nice), default "the master's",

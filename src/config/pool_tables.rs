@@ -1,11 +1,11 @@
 //! The tables of a pool as parsed, before names and defaults are resolved.
 
-use super::kinds::{Amount, Choice, Duration, Octal, Own, Size, Text, Tried, Way};
+use super::kinds::{Amount, Choice, Duration, Flag, LogSize, Octal, Own, Size, Text, Tried, Way};
 use super::probe::{self, CheckText};
 use super::reader::Located;
 use super::section::{Setting, Written, section};
-use super::values::{self, Surge, WORKERS};
-use crate::plan::{RollOn, Sink};
+use super::values::{self, SinkText, Surge, WORKERS};
+use crate::plan::{RollOn, TimeOfDay};
 use rotad_core::{OnFailure, RestartPolicy, Span};
 
 const ON_FAILURE: Choice<OnFailure> = Choice(&[
@@ -66,6 +66,8 @@ section! {
             "replaced at this age (±10 %)";
         max_rss: Written<u64>, Size,
             "replaced when its processes hold more memory than this";
+        at: Written<TimeOfDay>, Own("local time", values::time_of_day),
+            "replaced once a day at this time, such as `\"04:00\"`, one worker after another";
     }
 }
 
@@ -80,6 +82,8 @@ section! {
             "answers with a status of 2xx or 3xx";
         command: Tried<CheckText>, probe::COMMAND,
             "ends with 0";
+        headers: Written<Vec<(Located<String>, Located<String>)>>, Own("table", values::headers),
+            "with `http`: header fields of the request, such as `Host`";
         every: Setting<Span> = Span::from_secs(10), Duration,
             "how often the worker is asked";
         timeout: Setting<Span> = Span::from_secs(5), Duration,
@@ -91,16 +95,18 @@ section! {
 
 section! {
     pub(super) struct Log = "[pool.NAME.log]" {
-        stdout: Setting<Sink> = Sink::Master, Own("path, `\"master\"`, `\"inherit\"`, `\"null\"`", values::stdout),
+        stdout: Setting<SinkText> = SinkText::Master, Own("path, `\"master\"`, `\"inherit\"`, `\"null\"`", values::stdout),
             default "`\"master\"`",
-            "to a file, the master's log, its own stdout, or nowhere";
-        stderr: Setting<Sink> = Sink::Stdout, Own("the same, or `\"stdout\"`", values::stderr),
+            "to a file (`{pool}` and `{slot}` may stand in its path), the master's log, its own stdout, or nowhere";
+        stderr: Setting<SinkText> = SinkText::Stdout, Own("the same, or `\"stdout\"`", values::stderr),
             default "`\"stdout\"`",
             "`\"stdout\"`: wherever stdout goes";
-        max_size: Setting<u64> = values::LOG_MAX_SIZE, Size,
-            "a file of this size is rotated";
+        max_size: Setting<Option<u64>> = Some(values::LOG_MAX_SIZE), LogSize,
+            "a file of this size is rotated; `\"none\"`: something else rotates it";
         keep: Setting<u32> = values::LOG_KEEP, Amount(0, 10_000),
             "rotated files that are kept";
+        timestamps: Setting<bool> = false, Flag,
+            "a time before each line of its files";
         mode: Written<u32>, Octal, default "`\"0640\"`",
             "permissions of its files; a rotated one's go over to the next";
         user: Written<String>, Text("string", "a user"), default "the master's",

@@ -3,7 +3,7 @@
 use super::reader::Parser;
 use super::report::shown;
 use super::unexpanded;
-use crate::plan::{Recipe, Template};
+use crate::plan::Recipe;
 use std::ffi::OsString;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
@@ -27,16 +27,23 @@ pub(super) fn check(
         return;
     }
     // A placeholder in the program's name is known only at spawn.
-    let Some(program) = recipe.command.first().and_then(Template::as_literal) else {
+    let Some(first) = recipe.command.first() else {
         return;
     };
+    let Some(program) = first.fixed() else {
+        return;
+    };
+    // Messages have no values of variables.
+    let (program, named) = (program.as_str(), first.shown());
     if program.contains('/') {
         let path = directory.join(program);
+        let shown = directory.join(named);
+        let shown = shown.display();
         if !path.is_file() {
-            let message = format!("the program {} does not exist now", path.display());
+            let message = format!("the program {shown} does not exist now");
             parser.warning(command_span, message, "workers cannot start without it");
         } else if !executable(&path) {
-            let message = format!("the program {} is not executable", path.display());
+            let message = format!("the program {shown} is not executable");
             parser.warning(
                 command_span,
                 message,
@@ -49,7 +56,7 @@ pub(super) fn check(
         std::env::split_paths(path).any(|dir| executable(&directory.join(dir).join(program)))
     };
     if path(recipe).as_ref().is_some_and(|path| !found(path)) {
-        let message = format!("the program `{}` is not found in PATH now", shown(program));
+        let message = format!("the program `{}` is not found in PATH now", shown(&named));
         let hint = unexpanded::builtin(program);
         parser.warning(
             command_span,
@@ -62,7 +69,7 @@ pub(super) fn check(
 /// The PATH that the worker's program is looked up in; `None`: known only at spawn.
 fn path(recipe: &Recipe) -> Option<OsString> {
     match recipe.env.iter().rev().find(|(name, _)| name == "PATH") {
-        Some((_, value)) => value.as_literal().map(OsString::from),
+        Some((_, value)) => value.fixed().map(OsString::from),
         None => std::env::var_os("PATH"),
     }
 }

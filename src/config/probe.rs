@@ -1,9 +1,10 @@
 //! `ready` and the ways of [pool.NAME.health] as parsed: how the master checks that a worker is ready and alive.
 
 use super::foreign_values;
-use super::kinds::{Duration, Tried, Way};
+use super::kinds::{Duration, Own, Tried, Way};
 use super::reader::{Located, Parser, Value, in_order};
 use super::section::{Keys, Written, section};
+use super::values::Headers;
 use super::{tables, values};
 use crate::plan::Ready;
 use rotad_core::Span;
@@ -13,7 +14,7 @@ use toml::de::DeValue;
 #[derive(Clone)]
 pub(super) enum CheckText {
     Connect(Located<String>),
-    Http(Located<String>),
+    Http(Located<String>, Headers),
     Command(Vec<Located<String>>),
 }
 
@@ -47,8 +48,12 @@ section! {
         http: Tried<CheckText>, HTTP;
         connect: Tried<CheckText>, CONNECT;
         command: Tried<CheckText>, COMMAND;
+        headers: Written<Headers>, Own("table", values::headers);
     }
 }
+
+/// The keys of `ready` that are no ways to be ready.
+const BESIDE: [&str; 1] = ["headers"];
 
 pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<ReadyText>> {
     let DeValue::Table(table) = value.get_ref() else {
@@ -71,11 +76,17 @@ pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Re
         return None;
     }
     let entries = in_order(table);
-    let another = |(name, _): &(Located<String>, _)| ReadyTable::key(&name.value).is_some();
-    let second = entries.iter().skip(1).position(another).map(|at| at + 1);
-    let (first, rest) = entries.split_at(second.unwrap_or(entries.len()));
-    let (ready, sound) = tables::read_inline::<ReadyTable>(parser, first, "way to be ready");
-    if let Some((name, _)) = rest.first() {
+    let is_beside = |(name, _): &&(Located<String>, _)| BESIDE.contains(&name.value.as_str());
+    let is_way = |(name, _): &&(Located<String>, _)| ReadyTable::key(&name.value).is_some();
+    let mut ways = entries.iter().filter(|entry| !is_beside(entry)).skip(1);
+    let second = ways.find(is_way);
+    let until = second.map_or(usize::MAX, |(name, _)| name.span.start);
+    let before = entries
+        .iter()
+        .filter(|entry| entry.0.span.start < until || is_beside(entry));
+    let before: Vec<_> = before.cloned().collect();
+    let (ready, sound) = tables::read_inline::<ReadyTable>(parser, &before, "way to be ready");
+    if let Some((name, _)) = second {
         parser.error_with(&name.span, "two ways to be ready", "choose one of them");
         return None;
     }
@@ -88,8 +99,35 @@ pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Re
     let probe = [ready.http, ready.connect, ready.command]
         .into_iter()
         .flatten()
-        .find_map(|at| Some(Located::new(ReadyText::Probe(at.value?), at.span)));
-    age.or(probe)
+        .find_map(|at| Some(Located::new(at.value?, at.span)));
+    let probe = with_headers(parser, probe, ready.headers.as_ref());
+    age.or(probe.map(|at| at.map(ReadyText::Probe)))
+}
+
+/// Adds headers to an HTTP check; beside any other they are a finding.
+pub(super) fn with_headers(
+    parser: &mut Parser,
+    check: Option<Located<CheckText>>,
+    headers: Option<&Located<Headers>>,
+) -> Option<Located<CheckText>> {
+    let Some(headers) = headers else { return check };
+    match check {
+        Some(Located {
+            value: CheckText::Http(url, _),
+            span,
+        }) => Some(Located::new(
+            CheckText::Http(url, headers.value.clone()),
+            span,
+        )),
+        other => {
+            parser.unused_key(
+                &headers.span,
+                "`headers` means nothing without `http`",
+                "add http = \"127.0.0.1:{port}/healthz\"",
+            );
+            other
+        }
+    }
 }
 
 fn http(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
@@ -106,7 +144,7 @@ fn http(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {
             value,
             "an address with a path such as \"127.0.0.1:{port}/healthz\"",
         )
-        .map(CheckText::Http)
+        .map(|url| CheckText::Http(url, Headers::new()))
 }
 
 fn connect(parser: &mut Parser, value: &Value<'_>) -> Option<CheckText> {

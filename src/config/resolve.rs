@@ -78,8 +78,22 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
     let runtime_dir = master
         .runtime_dir
         .map_or_else(|| paths::runtime_dir(&name), |at| at.value);
-    if let Some(at) = &master.log_max_size.written {
-        logs::large_enough(parser, at);
+    logs::large_enough(parser, master.log_max_size.written.as_ref());
+    logs::keeps_some(
+        parser,
+        &master.log_max_size,
+        master.log_keep.written.as_ref(),
+        "log_keep",
+    );
+    if let Some(at) = &master.log_file
+        && logs::leads_to_descriptor(&at.value).is_some()
+    {
+        let message = format!(
+            "{} is no file, but what this process has open",
+            at.value.display()
+        );
+        let hint = "leave `log_file` out: `rotad run` logs to stderr, which whatever starts it can redirect";
+        parser.error_with(&at.span, message, hint);
     }
     let pid_file = master
         .pid_file
@@ -121,7 +135,7 @@ fn make_master(parser: &mut Parser, master: Master, place: &ConfigPaths) -> Mast
         default_log_file,
         log_format: master.log_format.value(),
         log_level: master.log_level.value(),
-        log_max_size: master.log_max_size.value(),
+        log_max_size: master.log_max_size.value().unwrap_or(0),
         log_keep: master.log_keep.value(),
         stop_timeout: master.stop_timeout.map(|at| at.value.into()),
         watch_config: master.watch_config.value(),

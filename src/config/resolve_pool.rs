@@ -64,14 +64,14 @@ pub(super) fn pool(
         .and_then(|health| resolve_probe::health(parser, &mut texts, health, crowd));
     let (watch, log) = (
         watch::make(parser, &pool.reload),
-        logs::make(parser, &pool.log),
+        logs::make(parser, &name.value, &pool.log),
     );
     let recycle = recycle(parser, &pool);
     let roll_on = pool.reload.on.value();
     let marks = PoolSpans {
         after: pool.after.clone(),
         ports: pool.ports.as_ref().map(|at| at.span.clone()),
-        files: logs::files(&pool.log),
+        files: log.files,
     };
     let written = pool
         .ports
@@ -108,7 +108,7 @@ pub(super) fn pool(
         health,
         watch,
         roll_on,
-        log,
+        log: log.plan,
     };
     (plan, marks)
 }
@@ -164,6 +164,7 @@ fn recycle(parser: &mut Parser, pool: &Pool) -> Recycle {
     Recycle {
         max_age: pool.recycle.max_age.as_ref().map(|at| at.value.into()),
         max_rss: pool.recycle.max_rss.as_ref().map(|at| at.value),
+        at: pool.recycle.at.as_ref().map(|at| at.value),
     }
 }
 
@@ -518,10 +519,10 @@ fn recipe(
         .iter()
         .map(|(name, value)| (name.value.clone(), texts.text(parser, value)))
         .collect();
-    let from_file = pool
-        .env_file
-        .as_ref()
-        .map_or_else(Vec::new, |path| files.variables(parser, path));
+    let mut from_files = Vec::new();
+    for path in pool.env_file.iter().flat_map(|at| &at.value) {
+        from_files.extend(files.variables(parser, path, &name.value));
+    }
     let account = accounts::account(parser, pool.user.as_ref(), pool.group.as_ref());
     let clear_env = pool
         .clear_env
@@ -540,7 +541,7 @@ fn recipe(
         .map_or_else(|| parser.base.clone(), |at| at.value.clone());
     let recipe = Recipe {
         command,
-        env: from_file
+        env: from_files
             .into_iter()
             .map(|(name, value)| (name, Template::literal(value)))
             .chain(own)

@@ -1,12 +1,13 @@
 //! Resolves `ready` and [pool.NAME.health]: the checks that tell whether a worker is ready and alive.
 
 use super::pool_tables::HealthText;
-use super::probe::CheckText;
+use super::probe::{self, CheckText};
 use super::reader::{Located, Parser};
 use super::report::shown;
 use super::section::{Documented, written};
 use super::templates::Templates;
-use crate::plan::{Check, Health, Piece, Template};
+use super::values::Headers;
+use crate::plan::{Check, Health, HttpCheck, Piece, Template};
 use rotad_core::Span;
 use std::net::SocketAddr;
 
@@ -27,15 +28,16 @@ pub(super) fn check(
     text: &CheckText,
     crowd: Crowd,
 ) -> Option<Check> {
-    let (written, http) = match text {
+    let (written, headers) = match text {
         CheckText::Command(words) => {
             return Some(Check::Command(
                 words.iter().map(|word| texts.text(parser, word)).collect(),
             ));
         }
-        CheckText::Connect(written) => (written, false),
-        CheckText::Http(written) => (written, true),
+        CheckText::Connect(written) => (written, None),
+        CheckText::Http(written, headers) => (written, Some(headers)),
     };
+    let http = headers.is_some();
     let mut template = texts.parse(parser, written)?;
     let sample = texts.sample(&template);
     if let Err(hint) = target(&sample, http) {
@@ -51,11 +53,39 @@ pub(super) fn check(
         template.0.push(Piece::Text("/".to_owned()));
     }
     asks_one(parser, &template, written, crowd);
-    Some(if http {
-        Check::Http(template)
-    } else {
-        Check::Connect(template)
+    Some(match headers {
+        Some(headers) => Check::Http(HttpCheck {
+            url: template,
+            headers: self::headers(parser, texts, headers),
+        }),
+        None => Check::Connect(template),
     })
+}
+
+fn headers(
+    parser: &mut Parser,
+    texts: &mut Templates<'_>,
+    headers: &Headers,
+) -> Vec<(String, Template)> {
+    let mut resolved = Vec::new();
+    for (name, value) in headers {
+        let Some(template) = texts.parse(parser, value) else {
+            continue;
+        };
+        let sample = texts.sample(&template);
+        if sample
+            .bytes()
+            .any(|byte| !matches!(byte, b'\t' | b' '..=b'~'))
+        {
+            let message = format!("the value of `{}` is not printable ASCII", name.value);
+            parser.error(&value.span, message);
+        } else if sample.trim() != sample {
+            let message = format!("the value of `{}` begins or ends with a space", name.value);
+            parser.error(&value.span, message);
+        }
+        resolved.push((name.value.clone(), template));
+    }
+    resolved
 }
 
 /// Reports an address that all workers share: any of them would answer.
@@ -135,6 +165,7 @@ pub(super) fn health(
         connect,
         http,
         command,
+        headers,
         every,
         timeout,
         failures,
@@ -174,7 +205,7 @@ pub(super) fn health(
         return None;
     }
     if let Some(watchdog) = watchdog {
-        for (key, span) in written!(health.value, every, timeout, failures) {
+        for (key, span) in written!(health.value, headers, every, timeout, failures) {
             parser.unused_key(
                 span,
                 format!("`{key}` means nothing for a watchdog"),
@@ -183,7 +214,11 @@ pub(super) fn health(
         }
         return Some(Health::Watchdog(watchdog.value.into()));
     }
-    let Some((_, text)) = checks.first() else {
+    let first = checks
+        .first()
+        .map(|(span, text)| Located::new((*text).clone(), (*span).clone()));
+    let first = probe::with_headers(parser, first, headers.as_ref());
+    let Some(Located { value: text, .. }) = first else {
         if !refused {
             let hint = "add watchdog = \"30s\", or a connect, http or command";
             parser.error_with(&health.span, "a liveness check without a question", hint);
@@ -207,7 +242,7 @@ pub(super) fn health(
         );
     }
     Some(Health::Probe {
-        check: check(parser, texts, text, crowd)?,
+        check: check(parser, texts, &text, crowd)?,
         every: every_span.into(),
         timeout: patience.into(),
         failures: failures.value(),

@@ -2,8 +2,8 @@
 //! resolved.
 
 use super::kinds::{
-    Amount, Called, Choice, Duration, Flag, Octal, Own, Path, ReadElsewhere, Size, Table, Tables,
-    Text,
+    Amount, Called, Choice, Duration, Flag, LogSize, Octal, Own, Path, ReadElsewhere, Table,
+    Tables, Text,
 };
 use super::pool::Pool;
 use super::reader::{Located, Parser, Value};
@@ -94,8 +94,8 @@ section! {
             "the shape of a line of the master's log";
         log_level: Setting<LogLevel> = LogLevel::Info, LEVELS,
             "`\"error\"`, `\"warn\"`, `\"info\"`, `\"debug\"` or `\"trace\"`";
-        log_max_size: Setting<u64> = values::LOG_MAX_SIZE, Size,
-            "a log file of this size is rotated";
+        log_max_size: Setting<Option<u64>> = Some(values::LOG_MAX_SIZE), LogSize,
+            "a log file of this size is rotated; `\"none\"`: something else rotates it";
         log_keep: Setting<u32> = values::LOG_KEEP, Amount(0, 10_000),
             "rotated log files that are kept";
         stop_timeout: Written<Span>, Duration,

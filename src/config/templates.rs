@@ -1,8 +1,15 @@
 //! Texts of a pool with placeholders.
 
 use super::reader::{Located, Parser};
-use crate::plan::{Address, Context, Fault, ListenPlan, Piece, Sockets, Template};
+use super::values;
+use crate::plan::{Address, Context, Fault, ListenPlan, Names, Piece, Template};
+use std::ffi::OsString;
 use std::path::Path;
+
+/// A variable of the environment that the configuration is read in: the master's own.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
 
 /// What the placeholders of one pool may name.
 pub(super) struct Templates<'a> {
@@ -24,14 +31,14 @@ impl Templates<'_> {
         parser: &mut Parser,
         text: &Located<String>,
     ) -> Option<Template> {
-        match Template::parse(
-            &text.value,
-            Sockets {
-                listen: self.listeners,
-                passed: self.passed,
-            },
-        ) {
+        let names = Names {
+            listen: self.listeners,
+            passed: self.passed,
+            env: variable,
+        };
+        match Template::parse(&text.value, names) {
             Ok(template) => {
+                passes_on(parser, &template, text)?;
                 let port = template.0.contains(&Piece::Port);
                 self.uses_port |= port;
                 if !port || self.ports {
@@ -42,16 +49,7 @@ impl Templates<'_> {
                 parser.error_with(&text.span, "`{port}` without `ports`", hint);
             }
             Err(fault) if !self.complete && fault.unknown_listener => {}
-            Err(Fault {
-                message,
-                hint: Some(hint),
-                ..
-            }) => parser.error_with(&text.span, message, hint),
-            Err(Fault {
-                message,
-                hint: None,
-                ..
-            }) => parser.error(&text.span, message),
+            Err(fault) => report(parser, text, fault),
         }
         None
     }
@@ -86,4 +84,68 @@ impl Templates<'_> {
         };
         template.expand(&context).to_string_lossy().into_owned()
     }
+}
+
+fn report(parser: &mut Parser, text: &Located<String>, fault: Fault) {
+    match fault.hint {
+        Some(hint) => parser.error_with(&text.span, fault.message, hint),
+        None => parser.error(&text.span, fault.message),
+    }
+}
+
+/// `None`, with a finding, if a variable of the template is the master's alone.
+fn passes_on(parser: &mut Parser, template: &Template, text: &Located<String>) -> Option<()> {
+    let own = template.0.iter().find_map(|piece| match piece {
+        Piece::Env { name, .. } => values::is_masters(name).then_some(name),
+        _ => None,
+    });
+    let Some(name) = own else { return Some(()) };
+    let message = format!("the master's own `{name}` is never passed on");
+    parser.error(&text.span, message);
+    None
+}
+
+/// The text of a path, which is read with the configuration: `{pool}`, `{env:NAME}`, and with `per_slot` `{slot}`. `None` if
+/// it has a finding. `what`: what a message calls it.
+pub(super) fn path(
+    parser: &mut Parser,
+    text: &Located<String>,
+    pool: &str,
+    per_slot: bool,
+    what: &str,
+) -> Option<Template> {
+    let names = Names {
+        listen: &[],
+        passed: 0,
+        env: variable,
+    };
+    let possible = |piece: &Piece| match piece {
+        Piece::Text(_) | Piece::Env { .. } | Piece::Pool => true,
+        Piece::Slot => per_slot,
+        _ => false,
+    };
+    let parsed = Template::parse(&text.value, names);
+    match parsed {
+        Ok(mut template) if template.0.iter().all(possible) => {
+            passes_on(parser, &template, text)?;
+            for piece in &mut template.0 {
+                if *piece == Piece::Pool {
+                    *piece = Piece::Text(pool.to_owned());
+                }
+            }
+            return Some(template);
+        }
+        Err(fault) if !fault.unknown_listener => report(parser, text, fault),
+        Ok(_) | Err(_) => {
+            let slot = if per_slot { ", `{slot}`" } else { "" };
+            let hint =
+                format!("possible here: `{{pool}}`{slot} and `{{env:NAME}}`; `{{{{` is a brace");
+            parser.error_with(
+                &text.span,
+                format!("this placeholder cannot stand in the path of {what}"),
+                hint,
+            );
+        }
+    }
+    None
 }

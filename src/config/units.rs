@@ -46,6 +46,26 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .map_err(|_| format!("expected {SIZE}, found \"{text}\""))
 }
 
+/// What a time of day looks like.
+pub(super) const TIME_OF_DAY: &str = "a local time such as \"04:00\"";
+
+/// `"04:00"`, `"04:00:30"`: seconds since midnight.
+pub(super) fn time_of_day(text: &str) -> Result<u32, String> {
+    let wrong = || format!("expected {TIME_OF_DAY}, found \"{text}\"");
+    let number = |part: &str| {
+        let digits = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| part.parse::<u32>().ok()).flatten()
+    };
+    let numbers: Option<Vec<u32>> = text.split(':').map(number).collect();
+    match numbers.as_deref() {
+        Some([hours @ 0..24, minutes @ 0..60]) => Ok(hours * 3600 + minutes * 60),
+        Some([hours @ 0..24, minutes @ 0..60, seconds @ 0..60]) => {
+            Ok(hours * 3600 + minutes * 60 + seconds)
+        }
+        _ => Err(wrong()),
+    }
+}
+
 /// `"0660"`, `"022"`: permission bits, at most `max`.
 pub(super) fn octal(text: &str, max: u32) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);

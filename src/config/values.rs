@@ -7,7 +7,7 @@ use super::reader::{Located, Parser, Value, integer};
 use super::report::shown;
 use super::unexpanded;
 use super::units;
-use crate::plan::{Kind, Sink};
+use crate::plan::{Kind, TimeOfDay};
 use rotad_core::{Essential, Span};
 use toml::de::DeValue;
 
@@ -25,6 +25,11 @@ pub(super) const LOG_KEEP: u32 = 10;
 
 /// Variables that the master sets itself: setting them would do nothing, or break the worker's interface.
 const OURS: [&str; 4] = ["LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "ROTAD_"];
+
+/// Whether a variable is one that the master sets itself.
+pub(super) fn is_masters(name: &str) -> bool {
+    OURS.iter().any(|ours| name.starts_with(ours))
+}
 
 /// What `kind = "oneshot"` was called before 0.1.0.
 pub(super) const FORMER_ONESHOT: &str = "step";
@@ -90,6 +95,12 @@ pub(super) fn watch(
     value: &Value<'_>,
 ) -> Option<Located<Vec<Located<String>>>> {
     parser.texts(value, "patterns of files such as [\"src/**/*.py\"]")
+}
+
+pub(super) fn time_of_day(parser: &mut Parser, value: &Value<'_>) -> Option<Located<TimeOfDay>> {
+    parser.parsed(value, units::TIME_OF_DAY, |text| {
+        units::time_of_day(text).map(TimeOfDay)
+    })
 }
 
 /// The interval of a watchdog.
@@ -259,7 +270,7 @@ pub(super) fn env(
 
 /// What is wrong with the name of a variable.
 pub(super) fn variable_fault(name: &str) -> Option<String> {
-    if OURS.iter().any(|ours| name.starts_with(ours)) {
+    if is_masters(name) {
         return Some(format!(
             "`{}` is set by the master for each worker",
             shown(name)
@@ -274,7 +285,7 @@ pub(super) fn pass_env(
 ) -> Option<Located<Vec<Located<String>>>> {
     let names = parser.texts(value, "names of variables such as \"LANG\" or \"APP_*\"")?;
     for name in &names.value {
-        if OURS.iter().any(|ours| name.value.starts_with(ours)) {
+        if is_masters(&name.value) {
             parser.error(&name.span, "the master's own of these are never passed on");
         } else if !is_variable(name.value.strip_suffix('*').unwrap_or(&name.value))
             && name.value != "*"
@@ -342,36 +353,121 @@ pub(super) fn exit_codes(parser: &mut Parser, value: &Value<'_>) -> Option<Locat
     Some(Located::new(codes, value.span()))
 }
 
-const SINKS: &[(&str, Sink)] = &[
-    ("master", Sink::Master),
-    ("inherit", Sink::Inherit),
-    ("null", Sink::Null),
+/// Where a worker's output goes, as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SinkText {
+    Master,
+    Inherit,
+    Null,
+    /// `stderr` alone: wherever stdout goes.
+    Stdout,
+    /// A path with placeholders.
+    File(String),
+}
+
+const SINKS: &[(&str, SinkText)] = &[
+    ("master", SinkText::Master),
+    ("inherit", SinkText::Inherit),
+    ("null", SinkText::Null),
 ];
 
-pub(super) fn stdout(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Sink>> {
+pub(super) fn stdout(parser: &mut Parser, value: &Value<'_>) -> Option<Located<SinkText>> {
     sink(parser, value, false)
 }
 
 /// As `stdout`, or `"stdout"` itself.
-pub(super) fn stderr(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Sink>> {
+pub(super) fn stderr(parser: &mut Parser, value: &Value<'_>) -> Option<Located<SinkText>> {
     sink(parser, value, true)
 }
 
-fn sink(parser: &mut Parser, value: &Value<'_>, may_follow: bool) -> Option<Located<Sink>> {
+fn sink(parser: &mut Parser, value: &Value<'_>, may_follow: bool) -> Option<Located<SinkText>> {
     let text = parser.text(value, "a path, \"master\", \"inherit\" or \"null\"")?;
     if let Some((_, sink)) = SINKS.iter().find(|(name, _)| *name == text.value) {
         return Some(Located::new(sink.clone(), text.span));
     }
     match text.value.as_str() {
-        "stdout" if may_follow => Some(Located::new(Sink::Stdout, text.span)),
+        "" => parser.error(&text.span, "expected a path, found nothing"),
+        "stdout" if may_follow => return Some(Located::new(SinkText::Stdout, text.span)),
         "stdout" | "stderr" => {
             parser.error_with(
                 &text.span,
                 "cannot follow itself or stderr",
                 "only stderr = \"stdout\" is possible",
             );
-            None
         }
-        _ => parser.path(value).map(|at| at.map(Sink::File)),
+        _ => return Some(text.map(SinkText::File)),
     }
+    None
+}
+
+/// One env file, or a list of them, each with `?` in front if it may be missing.
+pub(super) fn env_files(
+    parser: &mut Parser,
+    value: &Value<'_>,
+) -> Option<Located<Vec<Located<String>>>> {
+    let files = parser.texts(
+        value,
+        "a path, or a list of paths such as [\".env\", \"?.env.local\"]",
+    )?;
+    if files.value.is_empty() {
+        parser.error_with(
+            &files.span,
+            "an empty list of files",
+            "leave `env_file` out",
+        );
+    }
+    for file in &files.value {
+        if file.value.trim_start_matches('?').is_empty() {
+            parser.error(&file.span, "expected a path, found nothing");
+            return None;
+        }
+    }
+    Some(files)
+}
+
+/// Names and values of header fields.
+pub(super) type Headers = Vec<(Located<String>, Located<String>)>;
+
+/// A table of header fields.
+pub(super) fn headers(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Headers>> {
+    let mut headers = Headers::new();
+    parser.add_private(value.span());
+    for (name, value) in parser.entries(value) {
+        let known = headers
+            .iter()
+            .any(|(other, _)| other.value.eq_ignore_ascii_case(&name.value));
+        if known {
+            parser.error(
+                &name.span,
+                format!("`{}` is there twice", shown(&name.value)),
+            );
+        } else if !is_token(&name.value) {
+            let message = format!("`{}` cannot be the name of a header", shown(&name.value));
+            parser.error(&name.span, message);
+        } else if OWN_HEADERS
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(&name.value))
+        {
+            let message = format!("`{}` is set by rotad: a request has no body", name.value);
+            parser.error(&name.span, message);
+        } else if let Some(text) = parser.text(value, "a string") {
+            headers.push((name, text));
+        }
+    }
+    Some(Located::new(headers, value.span()))
+}
+
+/// Header fields that say where a request ends.
+const OWN_HEADERS: [&str; 5] = [
+    "Connection",
+    "Content-Length",
+    "Expect",
+    "Transfer-Encoding",
+    "Upgrade",
+];
+
+/// A token of RFC 9110, 5.6.2.
+fn is_token(name: &str) -> bool {
+    let fits = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
+    !name.is_empty() && name.bytes().all(fits)
 }

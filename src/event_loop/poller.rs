@@ -38,6 +38,8 @@ pub enum Source {
     Guardian,
     /// The pidfd of the guardian.
     GuardianExit,
+    /// The timer of `recycle.at`: a moment in wall-clock time has come, or the clock was set.
+    WallTimer,
 }
 
 const KIND: u64 = 1 << 56;
@@ -57,6 +59,7 @@ impl Source {
             Self::RuntimeDir => 9 * KIND,
             Self::Guardian => 10 * KIND,
             Self::GuardianExit => 11 * KIND,
+            Self::WallTimer => 12 * KIND,
         }
     }
 
@@ -75,6 +78,7 @@ impl Source {
             9 => Self::RuntimeDir,
             10 => Self::Guardian,
             11 => Self::GuardianExit,
+            12 => Self::WallTimer,
             _ => return None,
         })
     }

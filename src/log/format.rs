@@ -78,6 +78,25 @@ pub(super) fn format(
     done
 }
 
+/// Puts the time before each line and returns how many bytes of `text` were consumed: all, unless [`MAX_OUTPUT`] is
+/// reached. `goes_on`: the first line is the rest of one that was begun. A line without an end gets none.
+pub(super) fn stamp(text: &[u8], goes_on: bool, out: &mut Vec<u8>) -> usize {
+    let time = timestamp();
+    let mut done = 0;
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        if out.len() >= MAX_OUTPUT {
+            break;
+        }
+        if done > 0 || !goes_on {
+            out.extend_from_slice(time.as_bytes());
+            out.push(b' ');
+        }
+        out.extend_from_slice(line);
+        done += line.len();
+    }
+    done
+}
+
 /// The length in bytes of the first `lines` lines of `text`.
 pub(super) fn lines_len(text: &[u8], lines: usize) -> usize {
     text.split_inclusive(|byte| *byte == b'\n')
@@ -133,6 +152,31 @@ mod tests {
         );
         let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
         assert_eq!(value["line"], original);
+    }
+
+    #[test]
+    fn a_time_stands_before_each_line_and_not_before_the_rest_of_one() {
+        let stamped = |text: &str, goes_on| {
+            let mut out = Vec::new();
+            assert_eq!(stamp(text.as_bytes(), goes_on, &mut out), text.len());
+            let out = String::from_utf8(out).expect("text");
+            let time = timestamp().len();
+            let begun = |line: &str| line.get(time..).map(str::to_owned);
+            let lines = out.split_inclusive('\n').enumerate().map(|(number, line)| {
+                if number == 0 && goes_on {
+                    line.to_owned()
+                } else {
+                    begun(line).expect("a time")
+                }
+            });
+            lines.collect::<Vec<_>>()
+        };
+        assert_eq!(stamped("one\n\nun", false), [" one\n", " \n", " un"]);
+        assert_eq!(stamped("finished\ntwo\n", true), ["finished\n", " two\n"]);
+        let mut out = Vec::new();
+        let flood = vec![b'\n'; 100_000];
+        let done = stamp(&flood, false, &mut out);
+        assert!(done < flood.len() && out.len() < MAX_OUTPUT + 100);
     }
 
     #[test]

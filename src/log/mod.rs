@@ -143,7 +143,7 @@ impl LogWriter {
     /// EBADF: it is not a pipe.
     pub fn adopt_stale(&self, stale_pipe: StalePipe, log: Option<&LogPlan>) -> io::Result<()> {
         let target = log.map_or(LogTarget::Master, |log| {
-            LogTarget::of_stream(stale_pipe.stream, log)
+            LogTarget::of_stream(stale_pipe.stream, log, stale_pipe.slot)
         });
         let source = Arc::new(OutputSource::new(
             &stale_pipe.pool,

@@ -21,16 +21,20 @@ pub enum LogTarget {
     File {
         /// Its path.
         path: PathBuf,
+        /// What messages call it: its path without the values of variables.
+        shown: String,
         /// When it is rotated.
         rotation: Rotation,
+        /// A time stands before each line.
+        timestamps: bool,
     },
     /// It is discarded.
     Nowhere,
 }
 
 impl LogTarget {
-    /// None if the worker gets no pipe and writes to the target itself.
-    fn of(sink: &Sink, log: &LogPlan) -> Option<Self> {
+    /// The target of a worker of this slot. None if it gets no pipe and writes to the target itself.
+    fn of(sink: &Sink, log: &LogPlan, slot: u32) -> Option<Self> {
         let rotation = Rotation {
             max_size: log.max_size,
             keep: log.keep,
@@ -38,17 +42,19 @@ impl LogTarget {
         };
         match sink {
             Sink::Master => Some(Self::Master),
-            Sink::File(path) => Some(Self::File {
-                path: path.clone(),
+            Sink::File(file) => Some(Self::File {
+                path: file.path(slot),
+                shown: file.shown(Some(slot)),
                 rotation,
+                timestamps: log.timestamps,
             }),
-            Sink::Stdout => Self::of(&log.stdout, log),
+            Sink::Stdout => Self::of(&log.stdout, log, slot),
             Sink::Inherit | Sink::Null => None,
         }
     }
 
     /// The target of this stream of a worker. Output of an existing pipe that should no longer go anywhere is discarded.
-    pub(super) fn of_stream(stream: Stream, log: &LogPlan) -> Self {
+    pub(super) fn of_stream(stream: Stream, log: &LogPlan, slot: u32) -> Self {
         let sink = if stream == Stream::Stderr {
             &log.stderr
         } else {
@@ -56,7 +62,7 @@ impl LogTarget {
         };
         match sink {
             Sink::Inherit => Self::Master,
-            sink => Self::of(sink, log).unwrap_or(Self::Nowhere),
+            sink => Self::of(sink, log, slot).unwrap_or(Self::Nowhere),
         }
     }
 }
@@ -107,7 +113,8 @@ impl WorkerOutput {
         }
         let pipes = pipes.into_iter().map(|(stream, kept)| {
             let pipe = Pipe::of(source.clone(), stream, table.take(kept)?)?;
-            Ok((Arc::new(pipe), LogTarget::of_stream(stream, log)))
+            let target = LogTarget::of_stream(stream, log, source.slot);
+            Ok((Arc::new(pipe), target))
         });
         let pipes = pipes.collect::<io::Result<_>>()?;
         Ok(Self { source, pipes })
@@ -126,7 +133,7 @@ impl WorkerOutput {
         let source = Arc::new(OutputSource::new(pool, slot, pid));
         let pipes = pipes.into_iter().map(|(stream, fd)| {
             let pipe = Pipe::of(source.clone(), stream, fd)?;
-            Ok((Arc::new(pipe), LogTarget::of_stream(stream, log)))
+            Ok((Arc::new(pipe), LogTarget::of_stream(stream, log, slot)))
         });
         let pipes = pipes.collect::<io::Result<_>>()?;
         Ok(Self { source, pipes })
@@ -150,8 +157,8 @@ impl WorkerOutput {
             pipes: Vec::new(),
         };
         let (out, err) = (
-            LogTarget::of(&log.stdout, log),
-            LogTarget::of(&log.stderr, log),
+            LogTarget::of(&log.stdout, log, slot),
+            LogTarget::of(&log.stderr, log, slot),
         );
         let shared = log.stderr == Sink::Stdout || (out.is_some() && out == err);
         let stdout = match (out, &log.stdout) {
@@ -219,10 +226,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| dir.path().join(name);
         let log = LogPlan {
-            stdout: Sink::File(file("out.log")),
-            stderr: Sink::File(file("err.log")),
+            stdout: Sink::File(file("out.log").into()),
+            stderr: Sink::File(file("err.log").into()),
             max_size: 0,
             keep: 0,
+            timestamps: false,
             access: FileAccess::default(),
         };
         let null = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));

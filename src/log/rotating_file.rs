@@ -35,6 +35,8 @@ enum Unfinished {
 #[derive(Debug)]
 pub(super) struct RotatingFile {
     path: PathBuf,
+    /// What messages call it.
+    shown: String,
     rotation: Rotation,
     open: Option<OpenLog>,
     unfinished: Unfinished,
@@ -48,6 +50,7 @@ impl RotatingFile {
     /// A file that is opened at the first write.
     pub(super) fn new(path: PathBuf, rotation: Rotation) -> Self {
         Self {
+            shown: path.display().to_string(),
             path,
             rotation,
             open: None,
@@ -57,8 +60,26 @@ impl RotatingFile {
         }
     }
 
+    /// Messages call it so, and not by its path.
+    pub(super) fn called(self, shown: &str) -> Self {
+        Self {
+            shown: shown.to_owned(),
+            ..self
+        }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What messages call it.
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Whether it ends with the beginning of a line of this writer.
+    pub(super) fn is_unfinished_by(&self, writer: u64) -> bool {
+        self.unfinished == Unfinished::By(writer)
     }
 
     pub(super) fn set_rotation(&mut self, rotation: Rotation) {
@@ -75,7 +96,7 @@ impl RotatingFile {
         if let Err(error) = open::set_access(&found.file, access) {
             tracing::warn!(
                 "the log {} cannot get its owner or mode: {error}",
-                self.path.display()
+                self.shown
             );
         }
     }
@@ -90,7 +111,7 @@ impl RotatingFile {
             tracing::warn!(
                 "the log {} belonged to uid {uid}, in a directory that others can change: it belongs to the master now, and \
                  only the master can use it; set `user` in [pool.NAME.log] to give it to a user",
-                self.path.display()
+                self.shown
             );
         }
         self.set_access(&found, self.rotation.access);
@@ -245,7 +266,7 @@ impl RotatingFile {
         };
         if let Err(error) = moved {
             self.next_rotation = found.size + self.rotation.max_size;
-            let path = self.path.display();
+            let path = &self.shown;
             tracing::warn!("the log {path} cannot be rotated, and grows further: {error}");
             return Ok(());
         }

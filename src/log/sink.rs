@@ -75,6 +75,14 @@ impl LogSink {
         }
     }
 
+    /// Whether a file ends with the beginning of a line of this writer.
+    pub(super) fn is_unfinished_by(&self, writer: u64) -> bool {
+        match &self.medium {
+            Medium::RotatingFile(file) => file.is_unfinished_by(writer),
+            Medium::Stderr { .. } | Medium::Nowhere => false,
+        }
+    }
+
     pub(super) fn blocked(&self) -> Option<SinkState> {
         self.blocked
     }
@@ -89,10 +97,7 @@ impl LogSink {
         if let Medium::RotatingFile(file) = &mut self.medium
             && let Err(error) = file.reopen(record)
         {
-            tracing::error!(
-                "the log {} cannot be opened again: {error}",
-                file.path().display()
-            );
+            tracing::error!("the log {} cannot be opened again: {error}", file.shown());
         }
         self.retry();
     }
@@ -144,9 +149,10 @@ impl LogSink {
     }
 
     fn name(&self) -> String {
-        self.path().map_or("stderr".to_owned(), |path| {
-            format!("the log {}", path.display())
-        })
+        match &self.medium {
+            Medium::RotatingFile(file) => format!("the log {}", file.shown()),
+            Medium::Stderr { .. } | Medium::Nowhere => "stderr".to_owned(),
+        }
     }
 
     fn write_once(&mut self, record: &mut WriteRecord, writer: u64, text: &[u8]) -> usize {

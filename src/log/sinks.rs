@@ -77,7 +77,13 @@ impl Sinks {
 
     /// Opens the target's file if it is not open yet, and sets its rotation.
     pub(super) fn open(&mut self, target: &LogTarget) {
-        let LogTarget::File { path, rotation } = target else {
+        let LogTarget::File {
+            path,
+            shown,
+            rotation,
+            ..
+        } = target
+        else {
             return;
         };
         if self.is_masters(path) {
@@ -86,7 +92,7 @@ impl Sinks {
         match self.files.get_mut(path) {
             Some(sink) => sink.set_rotation(*rotation),
             None => {
-                let mut file = RotatingFile::new(path.clone(), *rotation);
+                let mut file = RotatingFile::new(path.clone(), *rotation).called(shown);
                 // A failure is reported at the first write.
                 file.reopen(&mut self.record).ok();
                 self.files.insert(path.clone(), LogSink::file(file));
@@ -142,6 +148,9 @@ impl Sinks {
     pub(super) fn write(&mut self, target: &LogTarget, pipe: &Pipe, text: &[u8]) -> usize {
         match target {
             LogTarget::Master => self.write_formatted(pipe, text),
+            LogTarget::File {
+                timestamps: true, ..
+            } => self.write_stamped(target, pipe, text),
             target => {
                 let Some((sink, record)) = self.sink_and_record_of(target) else {
                     return text.len();
@@ -187,6 +196,32 @@ impl Sinks {
             }
             done += formatted;
         }
+        done
+    }
+
+    /// Writes output with a time before each line.
+    fn write_stamped(&mut self, target: &LogTarget, pipe: &Pipe, text: &[u8]) -> usize {
+        let mut out = std::mem::take(&mut self.out);
+        let (writer, mut done) = (pipe.inode(), 0);
+        while done < text.len() {
+            let Some((sink, record)) = self.sink_and_record_of(target) else {
+                done = text.len();
+                break;
+            };
+            out.clear();
+            // The rest of a line that has got its time.
+            let goes_on = sink.is_unfinished_by(writer);
+            let stamped = format::stamp(&text[done..], goes_on, &mut out);
+            record.begin_copy(writer, done, stamped, &out);
+            let accepted = sink.write(record, writer, &out);
+            if accepted < out.len() {
+                let lines = out[..accepted].iter().filter(|byte| **byte == b'\n');
+                done += format::lines_len(&text[done..], lines.count());
+                break;
+            }
+            done += stamped;
+        }
+        self.out = out;
         done
     }
 

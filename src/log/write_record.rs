@@ -605,7 +605,8 @@ impl Recorder {
                 size: before + (done - start) as u64,
                 ..place
             };
-            if fields.raw == 1 && done > start && text[done - 1] != b'\n' {
+            // Of a pipe: raw, or with a time before each line. The lines of the master's log always end.
+            if fields.writer != 0 && done > start && text[done - 1] != b'\n' {
                 let entry = self.free_entry();
                 self.set_entry(entry, place, fields.writer);
             }

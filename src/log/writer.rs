@@ -256,7 +256,7 @@ impl WriterThread {
             if &*reader.pipe.source.pool != pool {
                 continue;
             }
-            let target = LogTarget::of_stream(reader.pipe.stream, log);
+            let target = LogTarget::of_stream(reader.pipe.stream, log, reader.pipe.source.slot);
             self.sinks.open(&target);
             if target != reader.target {
                 self.sinks.writer_ended(&reader.target, reader.pipe.inode());

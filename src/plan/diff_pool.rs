@@ -62,6 +62,7 @@ pub(super) fn keys(
             "recycle.max_rss",
             old.recycle.max_rss != new.recycle.max_rss,
         ),
+        ("recycle.at", old.recycle.at != new.recycle.at),
     ]));
     keys
 }
@@ -97,9 +98,13 @@ fn recipe(keys: &mut Keys, old: &Recipe, new: &Recipe) {
     let user = |account: &Option<Account>| {
         account
             .as_ref()
+            .filter(|user| !user.group_alone)
             .map(|user| (user.name.clone(), user.uid, user.home.clone()))
     };
-    let shell = |account: &Option<Account>| account.as_ref().map(|user| user.shell.clone());
+    let shell = |account: &Option<Account>| {
+        let user = account.as_ref().filter(|user| !user.group_alone);
+        user.map(|user| user.shell.clone())
+    };
     let group =
         |account: &Option<Account>| account.as_ref().map(|user| (user.gid, user.groups.clone()));
     let other_user = user(&old.account) != user(account) || shell(&old.account) != shell(account);
@@ -267,6 +272,7 @@ fn logs(keys: &mut Keys, old: &LogPlan, new: &LogPlan) {
     keys.adjusted.extend(differing(&[
         ("log.max_size", old.max_size != new.max_size),
         ("log.keep", old.keep != new.keep),
+        ("log.timestamps", old.timestamps != new.timestamps),
     ]));
     let (old, new) = (&old.access, &new.access);
     keys.adjusted.extend(differing(&[

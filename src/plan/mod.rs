@@ -12,11 +12,11 @@ mod template;
 pub use diff::{Diff, ListenChange, ListenDiff, PoolChange, PoolDiff, diff};
 pub use pattern::{Exclusions, MatchState, PathPattern, PatternSet, WalkError};
 pub use pool::{
-    Account, Check, FileAccess, Health, Kind, Limit, LogPlan, PoolPlan, Ports, Ready, Recipe,
-    Recycle, RollOn, Sink, Watch,
+    Account, Check, FileAccess, Health, HttpCheck, Kind, Limit, LogFile, LogPlan, PoolPlan, Ports,
+    Ready, Recipe, Recycle, RollOn, Sink, TimeOfDay, Watch,
 };
-pub use sources::{changed, read};
-pub use template::{Context, Fault, Sockets};
+pub use sources::{changed, is_missing, read};
+pub use template::{Context, Fault, Names};
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -57,6 +57,12 @@ pub struct Source {
     pub path: PathBuf,
     /// All of its bytes, 4 MiB at most ([`read`]).
     pub content: Vec<u8>,
+    /// It did not exist, and need not (`env_file = "?…"`).
+    #[serde(default)]
+    pub missing: bool,
+    /// What messages call it, where its path has values of variables. `None`: its path.
+    #[serde(default)]
+    pub shown: Option<PathBuf>,
 }
 
 /// The master's own settings.
@@ -82,7 +88,7 @@ pub struct MasterPlan {
     pub log_format: LogFormat,
     /// The least severe lines that the master log takes.
     pub log_level: LogLevel,
-    /// The master log is rotated at this size, in bytes.
+    /// The master log is rotated at this size, in bytes. 0: never.
     pub log_max_size: u64,
     /// How many rotated master logs are kept.
     pub log_keep: u32,
@@ -223,4 +229,12 @@ pub enum Piece {
     Rotad,
     /// `{preload:node}`: the path of the preload for Node.
     NodePreload,
+    /// `{env:NAME}`: a variable of the master's environment, or its default. The value may be a secret: messages show
+    /// the name.
+    Env {
+        /// NAME.
+        name: String,
+        /// Its value when the configuration was read.
+        value: String,
+    },
 }

@@ -1,8 +1,9 @@
 //! One pool of a plan: what it runs, with which limits, and where its output goes.
 
-use super::Template;
+use super::{Piece, Template};
 use rotad_core::Policy;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,6 +71,24 @@ pub struct Recycle {
     pub max_age: Option<Duration>,
     /// Once its whole tree takes more resident memory than this, in bytes. `None`: at any size.
     pub max_rss: Option<u64>,
+    /// Once a day, at this local time.
+    #[serde(default)]
+    pub at: Option<TimeOfDay>,
+}
+
+/// A local time, in seconds since midnight as clocks show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeOfDay(pub u32);
+
+impl fmt::Display for TimeOfDay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (hours, minutes, seconds) = (self.0 / 3600, self.0 / 60 % 60, self.0 % 60);
+        write!(f, "{hours:02}:{minutes:02}")?;
+        match seconds {
+            0 => Ok(()),
+            _ => write!(f, ":{seconds:02}"),
+        }
+    }
 }
 
 /// How a ready worker shows that it is alive.
@@ -110,9 +129,51 @@ pub enum Check {
     /// HOST:PORT accepts a connection.
     Connect(Template),
     /// HOST:PORT/PATH answers with a 2xx or 3xx status.
-    Http(Template),
+    Http(HttpCheck),
     /// The program exits with 0.
     Command(Vec<Template>),
+}
+
+/// An HTTP request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SavedHttpCheck", into = "SavedHttpCheck")]
+pub struct HttpCheck {
+    /// HOST:PORT/PATH.
+    pub url: Template,
+    /// Names and values of header fields (RFC 9110, 5).
+    pub headers: Vec<(String, Template)>,
+}
+
+/// An [`HttpCheck`] as it is saved: without headers as versions of rotad that know none save it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum SavedHttpCheck {
+    Url(Template),
+    Check {
+        url: Template,
+        headers: Vec<(String, Template)>,
+    },
+}
+
+impl From<SavedHttpCheck> for HttpCheck {
+    fn from(saved: SavedHttpCheck) -> Self {
+        match saved {
+            SavedHttpCheck::Url(url) => Self {
+                url,
+                headers: Vec::new(),
+            },
+            SavedHttpCheck::Check { url, headers } => Self { url, headers },
+        }
+    }
+}
+
+impl From<HttpCheck> for SavedHttpCheck {
+    fn from(HttpCheck { url, headers }: HttpCheck) -> Self {
+        match headers.is_empty() {
+            true => Self::Url(url),
+            false => Self::Check { url, headers },
+        }
+    }
 }
 
 /// What makes a worker ready, and so how the supervisor finds out.
@@ -160,10 +221,13 @@ pub struct LogPlan {
     pub stdout: Sink,
     /// Descriptor 2.
     pub stderr: Sink,
-    /// A file of this size is rotated, in bytes.
+    /// A file of this size is rotated, in bytes. 0: never.
     pub max_size: u64,
     /// How many rotated files are kept.
     pub keep: u32,
+    /// A time stands before each line of its files.
+    #[serde(default)]
+    pub timestamps: bool,
     /// Of its own log files.
     pub access: FileAccess,
 }
@@ -190,8 +254,84 @@ pub enum Sink {
     Null,
     /// `stderr = "stdout"`: wherever stdout goes.
     Stdout,
-    /// A rotating file at this absolute path.
-    File(PathBuf),
+    /// A rotating file.
+    File(LogFile),
+}
+
+/// The absolute path of a log file: one for the whole pool, or with `{slot}` one for each slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SavedLogFile", into = "SavedLogFile")]
+pub struct LogFile(Template);
+
+/// A [`LogFile`] as it is saved: one path as versions of rotad that know no templates of paths save it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum SavedLogFile {
+    Path(PathBuf),
+    Template(Template),
+}
+
+impl From<SavedLogFile> for LogFile {
+    fn from(saved: SavedLogFile) -> Self {
+        match saved {
+            SavedLogFile::Path(path) => path.into(),
+            SavedLogFile::Template(template) => Self(template),
+        }
+    }
+}
+
+impl From<LogFile> for SavedLogFile {
+    fn from(LogFile(template): LogFile) -> Self {
+        match template.as_literal() {
+            Some(path) => Self::Path(path.into()),
+            None => Self::Template(template),
+        }
+    }
+}
+
+impl From<PathBuf> for LogFile {
+    /// One file for all slots. The configuration is UTF-8, and so are its paths.
+    fn from(path: PathBuf) -> Self {
+        Self(Template::literal(path.to_string_lossy()))
+    }
+}
+
+impl LogFile {
+    /// `template`: an absolute path, whose only placeholders are `{slot}` and `{env:NAME}`.
+    pub fn new(template: Template) -> Self {
+        Self(template)
+    }
+
+    /// Whether each slot has a file of its own.
+    pub fn is_per_slot(&self) -> bool {
+        self.0.0.contains(&Piece::Slot)
+    }
+
+    /// The file of this slot.
+    pub fn path(&self, slot: u32) -> PathBuf {
+        let text = |piece: &Piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Env { value, .. } => value.clone(),
+            Piece::Slot => slot.to_string(),
+            // The configuration allows no others here.
+            _ => String::new(),
+        };
+        self.0.0.iter().map(text).collect::<String>().into()
+    }
+
+    /// What messages call the file of this slot; None: of any. Without the values of `{env:NAME}`.
+    pub fn shown(&self, slot: Option<u32>) -> String {
+        let text = |piece: &Piece| match (piece, slot) {
+            (Piece::Slot, Some(slot)) => slot.to_string(),
+            _ => piece.shown(),
+        };
+        self.0.0.iter().map(text).collect()
+    }
+
+    /// Its pieces: texts, variables and slots.
+    pub fn pieces(&self) -> &[Piece] {
+        &self.0.0
+    }
 }
 
 /// How to spawn a worker.
@@ -207,7 +347,7 @@ pub struct Recipe {
     pub pass_env: Vec<String>,
     /// The directory of its workers: an absolute path, links unresolved until a generation begins.
     pub working_directory: PathBuf,
-    /// `None`: the master's own user.
+    /// `None`: the master's own user and group.
     pub account: Option<Account>,
     /// umask(2). `None`: the master's.
     pub umask: Option<u32>,
@@ -238,6 +378,9 @@ pub struct Account {
     pub home: PathBuf,
     /// Login shell: SHELL of the worker.
     pub shell: PathBuf,
+    /// `group` without `user`: the user and the other groups are the master's own, and so is the environment.
+    #[serde(default)]
+    pub group_alone: bool,
 }
 
 /// One resource limit (setrlimit(2)).
@@ -251,4 +394,50 @@ pub struct Limit {
     pub soft: u64,
     /// The highest value that the worker may raise `soft` to; `u64::MAX`: none.
     pub hard: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An upgrade may have to go back to a version that knows neither headers nor templates of paths.
+    #[test]
+    fn what_older_versions_know_is_saved_as_they_save_it() {
+        let url = Template::literal("127.0.0.1:80/");
+        let plain = HttpCheck {
+            url: url.clone(),
+            headers: Vec::new(),
+        };
+        let saved = |value: &HttpCheck| serde_json::to_value(value).unwrap();
+        assert_eq!(saved(&plain), serde_json::to_value(&url).unwrap());
+        let headed = HttpCheck {
+            headers: vec![("Host".to_owned(), Template(vec![Piece::Pool]))],
+            ..plain.clone()
+        };
+        for check in [plain, headed] {
+            let read: HttpCheck = serde_json::from_value(saved(&check)).unwrap();
+            assert_eq!(read, check);
+        }
+        let one = LogFile::from(PathBuf::from("/var/log/web.log"));
+        assert_eq!(serde_json::to_value(&one).unwrap(), "/var/log/web.log");
+        let pieces = vec![Piece::Text("/log/".to_owned()), Piece::Slot];
+        for file in [one, LogFile::new(Template(pieces))] {
+            let saved = serde_json::to_value(&file).unwrap();
+            assert_eq!(serde_json::from_value::<LogFile>(saved).unwrap(), file);
+        }
+    }
+
+    #[test]
+    fn the_file_of_a_slot_is_shown_without_the_values_of_variables() {
+        let directory = Piece::Env {
+            name: "DIR".to_owned(),
+            value: "/secret".to_owned(),
+        };
+        let text = |text: &str| Piece::Text(text.to_owned());
+        let file = LogFile::new(Template(vec![directory, text("/web-"), Piece::Slot]));
+        assert!(file.is_per_slot());
+        assert_eq!(file.path(3), PathBuf::from("/secret/web-3"));
+        assert_eq!(file.shown(Some(3)), "{env:DIR}/web-3");
+        assert_eq!(file.shown(None), "{env:DIR}/web-{slot}");
+    }
 }

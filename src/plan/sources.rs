@@ -38,7 +38,8 @@ pub fn changed(plan: &Plan) -> io::Result<Vec<PathBuf>> {
     let mut changed = Vec::new();
     for source in &plan.sources {
         match read(&source.path) {
-            Ok(content) if content == source.content => {}
+            Ok(content) if content == source.content && !source.missing => {}
+            Err(error) if source.missing && is_missing(&error) => {}
             Ok(_) => changed.push(source.path.clone()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 changed.push(source.path.clone())
@@ -56,6 +57,14 @@ pub fn changed(plan: &Plan) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(changed)
+}
+
+/// Whether an error of [`read`] says that there is no such file.
+pub fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Whether both are the same file; `real` is a real path.

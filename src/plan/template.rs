@@ -17,13 +17,15 @@ pub struct Fault {
     pub unknown_listener: bool,
 }
 
-/// The listeners that a pool's placeholders may name.
+/// What a pool's placeholders may name.
 #[derive(Clone, Copy, Debug)]
-pub struct Sockets<'a> {
+pub struct Names<'a> {
     /// The pool's listeners.
     pub listen: &'a [ListenPlan],
     /// How many of them are at descriptors 3, 4, …; the others only at 0.
     pub passed: usize,
+    /// The value of a variable of the master's environment. `None`: it is not set.
+    pub env: fn(&str) -> Option<OsString>,
 }
 
 /// The values of one worker's placeholders.
@@ -56,12 +58,14 @@ impl Template {
         Self(vec![Piece::Text(text.into())])
     }
 
-    /// Parses `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{port}` `{pool}` `{slot}` `{generation}` `{rotad}`
-    /// `{preload:node}`; `{{` and `}}` are literal braces, and so is a `}` that closes nothing. NAME is one of the pool's own listeners.
+    /// Parses `{env:NAME}` `{env:NAME:-default}` `{fd:NAME}` `{addr:NAME}` `{port:NAME}` `{port}` `{pool}` `{slot}`
+    /// `{generation}` `{rotad}` `{preload:node}`; `{{` and `}}` are literal braces, and so is a `}` that closes nothing.
+    /// NAME is a variable, or one of the pool's own listeners.
     ///
     /// # Errors
-    /// A brace that is never closed, an unknown placeholder or listener, or the port of a unix socket.
-    pub fn parse(text: &str, sockets: Sockets<'_>) -> Result<Self, Fault> {
+    /// A brace that is never closed, an unknown placeholder or listener, a variable that is not set, or the port of a
+    /// unix socket.
+    pub fn parse(text: &str, names: Names<'_>) -> Result<Self, Fault> {
         let mut pieces = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -81,7 +85,7 @@ impl Template {
                         "write `{{` for a brace".to_owned(),
                     ));
                 };
-                let piece = placeholder(&brace[1..end], sockets)?;
+                let piece = placeholder(&brace[1..end], names)?;
                 if !plain.is_empty() {
                     pieces.push(Piece::Text(std::mem::take(&mut plain)));
                 }
@@ -125,9 +129,43 @@ impl Template {
                 Piece::Generation => text.push(context.generation.to_string()),
                 Piece::Rotad => text.push(context.rotad),
                 Piece::NodePreload => text.push(context.node_preload),
+                Piece::Env { value, .. } => text.push(value),
             }
         }
         text
+    }
+
+    /// The text, if it is the same for every worker. It may have values of variables, which are not to be shown.
+    pub fn fixed(&self) -> Option<String> {
+        let text = |piece: &Piece| match piece {
+            Piece::Text(text) => Some(text.clone()),
+            Piece::Env { value, .. } => Some(value.clone()),
+            _ => None,
+        };
+        self.0.iter().map(text).collect()
+    }
+
+    /// The text for messages: as written, without the values of variables.
+    pub fn shown(&self) -> String {
+        self.0.iter().map(Piece::shown).collect()
+    }
+
+    /// A message that may quote this text, without the values of its variables. A value of one or two characters says
+    /// nothing, and stands in many words: it stays.
+    pub fn hide_values(&self, message: &str) -> String {
+        let whole = self.fixed().filter(|text| text.len() > 2);
+        let mut hidden = match whole {
+            Some(text) if text != self.shown() => message.replace(&text, &self.shown()),
+            _ => message.to_owned(),
+        };
+        for piece in &self.0 {
+            if let Piece::Env { value, .. } = piece
+                && value.len() > 2
+            {
+                hidden = hidden.replace(value, &piece.shown());
+            }
+        }
+        hidden
     }
 
     /// The text, if it has no placeholder.
@@ -136,6 +174,24 @@ impl Template {
             [] => Some(""),
             [Piece::Text(text)] => Some(text),
             _ => None,
+        }
+    }
+}
+
+impl Piece {
+    /// The piece as it is written.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Fd(number) => format!("{{fd:{number}}}"),
+            Self::Addr(_) => "{addr}".to_owned(),
+            Self::ListenerPort(_) | Self::Port => "{port}".to_owned(),
+            Self::Pool => "{pool}".to_owned(),
+            Self::Slot => "{slot}".to_owned(),
+            Self::Generation => "{generation}".to_owned(),
+            Self::Rotad => "{rotad}".to_owned(),
+            Self::NodePreload => "{preload:node}".to_owned(),
+            Self::Env { name, .. } => format!("{{env:{name}}}"),
         }
     }
 }
@@ -160,15 +216,18 @@ impl fmt::Display for Address {
     }
 }
 
-fn placeholder(word: &str, sockets: Sockets<'_>) -> Result<Piece, Fault> {
-    let listen = sockets.listen;
+fn placeholder(word: &str, names: Names<'_>) -> Result<Piece, Fault> {
+    let listen = names.listen;
+    if let Some(text) = word.strip_prefix("env:") {
+        return variable(text, names.env);
+    }
     if let Some((kind @ ("fd" | "addr" | "port"), name)) = word.split_once(':') {
         let index = listen
             .iter()
             .position(|plan| plan.name == name)
             .ok_or_else(|| unknown(kind, name, listen))?;
         return match (kind, &listen[index].address) {
-            ("fd", _) if index < sockets.passed => Ok(Piece::Fd(FIRST_FD + index)),
+            ("fd", _) if index < names.passed => Ok(Piece::Fd(FIRST_FD + index)),
             ("fd", _) => Ok(Piece::Fd(STDIN)),
             ("addr", _) => Ok(Piece::Addr(index)),
             (_, Address::Tcp(_)) => Ok(Piece::ListenerPort(index)),
@@ -186,13 +245,59 @@ fn placeholder(word: &str, sockets: Sockets<'_>) -> Result<Piece, Fault> {
         "preload:node" => Ok(Piece::NodePreload),
         "port" => Ok(Piece::Port),
         "fd" | "addr" => Err(fault(&format!("`{{{word}}}` of which listener?"), format!("write `{{{word}:NAME}}`"))),
+        "env" => Err(fault("`{env}` of which variable?", ENV.to_owned())),
         other => Err(fault(
             &format!("unknown placeholder `{{{}}}`", short(other)),
-            "write `{{` for a brace; known are {fd:NAME} {addr:NAME} {port:NAME} {port} {pool} {slot} {generation} {rotad} \
-             {preload:node}"
+            "write `{{` for a brace; known are {env:NAME} {fd:NAME} {addr:NAME} {port:NAME} {port} {pool} {slot} \
+             {generation} {rotad} {preload:node}"
                 .to_owned(),
         )),
     }
+}
+
+/// How a variable is written.
+const ENV: &str = "write `{env:NAME}`, or `{env:NAME:-DEFAULT}`";
+
+/// NAME, or NAME:-DEFAULT, which also stands for an empty variable, as in a shell.
+fn variable(text: &str, env: fn(&str) -> Option<OsString>) -> Result<Piece, Fault> {
+    let (name, default) = match text.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (text, None),
+    };
+    if name.is_empty()
+        || !name
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || b"_.-".contains(&c))
+    {
+        let message = format!("`{}` cannot be the name of a variable", short(name));
+        return Err(fault(&message, ENV.to_owned()));
+    }
+    let found = env(name).filter(|value| default.is_none() || !value.is_empty());
+    let value = match (found.map(OsString::into_string), default) {
+        (Some(Ok(value)), _) => value,
+        (Some(Err(_)), _) => {
+            let hint = "a configuration is text: give the worker this variable by its environment"
+                .to_owned();
+            return Err(fault(
+                &format!("the variable `{name}` is not valid UTF-8"),
+                hint,
+            ));
+        }
+        (None, Some(default)) => default.to_owned(),
+        (None, None) => {
+            let hint = format!(
+                "set it where rotad is started, and where `rotad check` is; or write `{{env:{name}:-DEFAULT}}`"
+            );
+            return Err(fault(
+                &format!("there is no variable `{name}` in the environment"),
+                hint,
+            ));
+        }
+    };
+    Ok(Piece::Env {
+        name: name.to_owned(),
+        value,
+    })
 }
 
 fn unknown(kind: &str, name: &str, listen: &[ListenPlan]) -> Fault {
@@ -257,9 +362,15 @@ mod tests {
         ];
         let template = Template::parse(
             text,
-            Sockets {
+            Names {
                 listen: &plans,
                 passed: 2,
+                env: |name| match name {
+                    "DB" => Some("pg://x".into()),
+                    "EMPTY" => Some("".into()),
+                    "RAW" => Some(std::os::unix::ffi::OsStringExt::from_vec(vec![0xff])),
+                    _ => None,
+                },
             },
         )
         .map_err(|fault| fault.message)?;
@@ -295,6 +406,35 @@ mod tests {
     }
 
     #[test]
+    fn variables_of_the_master_have_defaults_as_in_a_shell() {
+        assert_eq!(
+            expand(
+                "{env:DB}|{env:EMPTY}|{env:DB:-no}|{env:EMPTY:-e}|{env:NONE:-n:-m}|{env:NONE:-}"
+            )
+            .as_deref(),
+            Ok("pg://x||pg://x|e|n:-m|")
+        );
+    }
+
+    #[test]
+    fn messages_have_names_in_place_of_values() {
+        let piece = |name: &str, value: &str| Piece::Env {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        let template = Template(vec![
+            piece("VENV", "/opt/secret"),
+            Piece::Text("/bin/x".to_owned()),
+            piece("N", "1"),
+        ]);
+        assert_eq!(template.shown(), "{env:VENV}/bin/x{env:N}");
+        assert_eq!(
+            template.hide_values("no /opt/secret/bin/x1, and no /opt/secret in 1"),
+            "no {env:VENV}/bin/x{env:N}, and no {env:VENV} in 1"
+        );
+    }
+
+    #[test]
     fn faults_are_told() {
         for bad in [
             "{",
@@ -307,6 +447,12 @@ mod tests {
             "{fd:nosuch}",
             "{port:local}",
             "a{{{",
+            "{env}",
+            "{env:}",
+            "{env:A B}",
+            "{env:NONE}",
+            "{env:RAW}",
+            "{env:RAW:-x}",
         ] {
             assert!(expand(bad).is_err(), "{bad}");
         }

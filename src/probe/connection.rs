@@ -10,8 +10,10 @@ use nix::sys::socket::{
     getpeername, getsockname, getsockopt, recv, send, socket, sockopt,
 };
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Maximum number of bytes that are read of a response, including interim responses.
@@ -51,7 +53,12 @@ impl ConnectionProbe {
     pub(super) fn begin(probe: &ProbeRequest) -> Result<(Self, Advance), ProbeError> {
         let (target, request) = match probe {
             ProbeRequest::Connect { target, .. } => (target, None),
-            ProbeRequest::Http { target, host, path } => (target, Some(request(host, path))),
+            ProbeRequest::Http {
+                target,
+                host,
+                path,
+                headers,
+            } => (target, Some(request(host, path, headers))),
             ProbeRequest::Command(_) => {
                 return Err(ProbeError::Indeterminate("not a connection".to_owned()));
             }
@@ -250,12 +257,25 @@ fn next(addresses: &mut VecDeque<SocketAddr>) -> Result<OwnedFd, ProbeError> {
     Err(last)
 }
 
-fn request(host: &str, path: &str) -> Vec<u8> {
-    let version = env!("CARGO_PKG_VERSION");
-    format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: rotad/{version}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    )
-    .into_bytes()
+/// A request that closes the connection. One of `headers` replaces that of the same name.
+fn request(host: &str, path: &str, headers: &[(String, OsString)]) -> Vec<u8> {
+    let agent = concat!("rotad/", env!("CARGO_PKG_VERSION"));
+    let own = [("Host", host), ("User-Agent", agent), ("Accept", "*/*")];
+    let own = own.into_iter().filter(|(name, _)| {
+        !headers
+            .iter()
+            .any(|(other, _)| other.eq_ignore_ascii_case(name))
+    });
+    let own = own.map(|(name, value)| (name, value.as_bytes()));
+    let given = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let mut text = format!("GET {path} HTTP/1.1\r\n").into_bytes();
+    for (name, value) in own.chain(given).chain([("Connection", &b"close"[..])]) {
+        text.extend_from_slice(&[name.as_bytes(), b": ", value, b"\r\n"].concat());
+    }
+    text.extend_from_slice(b"\r\n");
+    text
 }
 
 /// The end of the first line, after its newline.
@@ -309,6 +329,26 @@ mod tests {
 
     fn parse(text: &str) -> Option<Result<(), String>> {
         parse_status(&mut text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_header_replaces_that_of_the_same_name() {
+        let text = |headers: &[(&str, &str)]| {
+            let headers = headers.iter();
+            let headers = headers.map(|(name, value)| ((*name).to_owned(), OsString::from(value)));
+            let headers: Vec<_> = headers.collect();
+            String::from_utf8(request("127.0.0.1:80", "/x", &headers)).unwrap()
+        };
+        let plain = text(&[]);
+        assert!(plain.starts_with("GET /x HTTP/1.1\r\nHost: 127.0.0.1:80\r\nUser-Agent: rotad/"));
+        assert!(plain.ends_with("\r\nAccept: */*\r\nConnection: close\r\n\r\n"));
+        let given = text(&[("host", "shop.example.com"), ("X-Probe", "a: b")]);
+        assert!(!given.contains("127.0.0.1"), "{given}");
+        assert!(
+            given.ends_with(
+                "\r\nhost: shop.example.com\r\nX-Probe: a: b\r\nConnection: close\r\n\r\n"
+            )
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a probe checks, and where.
 
 use crate::process::SpawnRequest;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
@@ -34,6 +34,8 @@ pub enum ProbeRequest {
         host: String,
         /// The path and query.
         path: String,
+        /// Further header fields, which replace those of the same name.
+        headers: Vec<(String, OsString)>,
     },
     /// Passes if the program exits with 0. The probe replaces its stdout and stderr by a pipe, whose last line is reported if it
     /// fails, and its number ([`SpawnRequest::worker`]) by that of the probe.
@@ -79,8 +81,8 @@ impl ProbeRequest {
     /// An HTTP request to `HOST:PORT/PATH`; without a path: `/`.
     ///
     /// # Errors
-    /// Not `HOST:PORT`, or a path with characters that are not allowed in a request line.
-    pub fn http(text: &OsStr) -> Result<Self, String> {
+    /// Not `HOST:PORT`, a path with characters that are not allowed in a request line, or a header that is not one line.
+    pub fn http(text: &OsStr, headers: Vec<(String, OsString)>) -> Result<Self, String> {
         let text = text.to_string_lossy();
         let (host, path) = text.find('/').map_or((&*text, "/"), |at| text.split_at(at));
         if let Some(wrong) = path
@@ -91,10 +93,17 @@ impl ProbeRequest {
                 "{wrong:?} in the path of `{text}`: write it as %XX"
             ));
         }
+        if let Some((name, _)) = headers
+            .iter()
+            .find(|(_, value)| value.as_bytes().iter().any(u8::is_ascii_control))
+        {
+            return Err(format!("a control character in the header `{name}`"));
+        }
         Ok(Self::Http {
             target: Target::parse(OsStr::new(host))?,
             host: host.to_owned(),
             path: path.to_owned(),
+            headers,
         })
     }
 
@@ -176,8 +185,9 @@ mod tests {
 
     #[test]
     fn paths_must_fit_a_request_line() {
-        let shown =
-            |text: &str| ProbeRequest::http(OsStr::new(text)).map(|request| request.to_string());
+        let shown = |text: &str| {
+            ProbeRequest::http(OsStr::new(text), Vec::new()).map(|request| request.to_string())
+        };
         assert_eq!(shown("127.0.0.1:80").unwrap(), "GET http://127.0.0.1:80/");
         assert_eq!(
             shown("[::1]:80/a?b=/c").unwrap(),
@@ -185,5 +195,7 @@ mod tests {
         );
         assert!(shown("127.0.0.1:80/a b").is_err());
         assert!(shown("127.0.0.1:80/a\r\nX: y").is_err());
+        let two_lines = vec![("X".to_owned(), OsString::from("a\r\nY: z"))];
+        assert!(ProbeRequest::http(OsStr::new("127.0.0.1:80"), two_lines).is_err());
     }
 }

@@ -30,6 +30,18 @@ pub fn base(clear: bool, pass: &[String], account: Option<&Account>) -> Vec<(OsS
     select(std::env::vars_os(), clear, pass, account)
 }
 
+/// The names of the variables that a worker with a cleared environment does not inherit; those of the master alone are not
+/// among them.
+pub fn cleared(pass: &[String]) -> Vec<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names
+        .filter(|name| {
+            let name = OsStr::new(name);
+            inherits(name, false, pass) && !inherits(name, true, pass)
+        })
+        .collect()
+}
+
 fn select(
     own: impl Iterator<Item = (OsString, OsString)>,
     clear: bool,
@@ -42,7 +54,7 @@ fn select(
     if clear && !env.iter().any(|(name, _)| name == "PATH") {
         env.push(("PATH".into(), DEFAULT_PATH.into()));
     }
-    if let Some(account) = account {
+    if let Some(account) = account.filter(|account| !account.group_alone) {
         let facts: [(&str, &OsStr); 4] = [
             ("HOME", account.home.as_os_str()),
             ("USER", OsStr::new(&account.name)),
@@ -174,6 +186,7 @@ mod tests {
             groups: vec![],
             home: "/var/www".into(),
             shell: "/bin/sh".into(),
+            group_alone: false,
         };
         let env = select(own(), false, &[], Some(&account));
         let homes: Vec<_> = env.iter().filter(|(name, _)| name == "HOME").collect();

@@ -12,6 +12,7 @@
 mod action;
 mod bug;
 mod clients;
+mod daily_recycling;
 mod effects;
 mod engine_queue;
 mod event_builder;
@@ -69,6 +70,7 @@ use reload::Reload;
 use workers::{LoopContext, Workers};
 
 use crate::upgrade::Answer;
+use daily_recycling::DailyRecycling;
 use health::Health;
 use heartbeat::Heartbeat;
 use listening::Listening;
@@ -113,6 +115,7 @@ struct Supervisor {
     taken_signals: Tracked<TakenSignals>,
     upgrade: Tracked<Upgrade>,
     heartbeat: Heartbeat,
+    daily_recycling: DailyRecycling,
 }
 
 /// What the main thread waits for.
@@ -358,6 +361,7 @@ impl Supervisor {
             }
             Source::Guardian => self.on_guardian(),
             Source::GuardianExit => self.on_guardian_exit(),
+            Source::WallTimer => self.on_wall_timer(),
             Source::Client(client) => self.on_client_readable(client),
             Source::Exit(worker) => self.worker_exited(worker, true),
         }

@@ -8,6 +8,7 @@ pub mod exec;
 pub mod fds;
 pub mod fork;
 pub mod kept_fd;
+pub mod local_time;
 pub mod message;
 pub mod poll;
 pub mod process;

@@ -42,7 +42,7 @@ fn included_files_come_in_the_order_of_their_names() {
     );
     assert_eq!(
         plan.pools[2].log.stdout,
-        plan::Sink::File(case.base().join("b.log"))
+        plan::Sink::File(case.base().join("b.log").into())
     );
     assert_eq!(plan.pools[1].recipe.working_directory, case.base());
     let sources: Vec<PathBuf> = plan

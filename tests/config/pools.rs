@@ -108,7 +108,7 @@ fn a_pools_key_overrides_the_default() {
     assert_eq!(
         (&logs.log.stdout, logs.log.keep, logs.recipe.pass_env.len()),
         (
-            &Sink::File(logs.recipe.working_directory.join("x.log")),
+            &Sink::File(logs.recipe.working_directory.join("x.log").into()),
             3,
             1
         )
@@ -174,7 +174,7 @@ fn each_worker_has_a_port_and_is_asked_there() {
     };
     assert_eq!(expanded(address, 0, Some(3002)), "127.0.0.1:3002");
     let Some(Health::Probe {
-        check: Check::Http(address),
+        check: Check::Http(request),
         every,
         timeout,
         failures,
@@ -183,7 +183,7 @@ fn each_worker_has_a_port_and_is_asked_there() {
         panic!("{:?}", api.health)
     };
     // A path is there, always.
-    assert_eq!(expanded(address, 0, Some(3002)), "localhost:3002/");
+    assert_eq!(expanded(&request.url, 0, Some(3002)), "localhost:3002/");
     // The default of `timeout` never exceeds `every`.
     assert_eq!(
         (*every, *timeout, *failures),
@@ -267,7 +267,10 @@ fn pools_may_share_a_log_file_that_they_agree_on() {
     let case = Case::new(text);
     let plan = case.load().unwrap_or_else(|report| panic!("{report}")).plan;
     for pool in &plan.pools {
-        assert_eq!(pool.log.stdout, Sink::File(case.base().join("all.log")));
+        assert_eq!(
+            pool.log.stdout,
+            Sink::File(case.base().join("all.log").into())
+        );
         assert_eq!(
             (pool.log.max_size, pool.log.keep, &pool.log.stderr),
             (1 << 20, 0, &Sink::Stdout)

@@ -135,6 +135,10 @@ impl Describer<'_> {
             text.push_str(&crate::observe::sanitize::sanitize(line));
         }
         text.push_str(&report.map(advice).unwrap_or_default());
+        if let Some(hint) = report.and_then(|report| report.hint.as_deref()) {
+            text.push('\n');
+            text.push_str(hint);
+        }
         if early_exits > 1 {
             text.push_str(&format!(
                 "\n{early_exits} ends in a row before it was ever ready: no failure, but no worker either"

@@ -239,7 +239,7 @@ fn places_of(plan: &PoolPlan, master: &str) -> Vec<String> {
     let sinks = [("stdout", &plan.log.stdout), ("stderr", &plan.log.stderr)];
     let place = |(name, sink): (&str, &Sink)| match sink {
         Sink::Master => Some(master.to_owned()),
-        Sink::File(path) => Some(path.display().to_string()),
+        Sink::File(file) => Some(file.shown(None)),
         Sink::Inherit => Some(format!(
             "the master's own {name} (nothing of {} is kept)",
             plan.name

@@ -353,6 +353,10 @@ pub(crate) fn reason(failure: &Failure, culprit: Option<&ExitReport>) -> String 
                 text.push_str(&crate::observe::sanitize::sanitize(line));
             }
             text.push_str(&advice(culprit));
+            if let Some(hint) = &culprit.hint {
+                text.push('\n');
+                text.push_str(hint);
+            }
             text
         }
     }

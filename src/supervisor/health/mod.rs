@@ -11,6 +11,7 @@
 //! `probing.rs`) and `recycling.rs`.
 
 pub(crate) mod boot_samples;
+pub(crate) mod daily;
 pub(crate) mod ports;
 pub(crate) mod probes;
 pub(crate) mod probing;
@@ -175,6 +176,12 @@ impl Health {
         self.recycle(now, event)
     }
 
+    /// The daily time of a worker's pool has come: it is replaced at this time.
+    pub(crate) fn schedule_recycling(&mut self, worker: WorkerId, at: Time, now: Time) {
+        let event = recycling::Event::Scheduled { worker, at };
+        self.recycling.handle(now, event);
+    }
+
     /// When a watchdog's interval ends.
     pub(crate) fn watchdog_deadline(&self) -> Option<Time> {
         self.watchdogs.deadline()
@@ -257,6 +264,7 @@ impl Health {
                     let cause = match reason {
                         Reason::Age => "max-age",
                         Reason::Memory => "max-rss",
+                        Reason::Schedule => "at",
                     };
                     let text = format!("{text}: it is replaced");
                     let event = EventBuilder::new(EventKind::Recycled, text);
@@ -297,6 +305,7 @@ fn limits(recycle: Recycle) -> Limits {
     Limits {
         max_age: recycle.max_age.map(Span::from),
         max_rss: recycle.max_rss,
+        at: recycle.at,
     }
 }
 

@@ -122,11 +122,12 @@ impl Probing {
         self.handle(now, Event::Ended { number, result })
     }
 
-    /// Starts the probe of an [`Action::StartProbe`]. `request`: an error says why it cannot be asked at all.
+    /// Starts the probe of an [`Action::StartProbe`]. `request`: with what it asks, for people; an error says why it cannot
+    /// be asked at all.
     pub(crate) fn start(
         &mut self,
         number: u64,
-        request: Result<ProbeRequest, String>,
+        request: Result<(ProbeRequest, String), String>,
         now: Time,
     ) -> Vec<Action> {
         if !self.probes.is_active(number) {
@@ -134,7 +135,7 @@ impl Probing {
         }
         let started = request
             .map_err(ProbeError::Failed)
-            .and_then(|request| self.start_probe(number, request));
+            .and_then(|(request, shown)| self.start_probe(number, request, shown));
         let event = match started {
             Ok(shown) => Event::Started { number, shown },
             Err(error) => Event::Ended {
@@ -146,8 +147,12 @@ impl Probing {
     }
 
     /// Returns what the probe asks, for people.
-    fn start_probe(&mut self, number: u64, request: ProbeRequest) -> Result<String, ProbeError> {
-        let shown = request.to_string();
+    fn start_probe(
+        &mut self,
+        number: u64,
+        request: ProbeRequest,
+        shown: String,
+    ) -> Result<String, ProbeError> {
         if request.names_a_file() {
             self.check_hung(&shown)?;
         }

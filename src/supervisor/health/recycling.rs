@@ -1,23 +1,24 @@
-//! Recycling: replaces workers that are healthy but too old (`max_age`) or too large (`max_rss`). The engine replaces
-//! one worker of a pool at a time; the old one serves until its successor does.
+//! Recycling: replaces workers that are healthy but too old (`max_age`) or too large (`max_rss`), or whose daily time has
+//! come (`at`). The engine replaces one worker of a pool at a time; the old one serves until its successor does.
 //!
 //! [`Recycling`] is a state machine without a thread or a clock: the health subsystem gives it events by
 //! [`Recycling::handle`] and executes the actions in their order. Stories as text test it (`recycling/stories.txt`).
 //!
-//! | state     | age reached      | sampled above `max_rss` | `Replied`: failed        | `Replied`: otherwise | `LimitsChanged`         |
-//! |-----------|------------------|-------------------------|--------------------------|----------------------|-------------------------|
-//! | none      | –                | ignored                 | ignored                  | ignored              | Watched, or none        |
-//! | Watched   | Requested        | Requested               | ignored                  | ignored              | Watched, or none        |
-//! | Requested | –                | ignored                 | Cooling, tells people    | Cooling              | Requested, by new limits |
-//! | Cooling   | –                | ignored                 | ignored                  | ignored              | Cooling, or none        |
+//! | state     | age or `Scheduled` time reached | sampled above `max_rss` | `Replied`: failed        | `Replied`: otherwise | `LimitsChanged`         |
+//! |-----------|---------------------------------|-------------------------|--------------------------|----------------------|-------------------------|
+//! | none      | –                               | ignored                 | ignored                  | ignored              | Watched, or none        |
+//! | Watched   | Requested                       | Requested               | ignored                  | ignored              | Watched, or none        |
+//! | Requested | –                               | ignored                 | Cooling, tells people    | Cooling              | Requested, by new limits |
+//! | Cooling   | –                               | ignored                 | ignored                  | ignored              | Cooling, or none        |
 //!
-//! Cooling is Watched again when its time is over; a worker that is too old by then is Requested. A worker is known while
+//! Cooling is Watched again when its time is over; a worker that is too old, or scheduled, by then is Requested. A worker is known while
 //! it serves and has a limit: `Serves` begins it, `Forgotten` ends it from everywhere.
 //!
 //! Memory is sampled for all workers with `max_rss` together, one sample at a time: `Sample` is answered by `Sampled`,
 //! or by `Unavailable`; the next one follows an interval later.
 
 use super::spread::spread;
+use crate::plan::TimeOfDay;
 use crate::process::rss_sampler::TreeMemory;
 use rotad_core::{Span, Time, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,8 @@ pub(crate) struct Limits {
     pub max_age: Option<Span>,
     /// Of all its processes, in bytes.
     pub max_rss: Option<u64>,
+    /// The time of day at which it is scheduled: the caller tells when.
+    pub at: Option<TimeOfDay>,
 }
 
 /// Why a worker is replaced.
@@ -43,6 +46,8 @@ pub(crate) enum Reason {
     Age,
     /// It is larger than `max_rss`.
     Memory,
+    /// Its time of day has come.
+    Schedule,
 }
 
 /// What happened.
@@ -62,6 +67,8 @@ pub(crate) enum Event {
         /// When it became ready.
         since: Time,
     },
+    /// The daily time of the worker's pool has come: it is replaced at this time.
+    Scheduled { worker: WorkerId, at: Time },
     /// The worker no longer serves.
     Forgotten(WorkerId),
     /// The memory of the workers of the last [`Action::Sample`] that still run.
@@ -113,7 +120,9 @@ struct RecycledWorker {
     limits: Limits,
     /// When it is too old.
     old_at: Option<Time>,
-    /// When its age is looked at.
+    /// When it is replaced for its daily time.
+    scheduled_at: Option<Time>,
+    /// When its age and its schedule are looked at.
     due: Option<Time>,
     state: State,
 }
@@ -163,7 +172,7 @@ impl Recycling {
                 limits,
             } => {
                 self.forget(worker);
-                self.watch(worker, pid, limits, now, State::Watched, now);
+                self.watch(worker, pid, limits, now, (State::Watched, None), now);
             }
             Event::LimitsChanged {
                 worker,
@@ -171,9 +180,11 @@ impl Recycling {
                 limits,
                 since,
             } => {
-                let state = self.forget(worker).unwrap_or(State::Watched);
-                self.watch(worker, pid, limits, since, state, now);
+                let (state, scheduled_at) = self.forget(worker).unwrap_or((State::Watched, None));
+                let scheduled_at = scheduled_at.filter(|_| limits.at.is_some());
+                self.watch(worker, pid, limits, since, (state, scheduled_at), now);
             }
+            Event::Scheduled { worker, at } => self.schedule(worker, at),
             Event::Forgotten(worker) => {
                 self.forget(worker);
             }
@@ -195,34 +206,47 @@ impl Recycling {
         pid: i32,
         limits: Limits,
         since: Time,
-        state: State,
+        (state, scheduled_at): (State, Option<Time>),
         now: Time,
     ) {
         if limits == Limits::default() && !matches!(state, State::Requested) {
             return;
         }
         let old_at = limits.max_age.map(|age| since + spread(worker, 0, age));
-        let due = match state {
-            State::Watched => old_at,
-            State::Cooling(until) => old_at.map(|at| at.max(until)),
-            // The reply decides when it is due again.
-            State::Requested => None,
-        };
-        self.due.extend(due.map(|at| (at, worker)));
-        let recycled = RecycledWorker {
+        let mut recycled = RecycledWorker {
             pid,
             limits,
             old_at,
-            due,
+            scheduled_at,
+            due: None,
             state,
         };
+        recycled.due = recycled.next_due();
+        self.due.extend(recycled.due.map(|at| (at, worker)));
         self.workers.insert(worker, recycled);
         if limits.max_rss.is_some() && matches!(self.sampling, Sampling::Off) {
             self.sampling = Sampling::Due(now + SAMPLE_INTERVAL);
         }
     }
 
-    fn forget(&mut self, worker: WorkerId) -> Option<State> {
+    /// A worker that is being replaced, or has no such limit any more, needs no schedule.
+    fn schedule(&mut self, worker: WorkerId, at: Time) {
+        let Some(recycled) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        if recycled.limits.at.is_none() {
+            return;
+        }
+        if let Some(due) = recycled.due {
+            self.due.remove(&(due, worker));
+        }
+        recycled.scheduled_at = Some(at);
+        recycled.due = recycled.next_due();
+        self.due.extend(recycled.due.map(|at| (at, worker)));
+    }
+
+    /// Its state, and when it is scheduled.
+    fn forget(&mut self, worker: WorkerId) -> Option<(State, Option<Time>)> {
         let recycled = self.workers.remove(&worker)?;
         if let Some(at) = recycled.due {
             self.due.remove(&(at, worker));
@@ -230,7 +254,7 @@ impl Recycling {
         if matches!(self.sampling, Sampling::Due(_)) && !self.limits_memory() {
             self.sampling = Sampling::Off;
         }
-        Some(recycled.state)
+        Some((recycled.state, recycled.scheduled_at))
     }
 
     fn limits_memory(&self) -> bool {
@@ -249,6 +273,11 @@ impl Recycling {
                 {
                     recycled.due = Some(until);
                     self.due.insert((until, worker));
+                } else if recycled.scheduled_at.is_some_and(|at| at <= now)
+                    && let Some(at) = recycled.limits.at
+                {
+                    let text = format!("it is recycled daily at {at}");
+                    actions.extend(recycled.request(worker, Reason::Schedule, text, now));
                 } else if let Some(age) = recycled.limits.max_age {
                     let text = format!(
                         "older than max_age ({})",
@@ -316,7 +345,7 @@ impl Recycling {
         recycled.state = State::Cooling(at);
         let limited = recycled.limits != Limits::default();
         if recycled.due.is_none() {
-            recycled.due = recycled.old_at.map(|old| old.max(at));
+            recycled.due = recycled.next_due();
             self.due.extend(recycled.due.map(|at| (at, worker)));
         }
         if !limited {
@@ -329,6 +358,16 @@ impl Recycling {
 }
 
 impl RecycledWorker {
+    /// When its age and its schedule are to be looked at. None: never, or the reply to a request decides.
+    fn next_due(&self) -> Option<Time> {
+        let wanted = self.old_at.into_iter().chain(self.scheduled_at).min();
+        match self.state {
+            State::Watched => wanted,
+            State::Cooling(until) => wanted.map(|at| at.max(until)),
+            State::Requested => None,
+        }
+    }
+
     fn request(
         &mut self,
         worker: WorkerId,

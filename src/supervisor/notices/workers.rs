@@ -91,7 +91,10 @@ impl Supervisor {
                 process.end_reason = Some(reason);
             }
         }
-        let text = describe(cause, self.workers.exit_reports.of_worker(id));
+        let report = self.workers.exit_reports.of_worker(id);
+        let hint = report.and_then(|report| report.hint.as_ref());
+        let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
+        let text = describe(cause, report);
         let next = if given_up && retry_in.is_none() {
             let pool = self.workers.label(id).pool;
             let why = pool.map(|pool| self.describer().no_restart_reason(pool, cause));
@@ -100,7 +103,7 @@ impl Supervisor {
             retry_text(retry_in, early_exits)
         };
         let kind = death_kind(cause);
-        let event = EventBuilder::new(kind, format!("{text}{next}"))
+        let event = EventBuilder::new(kind, format!("{text}{next}{hint}"))
             .worker(id)
             .cause(failure_cause(cause));
         self.emit(if failure { event.warn() } else { event });

@@ -9,7 +9,7 @@ use crate::listener::{
     self, FileCheck, FileCheckResult, FileOwnership, Listener, ReplacementSocket, SocketError,
 };
 use crate::log;
-use crate::plan::{ControlPlan, FileAccess, ListenPlan, Plan};
+use crate::plan::{ControlPlan, FileAccess, ListenPlan, LogFile, Plan};
 use crate::process::PinnedPaths;
 use crate::process::rss_sampler::{self, Usage};
 use crate::runtime_dir::{Repaired, RuntimeDirError, RuntimeDirRepair};
@@ -222,18 +222,17 @@ impl BlockingPool {
         &mut self,
         plans: Vec<ListenPlan>,
         all: Vec<ListenPlan>,
-        logs: Vec<(String, PathBuf, FileAccess)>,
+        logs: Vec<(String, LogFile, FileAccess)>,
     ) -> io::Result<u64> {
         self.last_number += 1;
         let (file_lock, number) = (self.file_lock.clone(), self.last_number);
         self.spawn_job(move || {
             let _file_lock = file_lock.lock().unwrap_or_else(PoisonError::into_inner);
-            for (pool, path, access) in &logs {
-                if let Err(error) = log::check_file(path, *access) {
-                    let text = format!(
-                        "pool {pool}: cannot write its log {}: {error}",
-                        path.display()
-                    );
+            for (pool, file, access) in &logs {
+                // The files of a pool's slots are alike.
+                if let Err(error) = log::check_file(&file.path(0), *access) {
+                    let shown = file.shown(Some(0));
+                    let text = format!("pool {pool}: cannot write its log {shown}: {error}");
                     return Some(JobResult::Bound(number, Err(BindError::Log(text))));
                 }
             }

@@ -7,7 +7,7 @@ use crate::event_loop::clock::Clock;
 use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
 use crate::observe::print::sanitize;
-use crate::plan::{Plan, Sink};
+use crate::plan::{Piece, Plan, Sink};
 use crate::saved_state::tracked::Tracked;
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_builder::EventBuilder;
@@ -206,6 +206,14 @@ impl Supervisor {
                 count,
                 digest,
             } => {
+                let sources = &self.plan.sources;
+                let shown = |file: PathBuf| {
+                    let source = sources.iter().find(|source| source.path == file);
+                    source
+                        .and_then(|source| source.shown.clone())
+                        .unwrap_or(file)
+                };
+                let files: Vec<PathBuf> = files.into_iter().map(shown).collect();
                 let text = changed(
                     self.plan.config.parent().unwrap_or(Path::new("/")),
                     &files,
@@ -289,15 +297,18 @@ pub(crate) fn own_files(
     let pools = pools
         .iter()
         .flat_map(|(_, pool)| [&pool.log.stdout, &pool.log.stderr]);
-    let pools = pools.filter_map(|sink| {
-        if let Sink::File(path) = sink {
-            Some(path.as_path())
-        } else {
-            None
-        }
+    let of_slot = |piece: &Piece| match piece {
+        // A slot has at least one digit.
+        Piece::Slot => "[0-9]*".to_owned(),
+        Piece::Text(text) | Piece::Env { value: text, .. } => Pattern::escape(text),
+        // The configuration allows no others here.
+        _ => String::new(),
+    };
+    let pools = pools.filter_map(|sink| match sink {
+        Sink::File(file) => Some(file.pieces().iter().map(of_slot).collect::<String>()),
+        Sink::Master | Sink::Inherit | Sink::Null | Sink::Stdout => None,
     });
-    let logs = pools.chain(log_file).flat_map(|path| {
-        let path = own(path);
+    let logs = pools.chain(log_file.map(own)).flat_map(|path| {
         [
             format!("!{path}"),
             format!("!{path}.[0-9]"),

@@ -22,7 +22,7 @@ use crate::control::protocol::{ReloadScope, Response, Wait};
 use crate::exit_code::ExitCode;
 use crate::listener::{Listener, SocketError};
 use crate::observe::events::EventKind;
-use crate::plan::{self, FileAccess, ListenPlan, Plan, PoolPlan, Sink};
+use crate::plan::{self, FileAccess, ListenPlan, LogFile, Plan, PoolPlan, Sink};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::listening::ListenerId;
@@ -36,7 +36,6 @@ use machine::{Action, Event, Reloads};
 use on_change::OnChange;
 use rotad_core::{PoolId, Time};
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(crate) use machine::Oneshot;
@@ -154,15 +153,15 @@ impl PendingConfig {
 }
 
 impl Lookup<'_> {
-    /// Log files that no pool writes yet: pool, path and access.
-    fn new_logs(&self, plan: &Plan) -> Vec<(String, PathBuf, FileAccess)> {
+    /// Log files that no pool writes yet: pool, file and access.
+    fn new_logs(&self, plan: &Plan) -> Vec<(String, LogFile, FileAccess)> {
         let files = |pool: &PoolPlan| {
             [&pool.log.stdout, &pool.log.stderr].map(|sink| match sink {
-                Sink::File(path) => Some(path.clone()),
+                Sink::File(file) => Some(file.clone()),
                 Sink::Master | Sink::Inherit | Sink::Null | Sink::Stdout => None,
             })
         };
-        let known: Vec<PathBuf> = self.plan.pools.iter().flat_map(files).flatten().collect();
+        let known: Vec<LogFile> = self.plan.pools.iter().flat_map(files).flatten().collect();
         let all = plan
             .pools
             .iter()

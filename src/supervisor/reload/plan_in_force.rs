@@ -46,6 +46,7 @@ impl Supervisor {
     /// Rebuilds the plan in force after the pools' specs have changed.
     pub(crate) fn refresh_plan(&mut self) {
         rebuild(&mut self.plan, &self.pools, &self.listening);
+        self.schedule_daily();
     }
 
     /// Watches what the plan in force says.

@@ -16,6 +16,7 @@ use crate::runtime_dir::{NOTIFY_DIR, RuntimeDirRepair};
 use crate::saved_state::tracked::Tracked;
 use crate::supervisor::clients::Clients;
 use crate::supervisor::clients::launch::StartWatch;
+use crate::supervisor::daily_recycling::DailyRecycling;
 use crate::supervisor::engine_queue::EngineQueue;
 use crate::supervisor::event_log::EventLog;
 use crate::supervisor::health::Health;
@@ -179,6 +180,7 @@ impl Parts {
             shutdown: Tracked::default(),
             upgrade: Tracked::default(),
             heartbeat: Heartbeat::default(),
+            daily_recycling: DailyRecycling::load(),
             taken_signals: Tracked::default(),
             saver: acquired.saver,
             plan: Tracked::new(tables.plan),

@@ -18,13 +18,12 @@ pub(super) fn open(
     let master_log = master_log(plan, foreground)?;
     for pool in &plan.pools {
         for sink in [&pool.log.stdout, &pool.log.stderr] {
-            if let Sink::File(path) = sink {
-                let what = format!(
-                    "pool {}: cannot write its log {}",
-                    pool.name,
-                    path.display()
-                );
-                log::check_file(path, pool.log.access).map_err(|e| Failed::at(&what, e))?;
+            // The files of a pool's slots are alike.
+            if let Sink::File(file) = sink {
+                let shown = file.shown(Some(0));
+                let what = format!("pool {}: cannot write its log {shown}", pool.name);
+                log::check_file(&file.path(0), pool.log.access)
+                    .map_err(|e| Failed::at(&what, e))?;
             }
         }
     }

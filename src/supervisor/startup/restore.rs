@@ -453,6 +453,7 @@ impl Supervisor {
         self.reload.file_watch.restore(resume.watched);
         self.watch_files();
         self.health_of_restored();
+        self.recycle_what_is_left();
         for input in resume.inputs {
             self.engine.push_at(input);
         }

@@ -22,6 +22,9 @@ pub(crate) struct ExitReport {
     pub exit: LastExit,
     /// It had been ready.
     pub served: bool,
+    /// What may help it to start.
+    #[serde(default)]
+    pub hint: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -225,6 +228,7 @@ mod tests {
             pid: 7,
             exit: last_exit(Some(Exit::Code(1)), None, 0.5, Vec::new()),
             served: false,
+            hint: None,
         }
     }
 

@@ -7,6 +7,7 @@
 
 pub(crate) mod background;
 mod cgroups;
+mod cleared_env;
 mod context;
 pub(crate) mod exit_report;
 mod exits;

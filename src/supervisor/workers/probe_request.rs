@@ -4,7 +4,7 @@
 use super::process_table::WorkerProcess;
 use super::spawn_spec::{SpawnParams, SpawnSpecs};
 use crate::listener::Listener;
-use crate::plan::{Address, Check, Context, Health, Ready};
+use crate::plan::{Address, Check, Context, Health, Ready, Template};
 use crate::probe::ProbeRequest;
 use crate::process::PinnedPaths;
 use crate::supervisor::health::probes::Purpose;
@@ -12,7 +12,7 @@ use rotad_core::WorkerId;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// The request of a probe. `null`: /dev/null, for the output of a command until the prober replaces it.
+/// The request of a probe, and what it asks, for people: without the values of variables. `null`: /dev/null, for the output of a command until the prober replaces it.
 ///
 /// # Errors
 /// The text names no address that can be asked; or the plan has no such check any more.
@@ -23,7 +23,7 @@ pub(crate) fn probe_request(
     listeners: &[&Listener],
     specs: &mut SpawnSpecs,
     null: &Arc<OwnedFd>,
-) -> Result<ProbeRequest, String> {
+) -> Result<(ProbeRequest, String), String> {
     let plan = &process.spec.plan;
     let ((Purpose::Readiness, Ready::Probe(check), _)
     | (Purpose::Health, _, Some(Health::Probe { check, .. }))) =
@@ -46,9 +46,21 @@ pub(crate) fn probe_request(
         rotad: &rotad,
         node_preload: &node_preload,
     };
+    let asked = |template: &Template, request: Result<ProbeRequest, String>| {
+        let request = request.map_err(|error| template.hide_values(&error))?;
+        let shown = template.hide_values(&request.to_string());
+        Ok((request, shown))
+    };
     let words = match check {
-        Check::Connect(place) => return ProbeRequest::connect(&place.expand(&context)),
-        Check::Http(url) => return ProbeRequest::http(&url.expand(&context)),
+        Check::Connect(place) => {
+            return asked(place, ProbeRequest::connect(&place.expand(&context)));
+        }
+        Check::Http(check) => {
+            let headers = check.headers.iter();
+            let headers = headers.map(|(name, value)| (name.clone(), value.expand(&context)));
+            let url = check.url.expand(&context);
+            return asked(&check.url, ProbeRequest::http(&url, headers.collect()));
+        }
         Check::Command(words) => words,
     };
     let params = SpawnParams {
@@ -91,5 +103,9 @@ pub(crate) fn probe_request(
         directory,
         path,
     ));
-    Ok(ProbeRequest::Command(Box::new(spawn_request)))
+    let request = ProbeRequest::Command(Box::new(spawn_request));
+    let shown = request.to_string();
+    let program = words.first();
+    let shown = program.map_or_else(|| shown.clone(), |program| program.hide_values(&shown));
+    Ok((request, shown))
 }

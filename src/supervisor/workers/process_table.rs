@@ -10,6 +10,7 @@ use crate::process::procfs::Stat;
 use crate::process::tree::{ProcessTree, ScanRequest};
 use crate::supervisor::listening::ListenerId;
 use crate::supervisor::pool_registry::PoolSpec;
+use crate::supervisor::workers::cleared_env;
 use crate::supervisor::workers::exit_report::ExitReport;
 use crate::supervisor::workers::trees::Trees;
 use crate::sys::process::Process;
@@ -95,6 +96,10 @@ impl WorkerProcess {
             slot: self.slot,
             generation: self.generation,
             pid,
+            hint: match served {
+                true => None,
+                false => cleared_env::hint(&self.spec.plan.recipe, &exit.log),
+            },
             exit,
             served,
         }

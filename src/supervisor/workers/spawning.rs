@@ -334,12 +334,11 @@ impl Workers {
         let Some(mut process) = self.processes.remove(worker) else {
             return Vec::new();
         };
-        let exit = last_exit(
-            None,
-            process.error.take(),
-            0.0,
-            process.last_lines(context.log),
-        );
+        // The path of its program may have values of variables.
+        let program = process.spec.plan.recipe.command.first().cloned();
+        let error = process.error.take();
+        let error = error.map(|text| program.map_or(text.clone(), |name| name.hide_values(&text)));
+        let exit = last_exit(None, error, 0.0, process.last_lines(context.log));
         self.exit_reports
             .add(worker, process.exit_report(exit, false));
         let mut actions = Vec::new();

@@ -1,8 +1,9 @@
 //! Events of the stories: `serves W LIMIT…` `limits W SINCE LIMIT…` (`age=60s`, `rss=100`: MiB) `forgotten W`
-//! `sampled W=MIB…` `unavailable` `replaced W` (or not at all, but it has not failed) `failed W [DELAY]`. The pid of a
+//! (`at`: 04:00), `scheduled W TIME`, `sampled W=MIB…` `unavailable` `replaced W` (or not at all, but it has not failed) `failed W [DELAY]`. The pid of a
 //! worker is its number plus 1000.
 
 use super::{Action, Event, Limits, RETRY_DELAY, Recycling};
+use crate::plan::TimeOfDay;
 use crate::process::rss_sampler::TreeMemory;
 use crate::supervisor::stories::{self, Machine, Numbers, span};
 use rotad_core::{Span, Time, WorkerId};
@@ -37,6 +38,7 @@ fn limits(words: &[&str]) -> Limits {
     Limits {
         max_age: value("age=").map(span),
         max_rss: value("rss=").map(|mib: &str| mib.parse::<u64>().expect("MiB") * MIB),
+        at: words.contains(&"at").then_some(TimeOfDay(4 * 3600)),
     }
 }
 
@@ -72,6 +74,10 @@ impl Machine for Recycling {
                 limits: limits(words),
                 since: Time(number(words[2])),
             },
+            "scheduled" => Event::Scheduled {
+                worker: worker(),
+                at: Time(number(words[2])),
+            },
             "forgotten" => Event::Forgotten(worker()),
             "sampled" => {
                 let one = |word: &&str| {
@@ -106,6 +112,7 @@ fn stories() {
 #[derive(Clone, Copy)]
 struct Known {
     limits: Limits,
+    scheduled_at: Option<Time>,
     since: Time,
     requested: bool,
     not_before: Time,
@@ -115,7 +122,7 @@ struct Known {
 /// limit that it exceeds; one sample at a time; one that is too old is requested in time.
 #[test]
 fn a_worker_is_replaced_for_a_limit_that_it_exceeds_and_once() {
-    let (mut replaced, mut sampled) = (0, 0);
+    let (mut replaced, mut sampled, mut scheduled) = (0, 0, 0);
     for seed in 0..3_000 {
         let mut numbers = Numbers::seed(seed);
         let mut recycling = Recycling::default();
@@ -128,10 +135,11 @@ fn a_worker_is_replaced_for_a_limit_that_it_exceeds_and_once() {
             let limits = Limits {
                 max_age: [None, Some(Span(1_000)), Some(Span(100_000))][numbers.below(3) as usize],
                 max_rss: [None, Some(50 * MIB), Some(90 * MIB)][numbers.below(3) as usize],
+                at: [None, Some(TimeOfDay(4 * 3600))][numbers.below(2) as usize],
             };
             let pid = worker.0 as i32;
             let mut found = Vec::new();
-            let event = match numbers.below(7) {
+            let event = match numbers.below(8) {
                 0 => {
                     let worker = WorkerId(next);
                     next += 1;
@@ -139,6 +147,7 @@ fn a_worker_is_replaced_for_a_limit_that_it_exceeds_and_once() {
                         worker,
                         Known {
                             limits,
+                            scheduled_at: None,
                             since: now,
                             requested: false,
                             not_before: Time(0),
@@ -155,6 +164,7 @@ fn a_worker_is_replaced_for_a_limit_that_it_exceeds_and_once() {
                         continue; // the supervisor changes the limits of those that serve
                     };
                     one.limits = limits;
+                    one.scheduled_at = one.scheduled_at.filter(|_| limits.at.is_some());
                     // One without limits is not known to the machine, and nothing is remembered of it.
                     if limits == Limits::default() && !one.requested {
                         one.not_before = Time(0);
@@ -194,6 +204,14 @@ fn a_worker_is_replaced_for_a_limit_that_it_exceeds_and_once() {
                         delay,
                     }
                 }
+                6 => {
+                    let at = now + Span(numbers.below(40_000));
+                    if let Some(one) = known.get_mut(&worker).filter(|one| one.limits.at.is_some())
+                    {
+                        one.scheduled_at = Some(at);
+                    }
+                    Event::Scheduled { worker, at }
+                }
                 _ => Event::TimerFired,
             };
             let fired = matches!(event, Event::TimerFired);
@@ -215,6 +233,11 @@ fn a_worker_is_replaced_for_a_limit_that_it_exceeds_and_once() {
                             super::Reason::Age => {
                                 let age = one.limits.max_age.expect("a limit").as_millis();
                                 assert!((now - one.since).as_millis() >= age - age / 10);
+                            }
+                            super::Reason::Schedule => {
+                                assert!(one.limits.at.is_some());
+                                assert!(one.scheduled_at.is_some_and(|at| at <= now));
+                                scheduled += 1;
                             }
                             super::Reason::Memory => {
                                 let size = found.iter().find(|(id, _)| *id == worker);
@@ -238,7 +261,11 @@ fn a_worker_is_replaced_for_a_limit_that_it_exceeds_and_once() {
                     .limits
                     .max_age
                     .map(|age| age + Span(age.as_millis() / 10));
-                let at = age.map(|age| (one.since + age).max(one.not_before));
+                let at = age
+                    .map(|age| one.since + age)
+                    .into_iter()
+                    .chain(one.scheduled_at);
+                let at = at.min().map(|at| at.max(one.not_before));
                 !one.requested && at.is_some_and(|at| at <= now)
             };
             if fired {
@@ -249,5 +276,8 @@ fn a_worker_is_replaced_for_a_limit_that_it_exceeds_and_once() {
             }
         }
     }
-    assert!(replaced > 3_000 && sampled > 3_000, "{replaced}, {sampled}");
+    assert!(
+        replaced > 3_000 && sampled > 3_000 && scheduled > 300,
+        "{replaced}, {sampled}, {scheduled}"
+    );
 }
