@@ -26,9 +26,11 @@ pub fn by_tag(parent: i32, known: &dyn Fn(i32) -> bool) -> BTreeMap<String, Iden
             let Some(stat) = Stat::of(pid).ok().filter(|stat| !stat.is_zombie()) else {
                 continue;
             };
+            // Before its environment is read: by then it may have got there.
+            let begins = program(pid) == ours || is_in_execve(pid);
             match procfs::environment_value(pid, TAG) {
                 Some(tag) => drop(found.insert(tag, (pid, stat.start_time))),
-                None => executing |= program(pid) == ours || is_in_execve(pid),
+                None => executing |= begins,
             }
         }
         if !executing || until.has_passed() {
