@@ -414,6 +414,7 @@ fn listeners_are_shared_and_kept_in_order() {
         generation: 1,
         port: None,
         rotad: Path::new("/r"),
+        node_preload: Path::new("/n"),
     };
     assert_eq!(plan.pools[0].recipe.command[2].expand(&context), "exit 4");
     assert_eq!(plan.pools[0].policy.readiness, Readiness::Reported);
@@ -433,6 +434,7 @@ fn an_env_file_comes_before_env_and_counts_as_configuration() {
         generation: 1,
         port: None,
         rotad: Path::new("/r"),
+        node_preload: Path::new("/n"),
     };
     let env: Vec<_> = plan.pools[0]
         .recipe

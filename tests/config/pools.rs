@@ -14,6 +14,7 @@ fn expanded(template: &Template, slot: u32, port: Option<u16>) -> String {
         generation: 1,
         port,
         rotad: Path::new("/r"),
+        node_preload: Path::new("/n"),
     };
     template.expand(&context).into_string().unwrap()
 }
