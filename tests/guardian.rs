@@ -6,6 +6,8 @@ mod support;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use support::{Load, Random, Site, all_ready, alone, never, pids, pool, proc, spaced, until};
@@ -69,6 +71,71 @@ fn a_killed_master_is_replaced_and_its_workers_serve_on() {
     assert_eq!(site.rotad(&["stop"]).code, 0);
     assert!(site.await_exit(10).success());
     site.assert_empty();
+}
+
+/// A master that crashes is replaced like one that is killed, and the status says how it ended: by which signal, and
+/// whether the kernel has written its memory to a file.
+#[test]
+fn a_master_that_crashes_is_replaced() {
+    let _alone = alone();
+    for limit in ["0", "unlimited"] {
+        let mut site = Site::new(WEB);
+        let begin = |then: &str| {
+            let script = format!(
+                "cd {} && ulimit -c {limit} && {then}",
+                site.path("").display()
+            );
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", &script]);
+            command
+        };
+        // What the kernel does with a process of the same limit and directory.
+        let crashed = begin("kill -SEGV $$").status().expect("a shell");
+        let core = crashed.core_dumped();
+        let run = format!(
+            "exec {} run -c {}",
+            support::rotad().display(),
+            site.config.display()
+        );
+        let command = begin(&run);
+        site.spawn(command);
+        let before = pids(&site.await_ready(), "web");
+        let loads = [
+            Load::on(&site.address(), 2, 0),
+            Load::on(&site.address(), 0, 2),
+        ];
+        loads.iter().for_each(|load| load.await_more(20));
+        for (death, signal) in [Signal::SIGSEGV, Signal::SIGABRT].into_iter().enumerate() {
+            let master = site.pid();
+            kill_master(&site, signal);
+            let death = death as u64 + 1;
+            let status = site.await_status("restored", 10, |status| restarts(status) == death);
+            assert_eq!(pids(&status, "web"), before, "the same workers");
+            assert!(all_ready(&status), "{status}");
+            let last = &status["master"]["last_death"];
+            let name = &signal.as_str()["SIG".len()..];
+            assert_eq!(last["signal"], name, "{status}");
+            assert_eq!(last["code"], Value::Null, "{status}");
+            assert_eq!(last["core"], core, "limit {limit}: {status}");
+            assert!(support::number(&last["after_s"]) < 60.0, "{status}");
+            let restored = |event: &Value| event["event"] == "master-restored";
+            let events = site.events();
+            let restored: Vec<&Value> = events.iter().filter(|event| restored(event)).collect();
+            assert_eq!(restored.len() as u64, death, "{events:?}");
+            let text = restored[restored.len() - 1]["text"].to_string();
+            assert!(text.contains(signal.as_str()), "{text}");
+            assert!(proc::gone(master), "and it is reaped");
+            loads.iter().for_each(|load| load.await_more(20));
+        }
+        let run = site.rotad(&["roll"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        for load in loads {
+            load.stop().assert_nothing_lost(60);
+        }
+        assert_eq!(site.rotad(&["stop"]).code, 0);
+        assert!(site.await_exit(10).success());
+        site.assert_empty();
+    }
 }
 
 /// In a worker that a dead master has started, the guardian knows the exit status.

@@ -1,4 +1,7 @@
-//! Masters are killed while workers print: each line is in the log once, whole, and in its order.
+//! Masters are killed while workers print: each line is in the log once, whole, and in its order. A dozen times, or for
+//! `ROTAD_CHAOS_SECONDS`.
+
+#![allow(clippy::print_stderr, reason = "the counts of a long run")]
 
 mod support;
 
@@ -8,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Random, Site, alone, spaced, until};
+use support::{Random, Site, alone, asked_for, spaced, until};
 
 /// Kills the master, and waits for the next one.
 fn kill_master(site: &Site) {
@@ -29,9 +32,8 @@ struct Kills {
 
 impl Kills {
     fn new() -> Self {
-        let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-        let seconds = number("ROTAD_CHAOS_SECONDS").map(Duration::from_secs);
-        let seed = number("ROTAD_CHAOS_SEED").unwrap_or(1);
+        let seconds = asked_for("ROTAD_CHAOS_SECONDS").map(Duration::from_secs);
+        let seed = asked_for("ROTAD_CHAOS_SEED").unwrap_or(1);
         Self {
             until: seconds.map(|seconds| Instant::now() + seconds),
             left: 12,
@@ -52,11 +54,24 @@ impl Kills {
     }
 }
 
+/// Lines that a printer prints before it pauses.
+const BURST: u64 = 400;
+/// However long the run, a printer prints about so many bytes at most.
+const MOST_BYTES: u64 = 200 << 20;
+
+/// How long a printer pauses after each burst, in seconds.
+fn pause(long: usize) -> f64 {
+    let seconds = asked_for("ROTAD_CHAOS_SECONDS").unwrap_or(0);
+    let bytes = BURST * (65 + long as u64 / 50);
+    ((seconds * bytes) as f64 / MOST_BYTES as f64).max(0.02)
+}
+
 /// A worker that prints numbered lines in bursts: most are short, some of `long` bytes.
 fn printer(pool: &str, count: u32, long: usize, log: &str) -> String {
+    let pause = pause(long);
     // Doubled braces are braces for rotad.
     let program = format!(
-        r#"BEGIN {{{{ x = "x"; while (length(x) < {long}) x = x x; for (n = 1; ; n++) {{{{ printf "%s %d %s.\n", ARGV[1], n, substr(x, 1, n % 50 ? n % 97 : {long}); if (n % 400 == 0) {{{{ fflush(); system("sleep 0.02") }}}} }}}} }}}}"#
+        r#"BEGIN {{{{ x = "x"; while (length(x) < {long}) x = x x; for (n = 1; ; n++) {{{{ printf "%s %d %s.\n", ARGV[1], n, substr(x, 1, n % 50 ? n % 97 : {long}); if (n % {BURST} == 0) {{{{ fflush(); system("sleep {pause}") }}}} }}}} }}}}"#
     );
     format!(
         r#"
@@ -152,6 +167,7 @@ fn each_line_is_in_a_rotated_file_once_whenever_the_master_dies() {
     ] {
         let lines = assert_each_once(whole_log(&site, file).lines(), long);
         assert!(lines > 1_000, "{file}: {lines} lines and {count} deaths");
+        eprintln!("{file}: {count} deaths of masters, {lines} lines, each once");
     }
 }
 
@@ -248,13 +264,14 @@ fn site_with_log(keys: &str) -> Site {
     site
 }
 
-fn assert_each_once_in_masters_log(text: &str) {
+fn assert_each_once_in_masters_log(text: &str, count: u32) {
     let printed = text.lines().filter_map(|line| {
         let (_, behind) = line.split_once("  talk/")?;
         Some(behind.split_once("] ")?.1)
     });
     let lines = assert_each_once(printed, 3_000);
     assert!(lines > 1_000, "{lines} lines");
+    eprintln!("the master's log: {count} deaths of masters, {lines} lines, each once");
     assert!(
         text.lines()
             .all(|line| line.starts_with("20") || !line.contains("talk")),
@@ -267,9 +284,9 @@ fn each_line_is_in_the_masters_log_file_once_whenever_it_dies() {
     let _alone = alone();
     let keys = "log_file = \"@DIR@/m.log\"\nlog_max_size = \"2MiB\"\nlog_keep = 10000\n";
     let site = site_with_log(keys);
-    kill_masters(&site, "m.log");
+    let count = kill_masters(&site, "m.log");
     assert_eq!(site.rotad(&["stop"]).code, 0);
-    assert_each_once_in_masters_log(&whole_log(&site, "m.log"));
+    assert_each_once_in_masters_log(&whole_log(&site, "m.log"), count);
 }
 
 /// `run` in the foreground with its stderr in a file.
@@ -278,15 +295,10 @@ fn each_line_is_in_the_file_behind_stderr_once_whenever_the_master_dies() {
     let _alone = alone();
     let site = site_with_log("");
     let before = site.log().len();
-    let mut kills = Kills::new();
-    while kills.more() {
-        kill_master(&site);
-        let size = site.log().len();
-        until("more lines", 20, || (site.log().len() > size).then_some(()));
-    }
+    let count = kill_masters(&site, "stderr.txt");
     assert_eq!(site.rotad(&["stop"]).code, 0);
     assert!(site.log().len() > before);
-    assert_each_once_in_masters_log(&site.log());
+    assert_each_once_in_masters_log(&site.log(), count);
 }
 
 /// A client of `rotad logs -f`, and what it prints into a file.
@@ -364,4 +376,44 @@ fn logs_go_on_with_the_next_master() {
         }
     }
     site.await_exit(10);
+}
+
+/// The master dies just when a worker has ended: nobody has read its last lines yet.
+#[test]
+fn the_last_lines_of_workers_are_logged_when_the_master_dies() {
+    let _alone = alone();
+    let site = Site::up(
+        r#"
+[pool.talk]
+command = ["@WORKER@", "counts", "--lines", "20", "--work-ms", "1"]
+count = 4
+ready = "spawned"
+reload = { soak = "10ms" }
+stop = "5s"
+log = { stdout = "@DIR@/talk.log", max_size = "1GiB" }
+"#,
+    );
+    for round in 0..12 {
+        let mut follower = site.asking(&serde_json::json!({ "events": { "follow": true } }));
+        let before = site.events().last().expect("an event")["seq"].clone();
+        let run = site.rotad(&["roll", "--no-wait"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        let mut stopped = 0;
+        while stopped <= round % 4 {
+            let event = follower.event();
+            let is_new = event["seq"].as_u64() > before.as_u64();
+            stopped += usize::from(is_new && event["event"] == "stopped");
+        }
+        kill_master(&site);
+        // The third death in ten seconds ends the roll.
+        let settled = |status: &serde_json::Value| {
+            let pool = support::pool(status, "talk");
+            pool["state"] != "reloading" && pool["alive"] == 4 && pool["ready"] == 4
+        };
+        site.await_status("the roll has ended", 20, settled);
+    }
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    let text = site.read("talk.log");
+    let (lines, workers) = support::counted::assert_each_line_once(&text, "at its end");
+    assert!(lines > 1_000 && workers > 20, "{lines}, {workers}");
 }

@@ -1,5 +1,7 @@
 //! `rotad upgrade`: another program takes the place of the guardian and of the master, and the workers serve on.
 
+#![allow(clippy::print_stderr, reason = "the counts of a long run")]
+
 mod support;
 
 use nix::sys::signal::{Signal, kill};
@@ -7,7 +9,11 @@ use nix::unistd::Pid;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use support::{Load, Site, all_ready, alone, pids, pool, proc, rotad, testworker, until};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use support::{
+    Load, Site, all_ready, alone, asked_for, pids, pool, proc, rotad, spaced, testworker, until,
+};
 
 const WEB: &str = r#"
 [pool.web]
@@ -95,6 +101,126 @@ fn the_master_is_replaced_and_its_workers_serve_on() {
         .filter(|word| word.starts_with("upgrade"))
         .collect();
     assert_eq!(words, ["upgrade-started", "upgraded"].repeat(4));
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    assert!(site.await_exit(10).success());
+    site.assert_empty();
+}
+
+/// Signals that do not end a master, as they come one after another: logs are opened anew, a changed configuration is
+/// looked for, or nothing is done.
+const SIGNALS: [Signal; 8] = [
+    Signal::SIGWINCH,
+    Signal::SIGALRM,
+    Signal::SIGWINCH,
+    Signal::SIGIO,
+    Signal::SIGPROF,
+    Signal::SIGHUP,
+    Signal::SIGVTALRM,
+    Signal::SIGSTKFLT,
+];
+const SIGNAL_EVERY: Duration = Duration::from_millis(2);
+
+/// Ends the signals, also when an assertion fails.
+struct Enough<'a>(&'a AtomicBool);
+
+impl Drop for Enough<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Signals the guardian and the master in turn until it is enough. Returns how many signals were sent.
+fn signal_both(site: &Site, enough: &AtomicBool) -> usize {
+    let guardian = site.guardian();
+    let mut sent = 0;
+    while !enough.load(Ordering::Relaxed) {
+        let master = || site.read("master.pid").trim().parse().ok();
+        let pid = match sent % 2 {
+            0 => Some(guardian),
+            _ => master().filter(|pid| proc::parent(*pid) == Some(guardian)),
+        };
+        // A master that has just been replaced is not there any more.
+        let _ = pid.map(|pid| kill(Pid::from_raw(pid), SIGNALS[sent / 2 % SIGNALS.len()]));
+        sent += 1;
+        spaced(SIGNAL_EVERY);
+    }
+    sent
+}
+
+/// From one program to another and back, under load and under signals. Each third time a rolling restart is under way.
+/// `ROTAD_UPGRADES`: how often; `ROTAD_OTHER`: another build of rotad, in place of a copy of this one.
+#[test]
+fn upgrades_to_and_fro_lose_nothing_under_signals() {
+    let _alone = alone();
+    let times = asked_for("ROTAD_UPGRADES").unwrap_or(4);
+    let mut site = Site::up(WEB);
+    let programs = [another_rotad(&site, "there"), another_rotad(&site, "back")];
+    if let Some(other) = std::env::var_os("ROTAD_OTHER") {
+        fs::copy(other, &programs[0]).expect("the other build");
+    }
+    let loads = [
+        Load::on(&site.address(), 2, 0),
+        Load::on(&site.address(), 0, 2),
+    ];
+    loads.iter().for_each(|load| load.await_more(20));
+    let guardian = site.guardian();
+    let enough = AtomicBool::new(false);
+    let (signals, rolls) = std::thread::scope(|scope| {
+        let signals = scope.spawn(|| signal_both(&site, &enough));
+        let ends = Enough(&enough);
+        let mut known = pids(&site.await_ready(), "web");
+        let mut generation = 1;
+        for number in 0..times {
+            let rolls = number % 3 == 1;
+            if rolls {
+                kill(Pid::from_raw(guardian), Signal::SIGUSR1).expect("the guardian");
+            }
+            let to = &programs[number as usize % 2];
+            let run = upgrade(&site, to);
+            assert_eq!(run.code, 0, "upgrade {number}: {run:?}");
+            let what = format!("as after upgrade {number}");
+            let status = site.await_status(&what, 20, |status| {
+                // Just when the next master begins, a signal to the guardian may act twice.
+                let new = pool(status, "web")["generation"].as_u64();
+                all_ready(status) && new > Some(generation - u64::from(!rolls))
+            });
+            let new = pool(&status, "web")["generation"].as_u64();
+            let new = new.expect("a generation");
+            let now = pids(&status, "web");
+            if rolls {
+                assert!((1..=2).contains(&(new - generation)), "{status}");
+                assert!(known.iter().all(|pid| !now.contains(pid)), "{status}");
+            } else {
+                assert_eq!((new, &now), (generation, &known), "{status}");
+            }
+            (known, generation) = (now, new);
+            assert_eq!(known.len(), 4, "{status}");
+            assert_eq!(
+                status["master"]["restarts"], 0,
+                "upgrade {number}: no death"
+            );
+            assert_eq!(site.guardian(), guardian, "the same process");
+            assert_eq!((&program(guardian), &program(site.pid())), (to, to));
+        }
+        drop(ends);
+        (signals.join().expect("the signals"), generation - 1)
+    });
+    let mut requests = 0;
+    for load in loads {
+        let report = load.stop();
+        requests += report.ok;
+        report.assert_nothing_lost(100);
+    }
+    eprintln!("{times} upgrades, {signals} signals, {rolls} rolls, {requests} requests, 0 lost");
+    let status = site.await_ready();
+    let known = pids(&status, "web");
+    until("no worker but these", 10, || {
+        let all = site.processes().into_iter();
+        let workers = all.filter(|pid| proc::command_line(*pid).contains("http --work-ms"));
+        let workers: Vec<i32> = workers.collect();
+        (workers.len() == known.len() && workers.iter().all(|pid| known.contains(pid)))
+            .then_some(())
+    });
     assert_eq!(site.rotad(&["stop"]).code, 0);
     assert!(site.await_exit(10).success());
     site.assert_empty();

@@ -51,10 +51,16 @@ fn show(
     limits: &WaitLimits,
     style: Style,
 ) -> Result<(ExitCode, String), ClientError> {
+    let mut last = 0;
     loop {
         let text = match client.next_response(limits)? {
             Response::Done { code, message } => return Ok((code, message)),
-            Response::Event(event) => style.event(&event),
+            // A master that has died just after it had sent it: the next one has sent it again.
+            Response::Event(event) if event.seq <= last => continue,
+            Response::Event(event) => {
+                last = event.seq;
+                style.event(&event)
+            }
             Response::Skipped { count } => style.skipped(count),
             _ => continue,
         };

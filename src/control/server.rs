@@ -27,6 +27,9 @@ const MAX_CLIENTS: usize = 64;
 const MAX_READS: usize = 4;
 /// … and writes to it.
 const MAX_WRITES: usize = 16;
+/// A write of this many bytes or fewer to a unix socket is done as a whole or not at all: it is one buffer of the kernel's
+/// (unix_stream_sendmsg in net/unix/af_unix.c, at least 32 KiB).
+const MAX_WRITE: usize = 32 << 10;
 /// How long a client may take to send its request.
 const REQUEST_TIMEOUT: Span = Span::from_secs(5);
 /// The most output that may wait for a client that does not read, in bytes.
@@ -39,7 +42,7 @@ const BACKLOG: i32 = 128;
 const ACCEPT_PAUSE: Span = Span::from_secs(1);
 /// The limit for a client that follows events or logs, in bytes: it loses lines and is told so, but keeps its
 /// connection.
-const MAX_FOLLOWER_QUEUE: usize = 256 * 1024;
+const MAX_FOLLOWER_QUEUE: usize = 32 * 1024;
 
 /// The control socket's listeners and clients.
 #[derive(Debug)]
@@ -78,6 +81,8 @@ struct Client {
     refused: bool,
     /// It follows events or logs, so that it may read slowly.
     follows: bool,
+    /// The number of the last event that it was told of; 0: it is not known.
+    told: u64,
     /// Lines of progress dropped since the last one that fitted.
     skipped: u64,
 }
@@ -119,6 +124,8 @@ struct SavedClient {
     closing: bool,
     refused: bool,
     follows: bool,
+    #[serde(default)]
+    told: u64,
     skipped: u64,
 }
 
@@ -161,6 +168,7 @@ impl Client {
             closing: self.closing,
             refused: self.refused,
             follows: self.follows,
+            told: self.told,
             skipped: self.skipped,
         })
     }
@@ -178,6 +186,7 @@ impl Client {
             closing: saved.closing,
             refused: saved.refused,
             follows: saved.follows,
+            told: saved.told,
             skipped: saved.skipped,
         })
     }
@@ -428,6 +437,7 @@ impl Server {
             closing: false,
             refused,
             follows: false,
+            told: 0,
             skipped: 0,
         };
         self.clients.insert(self.last, client);
@@ -679,6 +689,18 @@ impl Server {
         }
     }
 
+    /// The number of the last event that a client was told of, or whose loss is counted; 0: it is not known.
+    pub fn told(&self, id: u64) -> u64 {
+        self.clients.get(&id).map_or(0, |client| client.told)
+    }
+
+    /// A client was told of this event, or its loss is counted.
+    pub fn set_told(&mut self, id: u64, seq: u64) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.told = seq;
+        }
+    }
+
     /// Queues a response for a client that follows. Returns false if too much is waiting for it.
     pub fn try_send(&mut self, id: u64, response: &Response) -> bool {
         let room = self
@@ -703,7 +725,7 @@ impl Server {
             if sent == client.outbox.len() {
                 break;
             }
-            match client.stream.write(&client.outbox[sent..]) {
+            match client.stream.write(next_lines(&client.outbox[sent..])) {
                 Ok(0) => return None,
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -753,6 +775,20 @@ impl Server {
             .map(|(id, _)| *id)
             .collect()
     }
+}
+
+/// What is written at once: whole lines, as many as the kernel takes or refuses together, so that a next master goes on
+/// with a whole line. A longer line is written in pieces.
+fn next_lines(bytes: &[u8]) -> &[u8] {
+    let is_end = |byte: &u8| *byte == b'\n';
+    let end = match bytes.get(..MAX_WRITE) {
+        None => None,
+        Some(first) => match first.iter().rposition(is_end) {
+            Some(end) => Some(end),
+            None => bytes.iter().position(is_end),
+        },
+    };
+    end.map_or(bytes, |end| &bytes[..=end])
 }
 
 fn reserve() -> Option<File> {
@@ -842,6 +878,21 @@ mod tests {
         let mut text = String::new();
         BufReader::new(stream).read_to_string(&mut text).unwrap();
         text
+    }
+
+    #[test]
+    fn whole_lines_are_written() {
+        assert_eq!(next_lines(b"one\ntwo"), b"one\ntwo");
+        let lines = [
+            "x".repeat(MAX_WRITE / 2),
+            "y".repeat(MAX_WRITE),
+            String::new(),
+        ]
+        .join("\n");
+        let first = next_lines(lines.as_bytes());
+        assert_eq!(first.len(), MAX_WRITE / 2 + 1);
+        let second = next_lines(&lines.as_bytes()[first.len()..]);
+        assert_eq!(second.len(), MAX_WRITE + 1, "a long line is not cut here");
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub mod tracing_setup;
 mod write_record;
 mod writer;
 
-pub use output::{LogTarget, SavedOutput, WorkerOutput, WorkerStdio};
+pub use output::{LeftOutput, LogTarget, SavedLeftOutput, SavedOutput, WorkerOutput, WorkerStdio};
 pub use pipe_peek::Stream;
 pub use ring::{Filter, FollowFrom, Follower, LogLine};
 pub use rotating_file::Rotation;

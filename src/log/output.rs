@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
+use std::sync::{Arc, Weak};
 
 /// Where the output from a pipe is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +81,72 @@ pub type WorkerStdio = (Arc<OwnedFd>, Arc<OwnedFd>);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedOutput(Vec<(Stream, KeptFd)>);
 
+/// The output of a worker that has left the process table. The log writer reads it to its end, which may be far away: a
+/// process that has outlived the worker may go on printing.
+#[derive(Debug)]
+pub struct LeftOutput {
+    saved: SavedLeftOutput,
+    /// The log writer holds them as long as it reads them.
+    pipes: Vec<Weak<Pipe>>,
+}
+
+/// What is saved of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLeftOutput {
+    pool: String,
+    slot: u32,
+    pid: i32,
+    output: SavedOutput,
+    /// Where it goes, if its pool is not in the configuration any more.
+    log: LogPlan,
+}
+
+impl LeftOutput {
+    /// What the next master needs to go on reading. None: it was read to its end.
+    pub fn saved(&self) -> Option<&SavedLeftOutput> {
+        let is_read = self.pipes.iter().any(|pipe| pipe.strong_count() > 0);
+        is_read.then_some(&self.saved)
+    }
+}
+
+impl SavedLeftOutput {
+    /// Goes on with the pipes of a dead master, as [`WorkerOutput::restore`] does, and returns where the output goes.
+    /// `log_of`: where the output of a pool goes now.
+    ///
+    /// # Errors
+    /// As [`FdTable::take`]: it was read to its end.
+    pub fn restore<'a>(
+        self,
+        table: &mut FdTable,
+        log_of: impl Fn(&str) -> Option<&'a LogPlan>,
+    ) -> io::Result<(WorkerOutput, LogPlan)> {
+        let log = log_of(&self.pool).cloned().unwrap_or(self.log);
+        let worker = (&*self.pool, self.slot, self.pid);
+        let output = WorkerOutput::restore(self.output, worker, true, table, &log)?;
+        Ok((output, log))
+    }
+}
+
 impl WorkerOutput {
+    /// The worker leaves the process table, and the log writer goes on reading. `log`: where its output goes.
+    ///
+    /// # Errors
+    /// Those of [`WorkerOutput::saved`].
+    pub fn left(&self, log: LogPlan) -> io::Result<LeftOutput> {
+        let saved = SavedLeftOutput {
+            pool: self.source.pool.to_string(),
+            slot: self.source.slot,
+            pid: self.source.pid(),
+            output: self.saved()?,
+            log,
+        };
+        let pipes = self.pipes.iter().map(|(pipe, _)| Arc::downgrade(pipe));
+        Ok(LeftOutput {
+            saved,
+            pipes: pipes.collect(),
+        })
+    }
+
     /// What the next master needs to go on reading.
     ///
     /// # Errors
@@ -220,6 +285,31 @@ mod tests {
     use std::fs::File;
     use std::io::Write;
     use std::sync::atomic::Ordering;
+
+    #[test]
+    fn the_output_of_a_worker_that_has_left_is_saved_until_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = LogPlan {
+            stdout: Sink::File(dir.path().join("out.log")),
+            stderr: Sink::Stdout,
+            max_size: 0,
+            keep: 0,
+            access: FileAccess::default(),
+        };
+        let null = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
+        let (output, (out, err)) = WorkerOutput::open("web", 0, &log, None, &null).unwrap();
+        let path = dir.path().join("m.log");
+        let master_log = MasterLog::file(path, LogFormat::Text, Rotation::default()).unwrap();
+        let writer = LogWriter::start(master_log, WriteRecord::none(), Clock::start()).unwrap();
+        writer.adopt(&output);
+        let left = output.left(log).unwrap();
+        drop(output);
+        writer.drain();
+        assert_eq!(left.saved().map(|saved| &*saved.pool), Some("web"));
+        drop((out, err));
+        writer.drain();
+        assert_eq!(left.saved(), None, "its end was read");
+    }
 
     #[test]
     fn the_next_master_writes_what_is_in_the_pipes_once() {

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | 8 | what is in use ([`InUse`]); 0: nothing was committed yet |
 //! | 9, 10 | the lengths of the two tails in bytes |
-//! | 11 | which input the engine has handled last, and how many of its commands were executed ([`Progress`]) |
+//! | 11 | which input the engine has handled last, and how many of its steps were done ([`Progress`]) |
 
 use crate::guardian::SharedState;
 use lz4_flex::block::{compress_into, decompress_into, get_maximum_output_size};
@@ -45,18 +45,18 @@ const GROWTH: usize = 3;
 /// … and at least this long, in bytes.
 const LONG: usize = 64 << 10;
 
-/// The bits of the number of commands in [`Progress`], as it is stored.
-const COMMAND_BITS: u32 = 24;
-const MOST_COMMANDS: u64 = (1 << COMMAND_BITS) - 1;
+/// The bits of the number of steps in [`Progress`], as it is stored.
+const STEP_BITS: u32 = 24;
+const MOST_STEPS: u64 = (1 << STEP_BITS) - 1;
 
 /// How far the engine has come with what the journal holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The number of the input whose handling has begun last; inputs are counted from 1.
     pub input: u64,
-    /// How many of its commands were executed.
-    /// At most 2^24: what is beyond is executed once more.
-    pub commands: u32,
+    /// How many steps of its output were done: each command is one, and all notices together, if there are any.
+    /// At most 2^24: what is beyond is done once more.
+    pub steps: u32,
 }
 
 /// Where the records are.
@@ -301,15 +301,15 @@ impl Store {
     pub fn progress(&self) -> Progress {
         let number = self.shared.number(PROGRESS).load(Ordering::Acquire);
         Progress {
-            input: number >> COMMAND_BITS,
-            commands: (number & MOST_COMMANDS) as u32,
+            input: number >> STEP_BITS,
+            steps: (number & MOST_STEPS) as u32,
         }
     }
 
     /// Stores how far the engine has come. Takes effect immediately, without a commit.
     pub fn set_progress(&self, progress: Progress) {
-        let commands = u64::from(progress.commands).min(MOST_COMMANDS);
-        let number = progress.input << COMMAND_BITS | commands;
+        let steps = u64::from(progress.steps).min(MOST_STEPS);
+        let number = progress.input << STEP_BITS | steps;
         self.shared
             .number(PROGRESS)
             .store(number, Ordering::Release);
@@ -524,10 +524,7 @@ mod tests {
         store.append(&2);
         store.commit();
         store.append(&"not committed");
-        store.set_progress(Progress {
-            input: 5,
-            commands: 1,
-        });
+        store.set_progress(Progress { input: 5, steps: 1 });
         let copy = Store::new(SharedState::of(store.copy().unwrap()).unwrap());
         assert_eq!(copy.records().unwrap().unwrap(), ["1", "2"]);
         assert_eq!(copy.progress(), store.progress());
@@ -539,7 +536,7 @@ mod tests {
         assert_eq!(store.progress(), Progress::default());
         let progress = Progress {
             input: 1 << 39,
-            commands: 77,
+            steps: 77,
         };
         store.set_progress(progress);
         assert_eq!(next(store).progress(), progress);

@@ -47,14 +47,17 @@ impl Supervisor {
             let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(signal_of).collect();
             for command in first {
                 self.execute(command);
-                self.command_done();
+                self.step_done();
             }
-            for notice in notices {
-                self.report(notice);
+            if !notices.is_empty() {
+                for notice in notices {
+                    self.report(notice);
+                }
+                self.step_done();
             }
             for command in then {
                 self.execute(command);
-                self.command_done();
+                self.step_done();
             }
             for (worker, signal) in sent {
                 let action = self.workers.report_signal(worker, signal);
@@ -74,9 +77,10 @@ impl Supervisor {
         }
     }
 
-    /// The next input of the engine: what it follows from is saved before.
+    /// The next input of the engine: what it follows from is saved before, and told after that.
     fn next_input(&mut self) -> Option<(Time, Input)> {
         self.save();
+        self.tell_events();
         self.compact(false);
         self.engine.pop(self.clock.now())
     }

@@ -1,7 +1,8 @@
 //! The event log: the ring of recent events.
 //!
-//! [`Supervisor::emit`] is the one way to report what happens. It writes a log line, keeps the event in the ring, and
-//! hands it to the clients that follow `rotad events`.
+//! [`Supervisor::emit`] is the one way to report what happens. It writes a log line and keeps the event in the ring. The
+//! clients that follow `rotad events` are told of it by [`Supervisor::tell_events`] once it is saved: the next master
+//! knows it by the same number.
 
 use super::Supervisor;
 use super::event_builder::EventBuilder;
@@ -18,12 +19,12 @@ pub(super) struct EventLog {
 }
 
 impl EventLog {
-    /// Writes the log line, unless the event has no level, and keeps the event. Returns it with its number and time.
-    fn record(&mut self, level: Option<Level>, event: Event) -> &Event {
+    /// Writes the log line, unless the event has no level, and keeps the event.
+    pub(super) fn record(&mut self, level: Option<Level>, event: Event) {
         if let Some(level) = level {
             log_event(level, &event);
         }
-        self.ring.push(event)
+        self.ring.push(event);
     }
 
     /// The number of the last event.
@@ -58,7 +59,7 @@ impl EventLog {
 }
 
 impl Supervisor {
-    /// Emits an event to the log, the ring and the clients that follow.
+    /// Emits an event to the log and the ring.
     pub(super) fn emit(&mut self, builder: EventBuilder) {
         let worker = builder.worker;
         let label = worker.map(|worker| self.workers.label(worker));
@@ -67,8 +68,15 @@ impl Supervisor {
         let pool = builder.pool.or(label.pool);
         let pool = pool.map(|pool| self.pools.name(pool).to_owned());
         let (level, event) = builder.build(pool, label, tag);
-        let event = self.event_log.record(level, event);
-        self.clients.send_event(event, &self.event_loop.poller);
+        self.event_log.record(level, event);
+    }
+
+    /// Tells the clients that follow of what was emitted, and saves how far each of them has been told.
+    pub(super) fn tell_events(&mut self) {
+        let poller = &self.event_loop.poller;
+        if self.clients.tell_events(&self.event_log, poller) {
+            self.save();
+        }
     }
 
     /// Emits a client's request, before it has an effect.

@@ -219,6 +219,8 @@ impl Supervisor {
     /// `events`: what has happened to the workers of a killed master, if there were any; `adoption`: those that are
     /// adopted.
     fn run(mut self, events: Vec<EventBuilder>, adoption: Option<Adoption>) -> ExitCode {
+        // A next master may have to go on from the first record.
+        self.save_clock();
         self.refresh_plan();
         if let Some(adoption) = &adoption {
             self.event_log.begin_after(adoption.events);
@@ -275,6 +277,9 @@ impl Supervisor {
                 .boot_samples
                 .schedule(held_back, self.clock.now());
             self.notify_service_manager();
+            // What was emitted since the last input: the next one may be far away.
+            self.save();
+            self.tell_events();
             self.beat();
             if let Some(code) = self.can_exit() {
                 self.end_heartbeat();

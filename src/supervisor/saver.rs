@@ -20,6 +20,7 @@ use super::workers::saved_worker::{SavedWorker, SavedWorkerState};
 use crate::control::server::SavedServer;
 use crate::exit_code::ExitCode;
 use crate::guardian::SharedState;
+use crate::log::SavedLeftOutput;
 use crate::observe::events::SavedEvent;
 use crate::plan::Plan;
 use crate::process::SavedPaths;
@@ -34,7 +35,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// One record. Of all but inputs, events, workers, paths and single exit reports, a later one takes the place of an earlier one of its kind.
+/// One record. Of all but inputs, events, workers, left outputs, paths and single exit reports, a later one takes the place of an earlier one of its kind.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Record<'a> {
     /// What stays as it is.
@@ -51,6 +52,8 @@ pub(super) enum Record<'a> {
     Worker(WorkerId, Option<Box<SavedWorker>>),
     /// What has changed of a worker.
     WorkerState(WorkerId, Box<SavedWorkerState>),
+    /// The output of a worker that has left the process table; None: it was read to its end.
+    LeftOutput(WorkerId, Option<Box<SavedLeftOutput>>),
     /// What a generation is pinned to.
     Paths(PoolId, Generation, SavedPaths),
     /// The listening sockets.
@@ -80,7 +83,7 @@ pub(super) enum Record<'a> {
 }
 
 /// The kinds of records, as they are written. Versions that replace each other pass over those that they do not know.
-pub(super) const RECORD_KINDS: [&str; 20] = [
+pub(super) const RECORD_KINDS: [&str; 21] = [
     "Master",
     "Engine",
     "Input",
@@ -88,6 +91,7 @@ pub(super) const RECORD_KINDS: [&str; 20] = [
     "Pools",
     "Worker",
     "WorkerState",
+    "LeftOutput",
     "Paths",
     "Listening",
     "Server",
@@ -272,6 +276,9 @@ impl Supervisor {
                 }
             });
         }
+        for (worker, output) in self.workers.processes.take_left_outputs() {
+            store.append(&Record::LeftOutput(worker, output.map(Box::new)));
+        }
         for (pool, generation, paths) in self.workers.spawn_specs.take_changes() {
             store.append(&Record::Paths(pool, generation, paths));
         }
@@ -336,6 +343,9 @@ impl Supervisor {
             let saved = Box::new(process.saved(&self.pools)?);
             store.append(&Record::Worker(id, Some(saved)));
         }
+        for (worker, output) in self.workers.processes.all_left_outputs() {
+            store.append(&Record::LeftOutput(worker, Some(Box::new(output))));
+        }
         for (pool, generation, paths) in self.workers.spawn_specs.all_saved() {
             store.append(&Record::Paths(pool, generation, paths));
         }
@@ -370,22 +380,22 @@ impl Supervisor {
         }
     }
 
-    /// The engine has the next input: none of the commands that follow from it was executed.
+    /// The engine has the next input: nothing of what follows from it was done.
     pub(super) fn output_begins(&mut self) {
         if let Some(saver) = &mut self.saver {
             saver.progress = Progress {
                 input: self.engine.handled(),
-                commands: 0,
+                steps: 0,
             };
             saver.store.set_progress(saver.progress);
         }
     }
 
-    /// A command was executed.
-    pub(super) fn command_done(&mut self) {
+    /// A command was executed, or all notices of an output were reported.
+    pub(super) fn step_done(&mut self) {
         self.save();
         if let Some(saver) = &mut self.saver {
-            saver.progress.commands += 1;
+            saver.progress.steps += 1;
             saver.store.set_progress(saver.progress);
         }
     }

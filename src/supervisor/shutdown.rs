@@ -193,6 +193,8 @@ impl Supervisor {
             .collect();
         let lost = lost.join("\n");
         self.emit(EventBuilder::new(EventKind::MasterStopped, "stopped"));
+        self.save();
+        self.tell_events();
         let listening = std::mem::take(&mut self.listening);
         run_with_timeout(FILES_TIMEOUT, "the files of unix listeners", move || {
             remove_files(listening)

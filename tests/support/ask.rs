@@ -56,6 +56,19 @@ impl Answered {
 pub struct Asked(BufReader<UnixStream>);
 
 impl Asked {
+    /// The next event of a client that follows them.
+    pub fn event(&mut self) -> Value {
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line);
+        assert!(
+            matches!(read, Ok(bytes) if bytes > 0),
+            "no more events: {read:?}"
+        );
+        let mut answer: Value = serde_json::from_str(&line).expect("an event");
+        assert!(answer["event"].is_object(), "{answer}");
+        answer["event"].take()
+    }
+
     /// Waits for its end.
     pub fn answered(mut self) -> Answered {
         let mut progress = Vec::new();

@@ -13,6 +13,7 @@
 pub mod ask;
 pub mod cases;
 pub mod container;
+pub mod counted;
 pub mod dead_mount;
 pub mod delegated;
 pub mod example;
@@ -184,6 +185,11 @@ pub fn all_ready(status: &Value) -> bool {
             settled && pool["ready"] == pool["wanted"] && pool["alive"] == pool["wanted"]
         })
     })
+}
+
+/// A number from the environment: how long a test goes on, or which random numbers it takes.
+pub fn asked_for(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 /// A number of a status.

@@ -79,7 +79,7 @@ pub(crate) struct Knobs {
     escape: Option<String>,
     /// Where `facts` writes, and others their pids.
     out: Option<String>,
-    /// How many lines `lines` prints …
+    /// How many lines `lines` prints, or `counts` at a time …
     pub(crate) lines: u64,
     /// … and how long each is at least, in bytes.
     width: u64,
@@ -135,6 +135,7 @@ fn main() {
             deaf(&knobs)
         }
         "lines" => lines(&knobs),
+        "counts" => counts(&knobs),
         "closes-fds" => closes_fds(&knobs),
         "flood" => flood(&knobs),
         "escaped" => escaped(&knobs),
@@ -391,6 +392,31 @@ fn lines(knobs: &Knobs) {
         .write_all(text.as_bytes())
         .expect("stdout");
     exit(knobs.exit_code)
+}
+
+/// Prints numbered lines that begin with its own `ROTAD_WORKER`, some of them each `--work-ms`. After TERM it prints how
+/// many there were, and leaves.
+fn counts(knobs: &Knobs) {
+    let mut term = term_stream();
+    begin(knobs);
+    let pause = Duration::from_millis(knobs.work_ms);
+    term.set_read_timeout(Some(pause)).expect("a timeout");
+    let worker = env("ROTAD_WORKER");
+    let print = |text: String| {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes()).expect("stdout");
+        out.flush().expect("stdout");
+    };
+    let mut count = 0;
+    loop {
+        let burst = (count + 1)..=(count + knobs.lines);
+        print(burst.map(|number| format!("{worker} {number}\n")).collect());
+        count += knobs.lines;
+        if std::io::Read::read(&mut term, &mut [0]).is_ok() {
+            print(format!("{worker} ends after {count}\n"));
+            exit(0)
+        }
+    }
 }
 
 /// Closes everything that it was given, stdio too, and waits.

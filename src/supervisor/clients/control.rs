@@ -13,6 +13,8 @@ use std::path::Path;
 impl Supervisor {
     pub(crate) fn on_client_readable(&mut self, client: u64) {
         if let Some(request) = self.clients.read(client, &self.event_loop.poller) {
+            // If this master dies while it answers, the next one answers.
+            self.save();
             self.on_request(client, request);
             self.save();
             self.clients.consume_request(client);
@@ -125,11 +127,13 @@ impl Supervisor {
             Method::Signal { pool, slot, signal } => self.send_signal(client, &pool, slot, signal),
             Method::Upgrade { to } => self.upgrade_requested(client, to),
             Method::Events { follow: true } => {
+                self.save();
                 let latest = self.event_log.latest();
                 self.clients
                     .follow_events(client, latest, &self.event_loop.poller);
             }
             Method::Events { follow: false } => {
+                self.save();
                 let all = self.event_log.all();
                 self.clients
                     .send_events(client, all, &self.event_loop.poller);

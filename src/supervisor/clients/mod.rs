@@ -20,6 +20,7 @@ use crate::exit_code::ExitCode;
 use crate::observe::events::Event;
 use crate::saved_state::tracked::Tracked;
 use crate::supervisor::Supervisor;
+use crate::supervisor::event_log::EventLog;
 use crate::supervisor::reload::ReloadRequest;
 use launch::StartWatch;
 use log_clients::LogClients;
@@ -88,6 +89,7 @@ impl Clients {
         tickets: Tickets,
         stop_clients: Vec<u64>,
         reloads: &[ReloadRequest],
+        events: &EventLog,
         poller: &Poller,
     ) -> Vec<(u64, Request)> {
         *self.tickets = tickets;
@@ -105,6 +107,9 @@ impl Clients {
             }
             if self.server.is_following(client) {
                 self.followers.insert(client, 0);
+                if self.server.told(client) == 0 {
+                    self.server.set_told(client, events.last());
+                }
                 continue;
             }
             let waits = self.tickets.waits_for(client)
@@ -302,6 +307,7 @@ impl Clients {
         }
         self.server.follows(client);
         for event in latest {
+            self.server.set_told(client, event.seq);
             let event = Response::Event(Box::new(event));
             self.server.try_send(client, &event);
         }
@@ -309,23 +315,31 @@ impl Clients {
         self.flush(client, poller);
     }
 
-    /// Sends an event to the clients that follow. One that does not read loses it.
-    pub(crate) fn send_event(&mut self, event: &Event, poller: &Poller) {
-        if self.followers.is_empty() {
-            return;
-        }
-        let event = Response::Event(Box::new(event.clone()));
+    /// Sends the clients that follow what they were not told of yet. Returns whether there was something.
+    pub(crate) fn tell_events(&mut self, events: &EventLog, poller: &Poller) -> bool {
+        let mut any = false;
         for client in self.followers.keys().copied().collect::<Vec<_>>() {
-            self.catch_up(client, poller);
-            // A follower that has missed events gets their number first: events stay in order.
-            let missed = self.followers.get(&client).is_none_or(|missed| *missed > 0);
-            if missed || !self.server.try_send(client, &event) {
-                self.followers
-                    .entry(client)
-                    .and_modify(|missed| *missed += 1);
+            for event in events.after(self.server.told(client)) {
+                any = true;
+                self.send_event(client, event, poller);
             }
-            self.flush(client, poller);
         }
+        any
+    }
+
+    /// Sends an event to a client that follows. One that does not read loses it.
+    fn send_event(&mut self, client: u64, event: &Event, poller: &Poller) {
+        self.server.set_told(client, event.seq);
+        let event = Response::Event(Box::new(event.clone()));
+        self.catch_up(client, poller);
+        // A follower that has missed events gets their number first: events stay in order.
+        let missed = self.followers.get(&client).is_none_or(|missed| *missed > 0);
+        if missed || !self.server.try_send(client, &event) {
+            self.followers
+                .entry(client)
+                .and_modify(|missed| *missed += 1);
+        }
+        self.flush(client, poller);
     }
 
     /// Tells a follower how many events it has missed, once it reads again.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::daemon::{Report, StartContext};
-use crate::observe::events::{EventKind, Ring};
+use crate::observe::events::EventKind;
 use crate::supervisor::event_builder::EventBuilder;
 use std::io::{BufRead, BufReader};
 
@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 struct Fixture {
     clients: Clients,
     poller: Poller,
-    ring: Ring,
+    events: EventLog,
     dir: tempfile::TempDir,
 }
 
@@ -37,7 +37,7 @@ impl Fixture {
         Self {
             clients: Clients::new(Server::new(listener, 0o600), start_watch),
             poller: Poller::new().unwrap(),
-            ring: Ring::default(),
+            events: EventLog::default(),
             dir,
         }
     }
@@ -51,8 +51,8 @@ impl Fixture {
 
     fn emit(&mut self, text: String) {
         let event = EventBuilder::new(EventKind::Request, text).event();
-        let event = self.ring.push(event);
-        self.clients.send_event(event, &self.poller);
+        self.events.record(None, event);
+        self.clients.tell_events(&self.events, &self.poller);
     }
 }
 

@@ -14,9 +14,9 @@ use crate::event_loop::poller::{Interest, Source};
 use crate::event_loop::signals::Signals;
 use crate::exit_code::ExitCode;
 use crate::guardian::{Link, SharedState, Succession};
-use crate::log::WriteRecord;
+use crate::log::{SavedLeftOutput, WorkerOutput, WriteRecord};
 use crate::observe::events::{Event, EventKind};
-use crate::plan::Plan;
+use crate::plan::{LogPlan, Plan};
 use crate::process::{SavedPaths, unreported};
 use crate::runtime_dir::RuntimeDir;
 use crate::runtime_dir::stale_workers::WorkerJournal;
@@ -71,6 +71,7 @@ struct Records {
     plan: Option<Plan>,
     pools: Option<SavedPools>,
     workers: BTreeMap<WorkerId, SavedWorker>,
+    left_outputs: BTreeMap<WorkerId, SavedLeftOutput>,
     paths: Vec<(PoolId, Generation, SavedPaths)>,
     listening: Option<SavedListening>,
     server: Option<crate::control::server::SavedServer>,
@@ -119,6 +120,10 @@ impl Records {
                         worker.set_state(*state);
                     }
                 }
+                Record::LeftOutput(id, Some(output)) => {
+                    all.left_outputs.insert(id, *output);
+                }
+                Record::LeftOutput(id, None) => drop(all.left_outputs.remove(&id)),
                 Record::Paths(pool, generation, paths) => {
                     all.paths.push((pool, generation, paths));
                 }
@@ -145,6 +150,8 @@ impl Records {
 /// What is left to be done once the supervisor exists.
 pub(in crate::supervisor) struct Resume {
     workers: BTreeMap<WorkerId, WorkerProcess>,
+    /// The output of those that are gone, and where it goes.
+    left_outputs: Vec<(WorkerId, (WorkerOutput, LogPlan))>,
     paths: Vec<(PoolId, Generation, SavedPaths)>,
     tickets: Tickets,
     reloads: Vec<ReloadRequest>,
@@ -154,9 +161,7 @@ pub(in crate::supervisor) struct Resume {
     watched: Vec<SeenFiles>,
     signals: Option<TakenSignals>,
     events: Vec<Event>,
-    /// Commands of the last output that were not executed, and its notices.
-    commands: Vec<Command>,
-    notices: Vec<Notice>,
+    rest: Rest,
     /// Inputs that the engine was not given.
     inputs: Vec<(Time, Input)>,
     /// What is missing, for people.
@@ -306,6 +311,15 @@ impl Supervisor {
                 Err(error) => doubts.push(format!("worker {id} cannot be taken over: {error}")),
             }
         }
+        let log_of = |name: &str| {
+            let pool = plan.pools.iter().find(|pool| pool.name == name);
+            pool.map(|pool| &pool.log)
+        };
+        // One that is not there was read to its end.
+        let left_outputs = records.left_outputs.into_iter();
+        let left_outputs: Vec<(WorkerId, (WorkerOutput, LogPlan))> = left_outputs
+            .filter_map(|(id, output)| Some((id, output.restore(&mut table, log_of).ok()?)))
+            .collect();
         let start_watch = match records.start {
             Some(saved) => StartWatch::restore(saved, &mut table),
             None => return Err(missing("start")),
@@ -324,7 +338,8 @@ impl Supervisor {
             .map_err(|error| Failed::at("the runtime directory is not ours any more", error))?;
         let outputs = workers
             .values()
-            .filter_map(|process| process.output.as_ref());
+            .filter_map(|process| process.output.as_ref())
+            .chain(left_outputs.iter().map(|(_, (output, _))| output));
         let record = store
             .shared()
             .log_part()
@@ -384,6 +399,7 @@ impl Supervisor {
         let supervisor = Parts::of(acquired)?.supervisor(tables, reader.clone());
         let resume = Resume {
             workers,
+            left_outputs,
             paths: records.paths,
             tickets: records.tickets,
             reloads: records.reloads,
@@ -393,8 +409,7 @@ impl Supervisor {
             watched: records.watched,
             signals: records.signals,
             events: records.events,
-            commands: replayed.commands,
-            notices: replayed.notices,
+            rest: replayed.rest,
             inputs: replayed.waiting,
             doubts,
         };
@@ -403,6 +418,7 @@ impl Supervisor {
 
     /// Goes on with the workers, the clients and the engine's commands.
     pub(in crate::supervisor) fn resume(&mut self, resume: Resume) {
+        self.save_clock();
         for event in resume.events {
             self.event_log.restore(event);
         }
@@ -425,10 +441,18 @@ impl Supervisor {
             self.workers.processes.restore(id, process);
             self.watch_restored(id);
         }
+        for (id, (output, log)) in resume.left_outputs {
+            self.log.writer.adopt(&output);
+            self.workers.processes.left_output(id, &output, log);
+        }
         let poller = &self.event_loop.poller;
-        let again = self
-            .clients
-            .restore(resume.tickets, stop_clients, &resume.reloads, poller);
+        let again = self.clients.restore(
+            resume.tickets,
+            stop_clients,
+            &resume.reloads,
+            &self.event_log,
+            poller,
+        );
         let succession = self
             .guardian
             .as_ref()
@@ -475,18 +499,14 @@ impl Supervisor {
         let processes = self.workers.processes.iter();
         let known: BTreeSet<WorkerId> = processes.map(|(id, _)| id).collect();
         self.find_unreported();
-        for notice in resume.notices {
-            self.report(notice);
-        }
-        for command in resume.commands {
-            // Such a worker was found, or is spawned again.
-            let is_known =
-                matches!(command, Command::Spawn { worker, .. } if known.contains(&worker));
-            if !is_known {
-                self.execute(command);
+        self.execute_rest(resume.rest.first, &known);
+        if !resume.rest.notices.is_empty() {
+            for notice in resume.rest.notices {
+                self.report(notice);
             }
-            self.command_done();
+            self.step_done();
         }
+        self.execute_rest(resume.rest.then, &known);
         // Not before: a snapshot of the engine knows of no command that is still to be executed.
         self.compact(true);
         self.trees_of_restored();
@@ -494,6 +514,8 @@ impl Supervisor {
         if let Some(upgrade) = resume.upgrade {
             self.resume_upgrade(upgrade, succession);
         }
+        // What was asked before comes first: a status shows the pools that are being made.
+        self.settle();
         for (client, request) in again {
             if upgrades_for == Some(client) {
                 continue;
@@ -502,6 +524,24 @@ impl Supervisor {
         }
         self.settle();
         self.take_missed_signals();
+    }
+
+    /// Executes commands that the dead master has not executed, but for spawns of workers that are `known`: such a worker
+    /// was found, or is spawned again.
+    fn execute_rest(&mut self, commands: Vec<Command>, known: &BTreeSet<WorkerId>) {
+        for command in commands {
+            let is_known =
+                matches!(command, Command::Spawn { worker, .. } if known.contains(&worker));
+            if let Command::Spawn { worker, .. } = command
+                && !is_known
+            {
+                self.workers.remove_unsaved_socket(worker);
+            }
+            if !is_known {
+                self.execute(command);
+            }
+            self.step_done();
+        }
     }
 
     /// What has become of the master before this one, for people.
@@ -653,13 +693,34 @@ fn is_listening(fd: &OwnedFd) -> bool {
     getsockopt(fd, sockopt::AcceptConn).unwrap_or_default() && !is_abstract()
 }
 
+/// What is left to do of the engine's last output, in the order of `settle`: commands, all notices, commands.
+#[derive(Default)]
+struct Rest {
+    first: Vec<Command>,
+    notices: Vec<Notice>,
+    then: Vec<Command>,
+}
+
+impl Rest {
+    /// Leaves out what the dead master has done: each command is a step, and all notices together, if there are any.
+    fn drop_done(&mut self, mut steps: usize) {
+        let done = steps.min(self.first.len());
+        self.first.drain(..done);
+        steps -= done;
+        if steps > 0 && !self.notices.is_empty() {
+            self.notices.clear();
+            steps -= 1;
+        }
+        self.then.drain(..steps.min(self.then.len()));
+    }
+}
+
 /// The engine as the dead master had it.
 struct Replayed {
     engine: EngineQueue,
     /// The time of the last input.
     last: Time,
-    commands: Vec<Command>,
-    notices: Vec<Notice>,
+    rest: Rest,
     waiting: Vec<(Time, Input)>,
 }
 
@@ -675,21 +736,21 @@ fn replay(
     let last = waiting.iter().chain(&recorded).map(|(at, _)| *at).max();
     let last = last.unwrap_or_default().max(engine.now());
     let given = inputs + recorded.len() as u64;
-    let (mut commands, mut notices) = (Vec::new(), Vec::new());
+    let mut rest = Rest::default();
     if !recorded.is_empty() {
-        let (all, said) = engine.replay(recorded)?.split();
-        let (first, then) = in_order(all);
-        let executed = progress.commands as usize;
-        if executed < first.len() {
-            notices = said;
-        }
-        commands = first.into_iter().chain(then).skip(executed).collect();
+        let (commands, notices) = engine.replay(recorded)?.split();
+        let (first, then) = in_order(commands);
+        rest = Rest {
+            first,
+            notices,
+            then,
+        };
+        rest.drop_done(progress.steps as usize);
     }
     Ok(Replayed {
         engine: EngineQueue::restored(engine, given, last),
         last,
-        commands,
-        notices,
+        rest,
         waiting,
     })
 }

@@ -2,9 +2,10 @@
 //! `exits.rs` records exits, `orphans.rs` removes entries once the whole process tree is gone.
 
 use crate::guardian::Link;
-use crate::log::{LogWriter, WorkerOutput};
+use crate::log::{LeftOutput, LogWriter, SavedLeftOutput, WorkerOutput};
 use crate::notify_socket::NotifySocket;
 use crate::observe::status::LastExit;
+use crate::plan::LogPlan;
 use crate::process::cgroup::Cgroup;
 use crate::process::procfs::Stat;
 use crate::process::tree::{ProcessTree, ScanRequest};
@@ -147,9 +148,49 @@ pub(crate) struct ProcessTable {
     refused: BTreeMap<WorkerId, io::Error>,
     /// The kernel has no pidfds: exits are checked at each SIGCHLD.
     pub without_pidfds: bool,
+    /// The output of workers that are not in the table any more, and whether it is saved.
+    left_outputs: BTreeMap<WorkerId, (LeftOutput, bool)>,
 }
 
 impl ProcessTable {
+    /// The log writer goes on reading the output of a worker that has left the table.
+    pub(crate) fn left_output(&mut self, id: WorkerId, output: &WorkerOutput, log: LogPlan) {
+        match output.left(log) {
+            Ok(left) => drop(self.left_outputs.insert(id, (left, false))),
+            Err(error) => {
+                tracing::warn!("the last lines of a worker are lost if this master dies: {error}");
+            }
+        }
+    }
+
+    /// The outputs of workers that have left the table since the last call, and None for those that were read to their
+    /// end.
+    pub(crate) fn take_left_outputs(&mut self) -> Vec<(WorkerId, Option<SavedLeftOutput>)> {
+        let mut changes = Vec::new();
+        self.left_outputs.retain(|id, (output, is_saved)| {
+            let saved = output.saved();
+            let goes_on = saved.is_some();
+            if goes_on != *is_saved {
+                changes.push((*id, saved.cloned()));
+                *is_saved = true;
+            }
+            goes_on
+        });
+        changes
+    }
+
+    /// All outputs of workers that have left the table and are still read.
+    pub(crate) fn all_left_outputs(&mut self) -> Vec<(WorkerId, SavedLeftOutput)> {
+        self.left_outputs.retain(|_, (output, is_saved)| {
+            *is_saved = true;
+            output.saved().is_some()
+        });
+        let outputs = self.left_outputs.iter();
+        outputs
+            .filter_map(|(id, (output, _))| Some((*id, output.saved()?.clone())))
+            .collect()
+    }
+
     /// The workers that hold a socket. One that waits for a port has none yet.
     pub(crate) fn holders_of(&self, listener: ListenerId) -> Vec<WorkerId> {
         let holds = |process: &WorkerProcess| {

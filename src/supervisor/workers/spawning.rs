@@ -176,6 +176,11 @@ impl Workers {
         vec![Action::Spawn { worker, port }]
     }
 
+    /// A dead master may have made the notify socket of a worker that it had not spawned, and not have saved it.
+    pub(crate) fn remove_unsaved_socket(&self, worker: WorkerId) {
+        std::fs::remove_file(self.notify_dir.join(worker.to_string())).ok();
+    }
+
     /// Takes the result of a spawn.
     pub(crate) fn on_spawn_result(
         &mut self,
@@ -362,6 +367,8 @@ impl Workers {
         }
         if let Some(output) = &process.output {
             context.log.ended(output);
+            let log = process.spec.plan.log.clone();
+            self.processes.left_output(worker, output, log);
         }
         if let ProcessStage::Alive(child) = process.stage {
             if let Some(pidfd) = child.pidfd()

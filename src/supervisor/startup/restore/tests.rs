@@ -7,11 +7,11 @@ use super::*;
 use rotad_core::PoolState;
 use serde_json::Value;
 
-/// Saved by rotad 0.1.0 as its format 1, after 81 inputs and one command of the last.
+/// Saved by rotad 0.1.0 as its format 1, after 81 inputs and one step of the last.
 const FORMAT_1: &str = include_str!("../states/format-1.jsonl");
 const PROGRESS: Progress = Progress {
     input: 81,
-    commands: 1,
+    steps: 1,
 };
 
 fn lines(text: &str) -> Vec<String> {
