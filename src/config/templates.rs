@@ -114,6 +114,9 @@ pub(super) fn path(
     per_slot: bool,
     what: &str,
 ) -> Option<Template> {
+    if parser.refuses_path(text) {
+        return None;
+    }
     let names = Names {
         listen: &[],
         passed: 0,
