@@ -80,6 +80,14 @@ impl Project {
         }
     }
 
+    /// The same, and it answers afterwards.
+    fn serves_and_rolls(&mut self, name: &str) {
+        self.rolls(&[name]);
+        let body = get(&self.site.address(), "/").expect("an answer");
+        assert!(body.contains(" hello"), "{body}");
+        self.site.stop_politely(60);
+    }
+
     /// What the screen and the file say about why a roll has a gap.
     fn assert_says(&self, words: &str) {
         assert!(self.init.out.contains(words), "{}", self.init.out);
@@ -140,10 +148,7 @@ fn fastapi_is_run_by_the_asgi_server_that_the_project_names() {
             8000,
         );
         project.assert_says(&format!("FastAPI(…) in main.py, {server}"));
-        project.rolls(&["web"]);
-        let body = get(&project.site.address(), "/").expect("an answer");
-        assert!(body.contains(" hello"), "{server}: {body}");
-        project.site.stop_politely(60);
+        project.serves_and_rolls("web");
     }
 }
 
@@ -154,10 +159,7 @@ fn granian_is_replaced_one_after_the_other() {
     }
     let mut project = Project::new(&[FASTAPI, ("requirements.txt", "granian\n")], &[], 8000);
     project.assert_says("surge = 0: it opens its port itself");
-    project.rolls(&["web"]);
-    let body = get(&project.site.address(), "/").expect("an answer");
-    assert!(body.contains(" hello"), "{body}");
-    project.site.stop_politely(60);
+    project.serves_and_rolls("web");
 }
 
 #[test]
@@ -195,9 +197,9 @@ application = get_wsgi_application()
 ",
         ),
     ];
-    let project = Project::new(&files, &[], 8000);
+    let mut project = Project::new(&files, &[], 8000);
     project.assert_says("Django: shop/wsgi.py, gunicorn");
-    project.rolls_without_loss("web");
+    project.serves_and_rolls("web");
 }
 
 #[test]
@@ -208,10 +210,7 @@ fn a_rack_application_is_run_by_puma() {
     let config = "run ->(env) { [200, { 'content-type' => 'text/plain' }, [\"#{Process.pid} #{ENV['ROTAD_GENERATION']} hello\"]] }\n";
     let mut project = Project::new(&[("config.ru", config)], &[], 3000);
     project.assert_says("config.ru, puma");
-    project.rolls(&["web"]);
-    let body = get(&project.site.address(), "/").expect("an answer");
-    assert!(body.contains(" hello"), "{body}");
-    project.site.stop_politely(60);
+    project.serves_and_rolls("web");
 }
 
 /// Debian's php-fpm has its version in its name.
@@ -335,10 +334,7 @@ fn a_typed_command_is_given_rotads_socket() {
     ];
     let mut project = Project::new(&[FASTAPI], &command, port.parse().expect("a number"));
     project.assert_says("added to the command: --fd 3");
-    project.rolls(&["web"]);
-    let body = get(&project.site.address(), "/").expect("an answer");
-    assert!(body.contains(" hello"), "{body}");
-    project.site.stop_politely(60);
+    project.serves_and_rolls("web");
 }
 
 #[test]
@@ -377,10 +373,10 @@ app.listen(process.env.PORT || 3000);
 ",
         ),
     ];
-    let project = Project::new(&files, &[], 3000);
+    let mut project = Project::new(&files, &[], 3000);
     std::os::unix::fs::symlink(node_modules(), project.site.path("node_modules")).expect("a link");
     project.assert_says("listen(PORT) takes rotad's socket");
-    project.rolls_without_loss("web");
+    project.serves_and_rolls("web");
 }
 
 #[test]
