@@ -4,10 +4,8 @@
 use super::pool::{Address, Pool, Socket};
 use super::project::Project;
 use super::{node, php, python, ruby};
+use crate::import::{self, Imported, Options};
 use std::path::Path;
-
-/// Characters that make a shell do more than start a program.
-const SHELL_SYNTAX: &str = "$`&|;<>()*?[]{}~#!\n";
 
 /// What `init` writes for a directory.
 #[derive(Debug, Default)]
@@ -18,6 +16,8 @@ pub(super) struct Found {
     pub(super) files: Vec<(&'static str, String)>,
     /// What else there is, and is not used.
     pub(super) notes: Vec<String>,
+    /// The configuration of another process manager that is taken over, and what was made of it.
+    pub(super) imported: Option<(&'static str, Imported)>,
 }
 
 impl From<Vec<Pool>> for Found {
@@ -45,10 +45,50 @@ pub(super) fn find(here: &Path, command: &[String]) -> Found {
     found
 }
 
+/// Files of other process managers that can be read without running anything.
+const SOURCES: [&str; 4] = [
+    "Procfile",
+    "supervisord.conf",
+    "ecosystem.config.json",
+    "ecosystem.json",
+];
+
+/// Files of pm2 that only node can read, by running them.
+const SCRIPTS: [&str; 3] = [
+    "ecosystem.config.js",
+    "ecosystem.config.cjs",
+    "ecosystem.config.mjs",
+];
+
+/// A configuration that somebody has written for these processes comes before anything that can be concluded.
 fn of_files(project: Project<'_>) -> Found {
-    if let Some(pools) = procfile(project) {
-        return pools.into();
+    let mut notes = Vec::new();
+    if let Some(name) = project.first(&SOURCES) {
+        let options = Options {
+            base: project.root().to_owned(),
+            ..Options::default()
+        };
+        match import::import(&[project.root().join(name)], &options) {
+            Ok(imported) => {
+                return Found {
+                    imported: Some((name, imported)),
+                    ..Found::default()
+                };
+            }
+            Err(error) => notes.push(format!("{name} is not taken over: {error}")),
+        }
     }
+    if let Some(name) = project.first(&SCRIPTS) {
+        notes.push(format!(
+            "{name} is here: `rotad import {name}` takes it over (node runs the file, so init does not)"
+        ));
+    }
+    let mut found = of_sources(project);
+    found.notes.splice(0..0, notes);
+    found
+}
+
+fn of_sources(project: Project<'_>) -> Found {
     let node = node::web(project);
     let mut found = if let Some(pools) = ruby::pools(project) {
         Found::from(pools)
@@ -306,70 +346,6 @@ fn of_php(rest: &[String], typed: Pool) -> Pool {
     }
 }
 
-/// `NAME: COMMAND` lines. `web` gets its port in PORT, as on other platforms; `release` is skipped, since it is not a
-/// process that keeps running.
-fn procfile(project: Project<'_>) -> Option<Vec<Pool>> {
-    let text = project.read("Procfile")?;
-    let line = |line: &str| {
-        let (name, command) = line.split_once(':')?;
-        let (name, command) = (name.trim(), command.trim());
-        let valid = |c: u8| c.is_ascii_alphanumeric() || b"_-".contains(&c);
-        let good = !name.is_empty()
-            && name.len() <= 64
-            && name.bytes().all(valid)
-            && name != "release"
-            && !command.is_empty();
-        good.then(|| {
-            let mut pool = recognised(project, &words(command));
-            pool.name = name.to_owned();
-            pool.origin = "Procfile".to_owned();
-            if name == "web" && !matches!(pool.socket, Socket::Inherited(_)) {
-                pool = pool.binds(
-                    Some(Address::local(8000)),
-                    "`listen` and a program that takes descriptor 3 lose none",
-                );
-                pool.env.push(("PORT".to_owned(), "8000".to_owned()));
-            }
-            pool
-        })
-    };
-    let mut pools: Vec<Pool> = text
-        .lines()
-        .filter(|text| !text.starts_with('#'))
-        .filter_map(line)
-        .collect();
-    let mut names = std::collections::BTreeSet::new();
-    pools.retain(|pool| names.insert(pool.name.clone()));
-    (!pools.is_empty()).then_some(pools)
-}
-
-/// The words of a command line. A line that needs a shell becomes `sh -c LINE`.
-fn words(line: &str) -> Vec<String> {
-    plain(line).unwrap_or_else(|| {
-        // With `exec`, a single program replaces the shell, so that signals reach it.
-        let one = !line.contains(['&', '|', ';', '(', '\n']) && !assignment(line);
-        let line = if one {
-            format!("exec {line}")
-        } else {
-            line.to_owned()
-        };
-        vec!["sh".to_owned(), "-c".to_owned(), line]
-    })
-}
-
-fn plain(line: &str) -> Option<Vec<String>> {
-    let simple = !line.contains(|c| SHELL_SYNTAX.contains(c)) && !assignment(line);
-    shell_words::split(line)
-        .ok()
-        .filter(|words| simple && !words.is_empty())
-}
-
-fn assignment(line: &str) -> bool {
-    line.split_whitespace()
-        .next()
-        .is_some_and(|word| word.contains('='))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::project::tests::directory;
@@ -384,23 +360,13 @@ mod tests {
             .collect()
     }
 
+    fn words(line: &str) -> Vec<String> {
+        shell_words::split(line).unwrap()
+    }
+
     fn typed(line: &str) -> Pool {
         let directory = directory(&[]);
         of_command(Project::new(directory.path()), &words(line))
-    }
-
-    #[test]
-    fn a_procfile_is_read() {
-        let procfile = "# ours\nrelease: ./migrate\nweb: ./serve --port $PORT\nmail: ./mail 'a b'\nweb: again\n";
-        assert_eq!(
-            commands(&[("Procfile", procfile)]),
-            ["web: sh -c exec ./serve --port $PORT", "mail: ./mail a b"]
-        );
-        let both = "jobs: cd jobs && A=1 ./run\n";
-        assert_eq!(
-            commands(&[("Procfile", both)]),
-            ["jobs: sh -c cd jobs && A=1 ./run"]
-        );
     }
 
     #[test]

@@ -79,6 +79,12 @@ fn write(full: bool, command: &[String]) -> Result<ExitCode, String> {
             }
         })?;
     }
+    if let Some((_, imported)) = &found.imported {
+        let account = imported.account.to_string();
+        if !account.is_empty() {
+            print::plain_error(&account);
+        }
+    }
     let valid = check(&config);
     print_summary(&found, &config, &unit);
     Ok(if valid {
@@ -88,12 +94,17 @@ fn write(full: bool, command: &[String]) -> Result<ExitCode, String> {
     })
 }
 
-/// The configuration with these pools, or with the sample's example if there are none.
+/// The configuration with these pools, or with the sample's example if there are none. What was imported has a `[master]`
+/// of its own and stays as it is.
 fn text(found: &Found, full: bool) -> String {
+    if let Some((_, imported)) = &found.imported {
+        return imported.text.clone();
+    }
     let (keys, example) = SAMPLE.split_at(example_at());
     let mut text = if full { keys } else { HEAD }.trim_end().to_owned();
     text.push('\n');
     for note in &found.notes {
+        let note = note.replace('\n', "\n# ");
         text.push_str(&format!("\n# {note}\n"));
     }
     for pool in &found.pools {
@@ -145,7 +156,15 @@ fn check(config: &Path) -> bool {
 
 fn print_summary(found: &Found, config: &Path, unit: &Path) {
     let mut text = format!("wrote {}\n", config.display());
-    if found.pools.is_empty() {
+    if let Some((name, imported)) = &found.imported {
+        text.push_str(&format!(
+            "  made from {name}, as `rotad import {name}` does: {}\n",
+            imported.account.counts()
+        ));
+        for (pool, command) in pools_of(&imported.text) {
+            text.push_str(&format!("  pool {pool}: {command}\n"));
+        }
+    } else if found.pools.is_empty() {
         text.push_str(
             "  pool hello: an example, to be replaced (`rotad init -- COMMAND` writes yours)\n",
         );
@@ -180,6 +199,26 @@ fn print_summary(found: &Found, config: &Path, unit: &Path) {
         to = shell_words::quote(&format!("/etc/systemd/system/{name}.service")),
     ));
     print::line(&text);
+}
+
+/// The pools of a configuration and their commands, as they are written.
+fn pools_of(text: &str) -> Vec<(String, String)> {
+    let table: toml::Table = toml::from_str(text).unwrap_or_default();
+    let pools = table.get("pool").and_then(toml::Value::as_table);
+    pools
+        .into_iter()
+        .flatten()
+        .map(|(name, pool)| {
+            let command = match pool.get("command") {
+                Some(toml::Value::Array(words)) => {
+                    shell_words::join(words.iter().filter_map(toml::Value::as_str))
+                }
+                Some(toml::Value::String(line)) => line.clone(),
+                _ => String::new(),
+            };
+            (name.clone(), print::sanitize(command).to_string())
+        })
+        .collect()
 }
 
 /// The name of the service: the master's name.

@@ -50,6 +50,11 @@ impl<'a> Project<'a> {
         Self { root }
     }
 
+    /// The directory itself.
+    pub(super) fn root(&self) -> &'a Path {
+        self.root
+    }
+
     /// The text of a file, if it is one of a sensible size.
     pub(super) fn read(&self, path: &str) -> Option<String> {
         let path = self.root.join(path);
