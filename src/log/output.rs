@@ -290,10 +290,11 @@ mod tests {
     fn the_output_of_a_worker_that_has_left_is_saved_until_it_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let log = LogPlan {
-            stdout: Sink::File(dir.path().join("out.log")),
+            stdout: Sink::File(dir.path().join("out.log").into()),
             stderr: Sink::Stdout,
             max_size: 0,
             keep: 0,
+            timestamps: false,
             access: FileAccess::default(),
         };
         let null = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
