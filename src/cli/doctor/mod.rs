@@ -139,7 +139,7 @@ mod tests {
         );
         assert_eq!(
             text,
-            "kernel\n  ● pidfds          yes\n  ◐ close_range(2)  no\n                      \
+            "kernel\n  ● pidfds          yes\n  ◐ close_range(2)  no\n                    \
              the master goes on alone\nrotad runs here; one thing is done another way (◐)\n"
         );
         let text = render(

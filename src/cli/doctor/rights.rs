@@ -161,8 +161,10 @@ fn confinement(status: &str) -> Option<Finding> {
 /// Whether a file can be made in `wanted`, or the directory itself where it is missing.
 fn directory(name: &'static str, wanted: &Path, instead: &str) -> Finding {
     let shown = wanted.display();
-    let existing = wanted.ancestors().find(|dir| dir.exists());
-    let writable = |dir: &&Path| access(*dir, AccessFlags::W_OK | AccessFlags::X_OK).is_ok();
+    let existing = wanted.ancestors().find(|path| path.exists());
+    let writable = |path: &&Path| {
+        path.is_dir() && access(*path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+    };
     match existing.filter(writable) {
         Some(dir) if dir == wanted => Finding::works(name, format!("{shown}")),
         Some(_) => Finding::works(name, format!("{shown}, which is made at the first start")),
@@ -201,7 +203,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let found = directory("x", &dir.path().join("a/b"), "no");
         assert_eq!(found.verdict, super::super::Verdict::Works);
-        let found = directory("x", Path::new("/proc/a/b"), "use another");
+        let found = directory("x", Path::new("/dev/null/a"), "use another");
         assert_eq!(found.verdict, super::super::Verdict::Less);
         assert_eq!(found.means, "use another");
     }
