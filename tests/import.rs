@@ -11,16 +11,35 @@ use support::{Run, rotad};
 /// A directory below tests/import/shapes, and how it is imported.
 const SHAPES: &[(&str, &[&str])] = &[
     ("01-tornado", &["supervisord.conf"]),
+    ("02-media", &["supervisord.conf"]),
     ("03-browser", &["node.conf"]),
     ("04-bench", &["supervisor.conf"]),
     ("05-django", &["Procfile"]),
     ("06-rails", &["Procfile"]),
+    (
+        "07-cluster",
+        &["ecosystem.config.js", "--env", "production"],
+    ),
     ("08-pnpm", &["ecosystem.config.cjs"]),
+    ("09-chaussette", &["circus.ini"]),
     ("10-streaming", &["streaming@.service"]),
+    (
+        "11-unit",
+        &[
+            "shop.socket",
+            "shop.service",
+            "shop-worker.service",
+            "shop-clean.service",
+        ],
+    ),
+    ("12-compose", &["process-compose.yaml"]),
+    ("13-horust", &["api.toml", "database.toml"]),
     ("14-fcgi", &["asgi.conf"]),
+    ("15-einhorn", &["run.sh"]),
+    ("16-starter", &["start.sh"]),
     ("17-laravel", &["supervisord.conf"]),
-    ("19-pm2-json", &["process.json"]),
-    ("20-pm2-yaml", &["pm2.yml", "--env", "staging"]),
+    ("18-pm2-json", &["process.json"]),
+    ("19-pm2-yaml", &["pm2.yml", "--env", "staging"]),
 ];
 
 fn shape(name: &str) -> PathBuf {
@@ -38,6 +57,7 @@ fn import_in(dir: &Path, arguments: &[&str]) -> Run {
         ("START_XVFB", "true"),
         ("DATABASE_URL", "not to be seen"),
         ("CACHE_HOST", "not to be seen"),
+        ("APP_HOME", "/srv"),
         ("PWD", dir.to_str().expect("a path")),
     ] {
         command.env(name, value);

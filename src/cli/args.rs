@@ -207,7 +207,7 @@ pub(super) enum Verb {
     /// Make a configuration from that of another process manager
     ///
     /// Each key of the source is taken, otherwise (what differs), lost (what to do instead) or not needed; all but the
-    /// first are shown. Files of supervisord, and Procfiles. Never overwrites a file.
+    /// first are shown. Never overwrites a file.
     Import(ImportArgs),
     /// Print completions for a shell
     Completions {
@@ -266,7 +266,7 @@ pub(super) struct StatusArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
     /// The files to read
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE", required_unless_present = "command")]
     pub(super) files: Vec<PathBuf>,
     /// What the files are; default: by name and content
     #[arg(long = "from", value_name = "KIND", value_parser = value_parsers::import_kind())]
@@ -280,6 +280,9 @@ pub(super) struct ImportArgs {
     /// Write nothing and exit with 1 if a key is lost
     #[arg(long)]
     pub(super) strict: bool,
+    /// A command line of Einhorn or Server::Starter, in place of a file
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<String>,
 }
 
 #[cfg(test)]
@@ -328,7 +331,8 @@ mod tests {
             completions bash|man|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\
             demo --once --port 0|check --json a.toml|start --no-wait --take-over|start web api --timeout 5s|\
             stop web api --timeout 5s|logs --follow|logs web/0 -n 3|events --json|rollback --drained|rollback web --to 2|rollback --dry-run --to 3|status -w --json|\
-            import a.conf b.conf --from supervisord -o - --strict|import Procfile --env production";
+            import a.conf b.conf --from supervisord -o - --strict|import Procfile --env production|\
+            import -- einhorn -n 2 serve";
         for line in good.split('|') {
             let words = ["rotad"].into_iter().chain(line.split_whitespace());
             assert!(Args::try_parse_from(words).is_ok(), "{line}");

@@ -37,6 +37,7 @@ pub(super) fn import(config: Option<&Path>, args: &ImportArgs) -> ExitCode {
     let options = Options {
         kind: args.kind.as_deref().and_then(Kind::named),
         profile: args.profile.clone(),
+        command: args.command.clone(),
         base: config::base_of(&target),
     };
     let imported = match import::import(&args.files, &options) {

@@ -111,7 +111,7 @@ fn bare(name: &str) -> String {
 }
 
 /// The keys of a pool in the order in which they are written.
-const ORDER: [&str; 46] = [
+const ORDER: [&str; 47] = [
     "kind",
     "command",
     "count",
@@ -131,6 +131,7 @@ const ORDER: [&str; 46] = [
     "ready",
     "ready_timeout",
     "stop",
+    "max_starting",
     "essential",
     "reload.surge",
     "reload.soak",
@@ -169,7 +170,14 @@ const OWN: [&str; 8] = [
 ];
 
 /// Keys that oneshots may not have, besides those of [`OWN`].
-const NOT_FOR_ONESHOTS: [&str; 5] = ["ready", "essential", "reload.", "recycle.", "health."];
+const NOT_FOR_ONESHOTS: [&str; 6] = [
+    "ready",
+    "max_starting",
+    "essential",
+    "reload.",
+    "recycle.",
+    "health.",
+];
 
 fn is_default(key: &str, value: &Value) -> bool {
     let default: Value = match key {

@@ -1,4 +1,4 @@
-//! INI files: the dialects of supervisord (Python's ConfigParser) and systemd. Every key has its place.
+//! INI files: the dialects of supervisord and circus (Python's ConfigParser), and systemd's. Every key has its place.
 
 use super::ledger::{Key, Keys, Ledger, Text, Unreadable};
 use std::ops::Range;
@@ -8,6 +8,8 @@ use std::ops::Range;
 pub(super) enum Dialect {
     /// supervisord: `=` or `:`, names in any case, continued by indentation, a comment after ` ;`.
     Supervisord,
+    /// circus: the same, with comments on lines of their own alone.
+    Circus,
     /// systemd: `=` alone, names as they are, continued by `\` at the end.
     Systemd,
 }
@@ -102,7 +104,7 @@ pub(super) fn read(
         }
         let code = match dialect {
             Dialect::Supervisord => without_comment(line),
-            Dialect::Systemd => line,
+            Dialect::Circus | Dialect::Systemd => line,
         };
         if code.trim().is_empty() {
             continue;
@@ -142,7 +144,7 @@ pub(super) fn read(
         }
         let at = match dialect {
             Dialect::Systemd => trimmed.find('='),
-            Dialect::Supervisord => trimmed.find(['=', ':']),
+            Dialect::Supervisord | Dialect::Circus => trimmed.find(['=', ':']),
         };
         let Some(at) = at else {
             return Err(text.fault(&span, "expected KEY = VALUE"));
@@ -154,7 +156,7 @@ pub(super) fn read(
                 continued = goes_on;
                 (name.to_owned(), value)
             }
-            Dialect::Supervisord => (name.to_lowercase(), &trimmed[at + 1..]),
+            Dialect::Supervisord | Dialect::Circus => (name.to_lowercase(), &trimmed[at + 1..]),
         };
         raw = Some(Raw {
             name,

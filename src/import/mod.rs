@@ -5,13 +5,17 @@
 //! otherwise, lost or not needed. `account` prints that; `shell` and `words` know what the sources have in common.
 
 mod account;
+mod circus;
 mod draft;
+mod horust;
 mod ini;
 mod javascript;
 mod ledger;
 mod pm2;
+mod process_compose;
 mod procfile;
 mod shell;
+mod starters;
 mod supervisord;
 mod systemd;
 mod tree;
@@ -22,6 +26,7 @@ pub use ledger::{Entry, Outcome, Unreadable};
 
 use draft::Draft;
 use ledger::{Ledger, Text};
+use starters::Starter;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -39,15 +44,30 @@ pub enum Kind {
     Pm2,
     /// systemd's services, with their templates, drop-ins and sockets.
     Systemd,
+    /// circus.ini.
+    Circus,
+    /// process-compose.yaml.
+    ProcessCompose,
+    /// Horust's services.
+    Horust,
+    /// A command line of Einhorn.
+    Einhorn,
+    /// A command line of Server::Starter.
+    ServerStarter,
 }
 
 impl Kind {
     /// All of them, with the names that `--from` takes.
-    pub const ALL: [(&'static str, Self); 4] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("supervisord", Self::Supervisord),
         ("procfile", Self::Procfile),
         ("pm2", Self::Pm2),
         ("systemd", Self::Systemd),
+        ("circus", Self::Circus),
+        ("process-compose", Self::ProcessCompose),
+        ("horust", Self::Horust),
+        ("einhorn", Self::Einhorn),
+        ("server-starter", Self::ServerStarter),
     ];
 
     /// The name that `--from` takes.
@@ -71,13 +91,25 @@ impl Kind {
         if supervisord::fits(&text.text) {
             return Some(Self::Supervisord);
         }
+        if circus::fits(&text.text) {
+            return Some(Self::Circus);
+        }
+        if process_compose::fits(text) {
+            return Some(Self::ProcessCompose);
+        }
+        if horust::fits(text) {
+            return Some(Self::Horust);
+        }
         if pm2::fits(text) {
             return Some(Self::Pm2);
         }
         if systemd::fits(text) {
             return Some(Self::Systemd);
         }
-        None
+        starters::find(&text.text).map(|starter| match starter {
+            Starter::Einhorn => Self::Einhorn,
+            Starter::ServerStarter => Self::ServerStarter,
+        })
     }
 }
 
@@ -88,6 +120,8 @@ pub struct Options {
     pub kind: Option<Kind>,
     /// The profile that is merged (`env_NAME` of pm2, the environment of others).
     pub profile: Option<String>,
+    /// A command line to read, besides files or in place of them.
+    pub command: Vec<String>,
     /// The directory that relative paths of the result are relative to.
     pub base: PathBuf,
 }
@@ -117,10 +151,13 @@ struct Import {
 impl Import {
     /// A path of the source, which is relative to `from`, as the result writes it.
     fn path(&self, from: &Path, path: &str) -> String {
-        if path.starts_with('/') {
+        let from = absolute(from);
+        // An absolute one stays, unless it was made of the directory of the source.
+        let made = from.parent().is_some() && Path::new(path).starts_with(&from);
+        if path.starts_with('/') && !made {
             return path.to_owned();
         }
-        let whole = clean(&absolute(from).join(path));
+        let whole = clean(&from.join(path));
         match whole.strip_prefix(&self.base) {
             Ok(below) if below.as_os_str().is_empty() => ".".to_owned(),
             Ok(below) => below.to_string_lossy().into_owned(),
@@ -165,6 +202,10 @@ pub fn import(files: &[PathBuf], options: &Options) -> Result<Imported, Unreadab
     for file in files {
         texts.push(read(file)?);
     }
+    if !options.command.is_empty() {
+        let line = shell_words::join(&options.command);
+        texts.push(Text::new(Path::new("command line"), &line));
+    }
     let kind = match options.kind {
         Some(kind) => kind,
         None => kind_of(&texts)?,
@@ -180,8 +221,22 @@ pub fn import(files: &[PathBuf], options: &Options) -> Result<Imported, Unreadab
         Kind::Procfile => procfile::read(&mut import, &texts)?,
         Kind::Pm2 => pm2::read(&mut import, &texts)?,
         Kind::Systemd => systemd::read(&mut import, &texts)?,
+        Kind::Circus => circus::read(&mut import, &texts)?,
+        Kind::ProcessCompose => process_compose::read(&mut import, &texts)?,
+        Kind::Horust => horust::read(&mut import, &texts)?,
+        Kind::Einhorn | Kind::ServerStarter => {
+            let starter = match kind {
+                Kind::Einhorn => Starter::Einhorn,
+                _ => Starter::ServerStarter,
+            };
+            for text in &texts {
+                starters::read(&mut import, text, starter)?;
+            }
+        }
     }
-    let first = files.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
+    let first = texts
+        .first()
+        .map_or(Path::new(""), |text| text.file.as_path());
     if import.draft.pools.is_empty() {
         return Err(Unreadable::file(
             first,
@@ -189,9 +244,9 @@ pub fn import(files: &[PathBuf], options: &Options) -> Result<Imported, Unreadab
         ));
     }
     let entries = import.ledger.entries();
-    let names: Vec<String> = files
+    let names: Vec<String> = texts
         .iter()
-        .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
+        .filter_map(|text| Some(text.file.file_name()?.to_string_lossy().into_owned()))
         .collect();
     let title = format!("Made from {} by `rotad import`.", names.join(", "));
     let text = import.draft.render(&title, &entries);

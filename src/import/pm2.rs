@@ -100,7 +100,7 @@ fn app(import: &mut Import, text: &Text, part: &str, number: usize, mut keys: Ke
     let mut pool = Pool::new(&name, part, format!("app {} of {file}", number + 1));
     let mut here = import.path(&dir, ".");
     if let Some(key) = keys.take("cwd") {
-        here = import.path(&dir, &local(&dir, &plain(&key.taken())));
+        here = import.path(&dir, &plain(&key.taken()));
     }
     pool.keys.set("working_directory", here.clone());
     let steps = command(import, &mut pool, script, &mut keys);
@@ -155,16 +155,6 @@ fn app(import: &mut Import, text: &Text, part: &str, number: usize, mut keys: Ke
 /// A text without placeholders: of a variable its default.
 fn plain(node: &Node) -> String {
     javascript::plain(&node.text().unwrap_or_default())
-}
-
-/// A path that the file made with `__dirname` is relative to its directory again.
-fn local(dir: &Path, path: &str) -> String {
-    let dir = std::path::absolute(dir).unwrap_or_default();
-    match Path::new(path).strip_prefix(&dir) {
-        Ok(below) if below.as_os_str().is_empty() => ".".to_owned(),
-        Ok(below) => below.to_string_lossy().into_owned(),
-        Err(_) => path.to_owned(),
-    }
 }
 
 /// A text with placeholders.
@@ -643,7 +633,7 @@ fn logs(
             "null" | "/dev/null" | "" => "null".to_owned(),
             _ => match words::sink(&path) {
                 file if words::is_file(&file) => {
-                    let file = template(&import.path(dir, &local(dir, &file)));
+                    let file = template(&import.path(dir, &file));
                     if merged { file } else { numbered(&file) }
                 }
                 other => other,
@@ -656,7 +646,7 @@ fn logs(
     if let Some(key) = keys.take_one_of(&["log_file", "log"]) {
         if files.is_empty() {
             // Both streams in one file: what `stderr` does by itself.
-            let path = import.path(dir, &local(dir, &plain(&key.value)));
+            let path = import.path(dir, &plain(&key.value));
             pool.keys.set("log.stdout", template(&path));
             files.push(path);
             key.taken();

@@ -205,7 +205,7 @@ fn daemon(import: &mut Import, sections: &mut [Section]) {
 }
 
 fn supervisord(import: &mut Import, section: &mut Section) {
-    let here = section.text.dir().to_owned();
+    let here = super::absolute(section.text.dir());
     let keys = &mut section.keys;
     let place = |value: &str| value.replace("%(here)s", &here.to_string_lossy());
     keys.not_needed(
@@ -221,11 +221,12 @@ fn supervisord(import: &mut Import, section: &mut Section) {
             logs = true;
             let ours = own_file(&path);
             let value = import.path(&here, &ours);
+            let differs = format!("rotad's own log: {value}");
             import.draft.master.insert("log_file", value.into());
             if ours == path {
                 key.taken();
             } else {
-                key.otherwise(format!("rotad's own log: {ours}"));
+                key.otherwise(differs);
             }
         }
     }
@@ -272,11 +273,12 @@ fn supervisord(import: &mut Import, section: &mut Section) {
         let path = place(&key.value);
         let ours = own_file(&path);
         let value = import.path(&here, &ours);
+        let differs = format!("rotad's own pid file: {value}");
         import.draft.master.insert("pid_file", value.into());
         if ours == path {
             key.taken();
         } else {
-            key.otherwise(format!("rotad's own pid file: {ours}"));
+            key.otherwise(differs);
         }
     }
     if let Some(key) = keys.take("umask") {
@@ -609,7 +611,7 @@ fn read_program(
     group: Option<&str>,
     fcgi: bool,
 ) -> Option<Program> {
-    let here = section.text.dir().to_owned();
+    let here = super::absolute(section.text.dir());
     let origin = section.origin.clone();
     let part = section.name.clone();
     let keys = &mut section.keys;
@@ -951,13 +953,7 @@ fn runs_as(import: &mut Import, keys: &mut Keys<String>, pool: &mut Pool, names:
         let mut differs = Vec::new();
         let path = expand(&key.value, names, false, &mut differs);
         let path = import.path(names.here, &path);
-        // A `cd` before the program starts from there.
-        let path = match pool.keys.text("working_directory") {
-            Some(below) if !below.starts_with('/') => format!("{path}/{below}"),
-            Some(below) => below.to_owned(),
-            None => path,
-        };
-        pool.keys.set("working_directory", path);
+        words::place_in(pool, &path);
         key.settle(&differs);
     } else if import.draft.defaults.get("working_directory").is_none() {
         import.remark(

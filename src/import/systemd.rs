@@ -1292,7 +1292,6 @@ fn runs_as(pool: &mut Pool, keys: &mut Keys<String>, specifiers: &Specifiers<'_>
             key.taken();
         }
     }
-    let below = pool.keys.text("working_directory").map(str::to_owned);
     if let Some(key) = keys.take("WorkingDirectory") {
         let mut differs = Vec::new();
         let value = specifiers.expand(&key.value, false, &mut differs);
@@ -1307,17 +1306,11 @@ fn runs_as(pool: &mut Pool, keys: &mut Keys<String>, specifiers: &Specifiers<'_>
             "~" => specifiers.expand("%h", false, &mut differs),
             path => path.to_owned(),
         };
-        // A `cd` before the program starts from there.
-        let path = match below {
-            Some(below) if below.starts_with('/') => below,
-            Some(below) => format!("{path}/{below}"),
-            None => path,
-        };
-        pool.keys.set("working_directory", path);
+        words::place_in(pool, &path);
         key.settle(&differs);
-    } else if below.is_none_or(|below| !below.starts_with('/')) {
+    } else {
         // systemd's default.
-        pool.keys.set("working_directory", "/");
+        words::place_in(pool, "/");
     }
     if let Some(key) = keys.take("UMask") {
         pool.keys.set("umask", key.taken());

@@ -1,4 +1,4 @@
-//! YAML, JSON (with comments, as pm2 takes it) and literals of JavaScript: trees whose keys have places.
+//! YAML, TOML, JSON (with comments, as pm2 takes it) and literals of JavaScript: trees whose keys have places.
 
 use super::ledger::{Keys, Ledger, Text, Unreadable};
 use saphyr_parser::{Event, Parser, ScalarStyle};
@@ -233,6 +233,41 @@ impl<'t> Yaml<'t> {
         }
         Ok(entries)
     }
+}
+
+/// Reads TOML.
+pub(super) fn toml(text: &Text) -> Result<Node, Unreadable> {
+    let table = toml::de::DeTable::parse(&text.text).map_err(|fault| {
+        let span = fault.span().unwrap_or(0..0);
+        text.fault(&span, fault.message())
+    })?;
+    Ok(Node::new(
+        table.span(),
+        Data::Map(toml_table(table.get_ref())),
+    ))
+}
+
+fn toml_table(table: &toml::de::DeTable<'_>) -> Vec<(String, Range<usize>, Node)> {
+    let mut entries: Vec<_> = table
+        .iter()
+        .map(|(name, value)| (name.get_ref().to_string(), name.span(), toml_node(value)))
+        .collect();
+    entries.sort_by_key(|(_, span, _)| span.start);
+    entries
+}
+
+fn toml_node(value: &toml::Spanned<toml::de::DeValue<'_>>) -> Node {
+    use toml::de::DeValue;
+    let data = match value.get_ref() {
+        DeValue::String(text) => Data::Text(text.to_string()),
+        DeValue::Integer(number) => Data::Number(number.to_string()),
+        DeValue::Float(number) => Data::Number(number.to_string()),
+        DeValue::Boolean(flag) => Data::Flag(*flag),
+        DeValue::Datetime(time) => Data::Text(time.to_string()),
+        DeValue::Array(items) => Data::List(items.iter().map(toml_node).collect()),
+        DeValue::Table(table) => Data::Map(toml_table(table)),
+    };
+    Node::new(value.span(), data)
 }
 
 /// A scalar without quotes (YAML 1.2, core schema).

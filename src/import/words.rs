@@ -158,6 +158,24 @@ pub(super) fn script(words: &[String]) -> Option<shell::Line> {
     (words.len() == 3 && plain).then(|| shell::parse(script))
 }
 
+/// Sets the directory of a pool. What its command says of directories and files so far is relative to it.
+pub(super) fn place_in(pool: &mut Pool, dir: &str) {
+    let join = |below: &str| match dir {
+        _ if below.starts_with('/') => below.to_owned(),
+        "." => below.to_owned(),
+        dir => format!("{}/{below}", dir.trim_end_matches('/')),
+    };
+    for key in ["log.stdout", "log.stderr"] {
+        if let Some(file) = pool.keys.text(key).filter(|file| is_file(file)) {
+            let file = join(file);
+            pool.keys.set(key, file);
+        }
+    }
+    let whole = pool.keys.text("working_directory").map(join);
+    pool.keys
+        .set("working_directory", whole.unwrap_or_else(|| dir.to_owned()));
+}
+
 /// Puts what a shell's line says into a pool, and its steps before it. Returns the steps' pools, and what differs.
 pub(super) fn from_shell(
     pool: &mut Pool,
@@ -208,14 +226,18 @@ pub(super) fn from_shell(
     for (name, value) in env {
         pool.keys.add("env", &name, keep(&value));
     }
-    if let Some(dir) = dir {
-        pool.keys.set("working_directory", dir);
-    }
     if let Some(file) = stdout {
         pool.keys.set("log.stdout", sink(&file));
     }
     if let Some(file) = stderr {
         pool.keys.set("log.stderr", sink(&file));
+    }
+    let above = pool.keys.remove("working_directory");
+    if let Some(dir) = dir {
+        place_in(pool, &dir);
+    }
+    if let Some(Value::Text(above)) = above {
+        place_in(pool, &above);
     }
     if last.is_wrapped() {
         remarks.push(
