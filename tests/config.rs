@@ -474,7 +474,7 @@ fn later_env_files_win_and_some_may_be_missing() {
     assert_eq!(plan::changed(&first).unwrap(), Vec::<PathBuf>::new());
     let own = case.base().join("web.env");
     fs::write(&own, "A=3\n").unwrap();
-    assert_eq!(plan::changed(&first).unwrap(), [own.clone()]);
+    assert_eq!(plan::changed(&first).unwrap(), std::slice::from_ref(&own));
     let second = case.load().unwrap().plan;
     assert_eq!(env(&second).last(), Some(&pair("A", "3")));
     assert_eq!(plan::changed(&second).unwrap(), Vec::<PathBuf>::new());

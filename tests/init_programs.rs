@@ -405,8 +405,10 @@ fn npm_start_is_rolled_with_a_gap() {
 /// Programs that the machine lacks: what is written is valid, and names them.
 #[test]
 fn frameworks_that_are_not_installed_get_a_valid_file() {
+    /// The files of a project, each with its text, and what the configuration says.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
     let artisan = ("artisan", "#!/usr/bin/env php\n");
-    let cases: [(&[(&str, &str)], &[&str]); 6] = [
+    let cases: [Case<'_>; 6] = [
         (
             &[artisan, (".env", "QUEUE_CONNECTION=redis\n")],
             &[

@@ -11,7 +11,7 @@
 //!
 //! | number | what |
 //! |---|---|
-//! | 8 | what is in use ([`InUse`]); 0: nothing was committed yet |
+//! | 8 | what is in use (`InUse`); 0: nothing was committed yet |
 //! | 9, 10 | the lengths of the two tails in bytes |
 //! | 11 | which input the engine has handled last, and how many of its steps were done ([`Progress`]) |
 
