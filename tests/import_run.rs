@@ -6,12 +6,14 @@ mod support;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use support::site::finish;
-use support::{need, rotad, until};
+use support::{free_port, need, rotad, until};
 
 /// Writes what it sees to $SEEN, prints on both streams, and says which signal ended it.
 const SEEN_SH: &str = r#"
@@ -150,6 +152,17 @@ impl Place {
     }
 }
 
+/// One request; what the program answers.
+fn get(port: u16) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+}
+
 fn tool(path: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target")
@@ -236,4 +249,52 @@ fn an_app_of_pm2_sees_the_same() {
     place.import(&["ecosystem.config.js", "--env", "production"]);
     assert_eq!(place.observe_rotad(), theirs);
     assert_eq!(place.read("out.log"), log);
+}
+
+/// Two workers of one port, `process.send("ready")`, and a stop by SIGINT: all without a change of the program.
+#[test]
+fn a_cluster_of_pm2_shares_its_port_as_it_did() {
+    if !need::program("node") {
+        return;
+    }
+    let port = free_port();
+    let server = r#"
+const http = require("http");
+const server = http.createServer((request, answer) => answer.end("slot " + process.env.NODE_APP_INSTANCE));
+server.listen(process.env.PORT, () => process.send("ready"));
+process.on("SIGINT", () => { require("fs").appendFileSync("work/ended", "end\n"); process.exit(0); });
+"#;
+    let ecosystem = format!(
+        "module.exports = {{ apps: [{{ name: 'web', script: 'server.js', instances: 2, exec_mode: 'cluster',\n\
+         wait_ready: true, env: {{ PORT: process.env.NO_SUCH_PORT || {port} }} }}] }};\n"
+    );
+    let place = Place::new(&[("ecosystem.config.js", &ecosystem), ("server.js", server)]);
+    place.import(&["ecosystem.config.js"]);
+    let mut command = place.command(&rotad(), "rotad");
+    let log = File::create(place.path("rotad.log")).expect("a log");
+    command
+        .arg("run")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .process_group(0);
+    let mut master = command.spawn().expect("rotad run");
+    let pid = Pid::from_raw(i32::try_from(master.id()).expect("a pid"));
+    until("both workers are ready", 20, || {
+        let log = place.read("rotad.log");
+        log.contains("every worker is ready").then_some(())
+    });
+    until("an answer", 10, || {
+        get(port).filter(|body| body.starts_with("slot "))
+    });
+    kill(pid, Signal::SIGTERM).expect("a master to signal");
+    until("the master has left", 20, || {
+        master.try_wait().expect("a child")
+    });
+    assert_eq!(
+        place.read("work/ended"),
+        "end\nend\n",
+        "{}",
+        place.read("rotad.log")
+    );
 }

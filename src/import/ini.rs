@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(
             pairs(text, Dialect::Systemd),
             [
-                triple("Service", "ExecStart", "/bin/a  --b ; c"),
+                triple("Service", "ExecStart", "/bin/a --b ; c"),
                 triple("Service", "Environment", "A=1 \"B=2 3\""),
                 triple("Service", "Environment", ""),
             ]

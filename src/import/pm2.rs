@@ -105,11 +105,12 @@ fn app(import: &mut Import, text: &Text, part: &str, number: usize, mut keys: Ke
     pool.keys.set("working_directory", here.clone());
     let steps = command(import, &mut pool, script, &mut keys);
     pool.keys.set("reload.surge", 0);
+    let said = keys.peek("instances").is_some();
     let instances = instances(&mut pool, &mut keys);
     environment(import, &dir, &mut pool, &mut keys);
-    sockets(import, &mut pool, &mut keys, &instances);
+    let preload = sockets(import, &mut pool, &mut keys, &instances, said);
     restarts(&mut pool, &mut keys);
-    stop(&mut pool, &mut keys);
+    stop(&mut pool, &mut keys, preload);
     logs(import, &dir, &mut pool, &mut keys, &instances);
     watch(&mut pool, &mut keys);
     if let Some(key) = keys.take_one_of(&["uid", "user"]) {
@@ -379,17 +380,33 @@ fn port(pool: &Pool) -> Option<u16> {
     };
     let (_, value) = entries.iter().find(|(name, _)| name == "PORT")?;
     match value {
-        Value::Text(text) => text.parse().ok().filter(|port| *port > 0),
+        Value::Text(text) => {
+            // Of a variable its default.
+            let default = text
+                .strip_prefix("{env:")
+                .and_then(|rest| rest.strip_suffix('}'))
+                .and_then(|rest| rest.split_once(":-"));
+            let text = default.map_or(text.as_str(), |(_, default)| default);
+            text.parse().ok().filter(|port| *port > 0)
+        }
         _ => None,
     }
 }
 
-fn sockets(import: &mut Import, pool: &mut Pool, keys: &mut Keys<Node>, instances: &Instances) {
-    let cluster = keys
-        .peek("exec_mode")
-        .and_then(Node::text)
-        .is_some_and(|mode| mode.starts_with("cluster"));
-    let port = port(pool);
+/// The socket that a cluster shares. Returns whether the preload hands it to the program.
+fn sockets(
+    import: &mut Import,
+    pool: &mut Pool,
+    keys: &mut Keys<Node>,
+    instances: &Instances,
+    said: bool,
+) -> bool {
+    let node = runs_node(pool);
+    let mode = keys.peek("exec_mode").and_then(Node::text);
+    // Without a mode, pm2 runs a script of node with `instances` as a cluster.
+    let cluster = mode.map_or(said && node, |mode| mode.starts_with("cluster"));
+    let mut port = port(pool);
+    let mut preload = false;
     if let Some(key) = keys.take("increment_var") {
         let name = plain(&key.value);
         match (port, instances) {
@@ -406,47 +423,51 @@ fn sockets(import: &mut Import, pool: &mut Pool, keys: &mut Keys<Node>, instance
             ),
         }
     }
+    if pool.keys.get("ports").is_some() {
+        port = None;
+    }
+    if let (true, true, Some(port)) = (cluster, node, port) {
+        let listener = import
+            .draft
+            .listener(&pool.name, &format!("0.0.0.0:{port}"));
+        pool.keys.push("listen", listener);
+        pool.keys.add("env", "PORT", port.to_string());
+        pool.keys.remove("reload.surge");
+        with_preload(pool);
+        preload = true;
+    }
     if let Some(key) = keys.take("exec_mode") {
-        if !cluster {
-            key.taken();
-        } else if *instances == Instances::One {
-            key.otherwise(
-                "one worker binds its port by itself; to share it among several, and to lose no request in a roll, give \
-                 the pool `listen` and write server.listen({ fd: 3 })",
-            );
-        } else if let Some(port) = port {
-            let listener = import
-                .draft
-                .listener(&pool.name, &format!("0.0.0.0:{port}"));
-            pool.keys.push("listen", listener);
-            pool.keys.remove("reload.surge");
-            key.otherwise(format!(
-                "rotad opens port {port} and the workers share it: write server.listen({{ fd: 3 }}) in place of \
-                 server.listen({port}) (docs/programs/node.md)"
-            ));
-        } else {
-            key.otherwise(
-                "the workers cannot share a port that each of them opens: give the pool `listen` with its address and \
-                 write server.listen({ fd: 3 }) (docs/programs/node.md)",
-            );
+        match (cluster, port) {
+            (false, _) => drop(key.taken()),
+            (true, Some(port)) if preload => drop(key.otherwise(format!(
+                "rotad opens port {port}, and by the preload listen({port}) takes it: the program needs no change \
+                 (docs/programs/node.md)"
+            ))),
+            (true, _) if *instances == Instances::One => drop(key.otherwise(
+                "one worker opens its port by itself; with `listen`, and the preload for node, no request is lost in a \
+                 roll (docs/programs/node.md)",
+            )),
+            (true, _) => drop(key.otherwise(
+                "the workers cannot share a port that each of them opens: give the pool `listen` with its address, and \
+                 node the preload (docs/programs/node.md)",
+            )),
         }
-    } else if *instances != Instances::One && pool.keys.get("ports").is_none() {
-        // pm2 runs several instances of a script of node as a cluster.
+    } else if *instances != Instances::One && pool.keys.get("ports").is_none() && !preload {
         import.remark(
-            "Several instances of a script that opens a port by itself need `listen` and server.listen({ fd: 3 }), or \
-             `ports` (docs/programs/node.md).",
+            "Several workers of a program that opens a port by itself need `listen`, or `ports` (docs/ports.md).",
         );
     }
     if let Some(key) = keys.take("wait_ready") {
-        if key.value.flag() == Some(true) {
-            key.otherwise(if pool.keys.get("listen").is_some() {
-                "rotad sees by itself when a worker accepts; there is no process.send: `process.send?.(\"ready\")`"
-            } else {
-                "there is no process.send: `process.send?.(\"ready\")`; READY=1 with `ready = \"notify\"` says the same, or \
-                 `ready = { connect = \"HOST:PORT\" }` asks"
-            });
-        } else {
+        if key.value.flag() != Some(true) {
             key.taken();
+        } else if preload {
+            pool.keys.set("ready", "notify");
+            key.taken();
+        } else {
+            key.otherwise(
+                "there is no process.send without the preload: `process.send?.(\"ready\")`; `ready = { connect = \
+                 \"HOST:PORT\" }` asks from outside",
+            );
         }
     }
     if let Some(key) = keys.take("listen_timeout") {
@@ -458,6 +479,37 @@ fn sockets(import: &mut Import, pool: &mut Pool, keys: &mut Keys<Node>, instance
             None => drop(key.lost("not a number of milliseconds")),
         }
     }
+    preload
+}
+
+/// The program is node.
+fn runs_node(pool: &Pool) -> bool {
+    match pool.keys.get("command") {
+        Some(Value::Text(line)) => line.split(' ').next() == Some("node"),
+        Some(Value::List(words)) => words.first() == Some(&"node".into()),
+        _ => false,
+    }
+}
+
+/// Lets the program take rotad's socket by the preload.
+fn with_preload(pool: &mut Pool) {
+    const OPTIONS: [&str; 2] = ["--require", "{preload:node}"];
+    let command = match pool.keys.get("command") {
+        Some(Value::Text(line)) => line
+            .replacen("node", &format!("node {}", OPTIONS.join(" ")), 1)
+            .into(),
+        Some(Value::List(words)) => {
+            let options = OPTIONS.map(Value::from);
+            let words = words[..1]
+                .iter()
+                .cloned()
+                .chain(options)
+                .chain(words[1..].iter().cloned());
+            Value::List(words.collect())
+        }
+        _ => return,
+    };
+    pool.keys.set("command", command);
 }
 
 fn restarts(pool: &mut Pool, keys: &mut Keys<Node>) {
@@ -582,7 +634,7 @@ fn time(node: &Node) -> Option<u64> {
     (millis.is_finite() && (0.0..1e15).contains(&millis)).then_some(millis as u64)
 }
 
-fn stop(pool: &mut Pool, keys: &mut Keys<Node>) {
+fn stop(pool: &mut Pool, keys: &mut Keys<Node>, preload: bool) {
     let mut millis = KILL_TIMEOUT;
     if let Some(key) = keys.take_one_of(&["kill_timeout"]) {
         match time(&key.value) {
@@ -598,14 +650,20 @@ fn stop(pool: &mut Pool, keys: &mut Keys<Node>) {
         tree = key.taken().flag() != Some(false);
     }
     if let Some(key) = keys.take("shutdown_with_message") {
-        if key.value.flag() == Some(true) {
+        if key.value.flag() == Some(true) && !preload {
             key.lost("workers get a signal, no message: process.on(\"SIGINT\", …)");
         } else {
             key.taken();
         }
     }
+    // The preload drains at TERM, then calls the handler of INT or of the message.
+    let (signal, tree) = if preload {
+        ("TERM", false)
+    } else {
+        ("INT", tree)
+    };
     pool.keys
-        .set("stop", words::stop("INT", &words::millis(millis), tree));
+        .set("stop", words::stop(signal, &words::millis(millis), tree));
 }
 
 fn logs(

@@ -529,7 +529,7 @@ mod tests {
             yaml(&text_of_fault())
                 .unwrap_err()
                 .to_string()
-                .contains("x:2:")
+                .contains("x:3:")
         );
     }
 
