@@ -228,3 +228,93 @@ fn paths_are_relative_to_where_the_result_lies() {
     let text = fs::read_to_string(path("etc/sub/rotad.toml")).expect("a configuration");
     assert!(!text.contains("working_directory"), "{text}");
 }
+
+#[test]
+fn values_of_variables_are_never_printed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let cases = [
+        (
+            "pm2.json",
+            "{\"apps\":[{\"script\":\"a.js\",\"env\":{\"P\":\"hunter2\"},\"max_restarts\":3}]}",
+        ),
+        (
+            "ecosystem.config.js",
+            "const a = 1;\nmodule.exports = { apps: [{ script: 'a.js', env: {\n P: 'hunter2' }, max_restarts: a }] };\n",
+        ),
+        (
+            "pm2.yml",
+            "apps:\n  - {script: a.js, env: {P: hunter2}, max_restarts: 3}\n",
+        ),
+        (
+            "circus.ini",
+            "[watcher:a]\ncmd = a\nmax_retry = 3\n[env:a]\nP = hunter2 $(circus.wid)\n",
+        ),
+        (
+            "supervisord.conf",
+            "[program:a]\ncommand=a\nstartretries=3\nenvironment=P=\"hunter2\",H=%(host_node_name)s\n",
+        ),
+        ("Procfile", "web: P=hunter2 serve $PORT\n"),
+        (
+            "a.service",
+            "[Service]\nExecStart=/bin/a\nEnvironment=\"P=hunter2 %H\"\nStartLimitBurst=3\n",
+        ),
+    ];
+    for (name, text) in cases {
+        fs::write(dir.path().join(name), text).expect("a file");
+        let run = import_in(dir.path(), &[name, "-o", "-"]);
+        assert_eq!(run.code, 0, "{name}: {run:?}");
+        assert!(run.out.contains("hunter2"), "{name}: {run:?}");
+        assert!(!run.err.contains("hunter2"), "{name}: {run:?}");
+        assert!(run.err.contains("otherwise: "), "{name}: {run:?}");
+    }
+}
+
+#[test]
+fn a_command_line_is_a_source() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let line = [
+        "-o",
+        "-",
+        "--",
+        "start_server",
+        "--port=8080",
+        "--",
+        "plackup",
+        "-s",
+        "Starlet",
+    ];
+    let run = import_in(dir.path(), &line);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(
+        run.out.contains("command = \"plackup -s Starlet\""),
+        "{run:?}"
+    );
+    assert!(
+        run.out.contains("SERVER_STARTER_PORT = \"8080={fd:web}\""),
+        "{run:?}"
+    );
+    let unknown = import_in(dir.path(), &["-o", "-", "--", "serve", "--port=8080"]);
+    assert_eq!(unknown.code, 78, "{unknown:?}");
+}
+
+/// What only systemd can do goes to a drop-in beside the configuration, which is not overwritten either.
+#[test]
+fn what_holds_for_a_unit_is_in_a_drop_in() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let unit = "[Unit]\nAfter=redis.service\n[Service]\nExecStart=/bin/sleep 1000\nMemoryMax=2G\n";
+    fs::write(dir.path().join("a.service"), unit).expect("a file");
+    let run = import_in(dir.path(), &["a.service"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let path = dir.path().join("rotad.service.d/imported.conf");
+    let text = fs::read_to_string(&path).expect("a drop-in");
+    assert_eq!(
+        text,
+        "[Unit]\nAfter=redis.service\n\n[Service]\nMemoryMax=2G\n"
+    );
+    assert!(run.err.contains("rotad.service.d/imported.conf"), "{run:?}");
+    let again = import_in(dir.path(), &["a.service", "-o", "other.toml"]);
+    assert_eq!(again.code, 1, "{again:?}");
+    assert!(!dir.path().join("other.toml").exists());
+    let printed = import_in(dir.path(), &["a.service", "-o", "-"]);
+    assert!(printed.out.contains("# MemoryMax=2G\n"), "{printed:?}");
+}

@@ -26,12 +26,7 @@ pub(super) fn import(config: Option<&Path>, args: &ImportArgs) -> ExitCode {
     } else {
         args.output.clone()
     };
-    if !to_stdout && target.symlink_metadata().is_ok() {
-        print::error(&format!(
-            "{} already exists and was not changed; nothing was written\n  `-o FILE` names another file, `-o -` prints \
-             the result",
-            target.display()
-        ));
+    if !to_stdout && is_there(&target) {
         return ExitCode::FAILED;
     }
     let options = Options {
@@ -47,6 +42,10 @@ pub(super) fn import(config: Option<&Path>, args: &ImportArgs) -> ExitCode {
             return ExitCode::CONFIG;
         }
     };
+    let drop_in = drop_in_of(&target);
+    if imported.drop_in.is_some() && !to_stdout && is_there(&drop_in) {
+        return ExitCode::FAILED;
+    }
     print_account(&imported.account);
     let counts = format!("{}: {}", imported.kind.name(), imported.account.counts());
     if args.strict && imported.account.counts().lost > 0 {
@@ -57,6 +56,14 @@ pub(super) fn import(config: Option<&Path>, args: &ImportArgs) -> ExitCode {
     }
     let wrote = if to_stdout {
         print::raw(&imported.text);
+        if let Some(text) = &imported.drop_in {
+            // In one output with the configuration, it can only be a comment.
+            print::raw(&format!("\n# {DROP_IN}:\n#\n"));
+            for line in text.lines() {
+                print::raw(format!("# {line}").trim_end());
+                print::raw("\n");
+            }
+        }
         "printed".to_owned()
     } else {
         match write(&target, &imported) {
@@ -79,6 +86,24 @@ pub(super) fn import(config: Option<&Path>, args: &ImportArgs) -> ExitCode {
     } else {
         ExitCode::FAILED
     }
+}
+
+/// Where the drop-in for the unit of rotad goes.
+fn drop_in_of(target: &Path) -> PathBuf {
+    target.parent().unwrap_or(Path::new("")).join(DROP_IN)
+}
+
+/// Whether there is a file of this name, and says so.
+fn is_there(path: &Path) -> bool {
+    let found = path.symlink_metadata().is_ok();
+    if found {
+        print::error(&format!(
+            "{} already exists and was not changed; nothing was written\n  `-o FILE` names another file, `-o -` prints \
+             the result",
+            path.display()
+        ));
+    }
+    found
 }
 
 fn print_account(account: &Account) {
@@ -116,7 +141,7 @@ fn write(target: &Path, imported: &Imported) -> Result<String, String> {
     create(target, &imported.text)?;
     let mut wrote = format!("wrote {}", target.display());
     if let Some(text) = &imported.drop_in {
-        let path = target.parent().unwrap_or(Path::new("")).join(DROP_IN);
+        let path = drop_in_of(target);
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)
                 .map_err(|error| format!("{} cannot be made: {error}", dir.display()))?;

@@ -15,8 +15,8 @@ pub(super) fn fits(text: &str) -> bool {
     })
 }
 
-fn no_secret(_: &str) -> bool {
-    false
+fn is_secret(section: &str, _: &str) -> bool {
+    section == "env" || section.starts_with("env:")
 }
 
 pub(super) fn read(import: &mut Import, texts: &[Text]) -> Result<(), Unreadable> {
@@ -82,7 +82,7 @@ fn read_into(import: &Import, text: &Text, sections: &mut Vec<Section>) -> Resul
         &import.ledger,
         sections,
         "",
-        no_secret,
+        is_secret,
     )
 }
 

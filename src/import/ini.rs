@@ -47,14 +47,15 @@ struct Raw {
 }
 
 /// Reads a text; sections of the same name are joined, as all of the dialects do. The part of a key is the name of its
-/// section after `prefix`. `secret`: names of keys whose line is never shown.
+/// section after `prefix`. `secret`: whether the line of a
+/// key, of this section and name, is never shown.
 pub(super) fn read(
     text: &Text,
     dialect: Dialect,
     ledger: &Ledger,
     sections: &mut Vec<Section>,
     prefix: &str,
-    secret: fn(&str) -> bool,
+    secret: fn(&str, &str) -> bool,
 ) -> Result<(), Unreadable> {
     let mut current: Option<usize> = None;
     let mut raw: Option<Raw> = None;
@@ -63,7 +64,7 @@ pub(super) fn read(
     let finish = |raw: Option<Raw>, current: Option<usize>, sections: &mut Vec<Section>| {
         if let (Some(raw), Some(at)) = (raw, current) {
             let part = format!("{prefix}{}", sections[at].name);
-            let hidden = secret(&raw.name);
+            let hidden = secret(&sections[at].name, &raw.name);
             let value = raw.value.trim().to_owned();
             let key = ledger.key(raw.name, &part, (text, raw.span), hidden, value);
             sections[at].keys.push(key);
@@ -200,7 +201,7 @@ mod tests {
             &Ledger::default(),
             &mut sections,
             "",
-            |_| false,
+            |_, _| false,
         )
         .unwrap();
         let mut found = Vec::new();
@@ -258,7 +259,7 @@ mod tests {
                 &Ledger::default(),
                 &mut Vec::new(),
                 "",
-                |_| false,
+                |_, _| false,
             );
             let said = result.unwrap_err().to_string();
             assert!(said.contains(place), "{said}");

@@ -40,7 +40,7 @@ pub(super) fn fits(text: &str) -> bool {
     })
 }
 
-fn is_secret(key: &str) -> bool {
+fn is_secret(_: &str, key: &str) -> bool {
     ["environment", "password"].contains(&key)
 }
 

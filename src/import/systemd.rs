@@ -83,7 +83,7 @@ fn unit_of_drop_in(file: &Path) -> Option<String> {
     (unit.ends_with(".service") || unit.ends_with(".socket")).then(|| unit.to_owned())
 }
 
-fn is_secret(key: &str) -> bool {
+fn is_secret(_: &str, key: &str) -> bool {
     ["Environment", "SetCredential", "SetCredentialEncrypted"].contains(&key)
 }
 

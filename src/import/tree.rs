@@ -84,7 +84,7 @@ impl Node {
         entry.map(|(_, _, node)| node)
     }
 
-    /// Registers the entries of a map.
+    /// Registers the entries of a map. The lines of a secret one are not shown, whatever else stands there.
     pub(super) fn keys(
         &self,
         ledger: &Ledger,
@@ -92,13 +92,39 @@ impl Node {
         part: &str,
         secret: impl Fn(&str) -> bool,
     ) -> Keys<Self> {
+        let line = |at: usize| text.text[..at.min(text.text.len())].matches('\n').count();
+        let hidden: Vec<Range<usize>> = self
+            .entries()
+            .iter()
+            .filter(|(name, _, _)| secret(name))
+            .map(|(_, span, node)| line(span.start)..line(end_of(&text.text, span, node)) + 1)
+            .collect();
         let mut keys = Keys::default();
         for (name, span, node) in self.entries() {
-            let place = (text, span.clone());
-            keys.push(ledger.key(name, part, place, secret(name), node.clone()));
+            let at = line(span.start);
+            let is_hidden = hidden.iter().any(|lines| lines.contains(&at));
+            keys.push(ledger.key(name, part, (text, span.clone()), is_hidden, node.clone()));
         }
         keys
     }
+}
+
+/// Where the value of a key ends. A value that node has made has no place: up to the brace that closes it.
+fn end_of(text: &str, key: &Range<usize>, value: &Node) -> usize {
+    if value.span.end > key.end {
+        return value.span.end;
+    }
+    let mut depth = 0_usize;
+    for (at, letter) in text[key.end.min(text.len())..].char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' if depth <= 1 => return key.end + at,
+            '}' => depth -= 1,
+            '\n' if depth == 0 => return key.end + at,
+            _ => {}
+        }
+    }
+    text.len()
 }
 
 /// Reads the first document of a YAML text.
