@@ -2,6 +2,7 @@
 
 mod support;
 
+use rotad::import::Options;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -196,6 +197,7 @@ fn what_cannot_be_read_is_78_with_its_place() {
             "ReferenceError",
         ),
         ("empty.conf", "[supervisord]\n", "no program"),
+        ("empty.service", "[Service]\nType=oneshot\n", "no program"),
     ];
     for (name, text, said) in cases {
         fs::write(dir.path().join(name), text).expect("a file");
@@ -317,4 +319,49 @@ fn what_holds_for_a_unit_is_in_a_drop_in() {
     assert!(!dir.path().join("other.toml").exists());
     let printed = import_in(dir.path(), &["a.service", "-o", "-"]);
     assert!(printed.out.contains("# MemoryMax=2G\n"), "{printed:?}");
+}
+
+/// Whatever a file is cut down to: a configuration or a fault with its place, and never an end of the program.
+#[test]
+fn a_file_that_was_cut_off_is_read_or_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = Options {
+        base: dir.path().to_owned(),
+        ..Options::default()
+    };
+    let (mut read, mut refused) = (0, 0);
+    for (name, arguments) in SHAPES {
+        for file in arguments
+            .iter()
+            .filter(|word| word.contains('.') || **word == "Procfile")
+        {
+            // Node would run what is left of it.
+            if file.ends_with("js") {
+                continue;
+            }
+            let text = fs::read_to_string(shape(name).join(file)).expect("a file of the shape");
+            let path = dir.path().join(file);
+            for end in (0..text.len())
+                .step_by(11)
+                .filter(|end| text.is_char_boundary(*end))
+            {
+                fs::write(&path, &text[..end]).expect("a file");
+                match rotad::import::import(std::slice::from_ref(&path), &options) {
+                    Ok(imported) => {
+                        read += 1;
+                        let counts = imported.account.counts();
+                        assert_eq!(counts.all(), imported.account.entries().len());
+                    }
+                    Err(fault) => {
+                        refused += 1;
+                        assert!(fault.to_string().contains(file), "{fault}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(
+        read > 500 && refused > 200,
+        "{read} read, {refused} refused"
+    );
 }

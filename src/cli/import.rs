@@ -6,7 +6,7 @@ use crate::config::{self, Loaded};
 use crate::exit_code::ExitCode;
 use crate::import::{self, Account, Imported, Kind, Options};
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -152,10 +152,20 @@ fn write(target: &Path, imported: &Imported) -> Result<String, String> {
     Ok(wrote)
 }
 
+/// Writes a new file where the file system has no hard links; half a file is removed again.
+fn in_place(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o644);
+    let mut file = options.open(path)?;
+    file.write_all(text.as_bytes()).inspect_err(|_| {
+        fs::remove_file(path).ok();
+    })
+}
+
 /// The file appears with all of its content, or not at all, and never in place of another.
 fn create(path: &Path, text: &str) -> Result<(), String> {
     let error = |error: std::io::Error| {
-        if error.kind() == std::io::ErrorKind::AlreadyExists {
+        if error.kind() == ErrorKind::AlreadyExists {
             return format!(
                 "{} already exists and was not changed; `-o FILE` names another file",
                 path.display()
@@ -172,7 +182,10 @@ fn create(path: &Path, text: &str) -> Result<(), String> {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         // A link is refused where there is a file of the name; a rename would replace it.
-        fs::hard_link(&draft, path)
+        match fs::hard_link(&draft, path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => in_place(path, text),
+            linked => linked,
+        }
     });
     fs::remove_file(&draft).ok();
     written.map_err(error)

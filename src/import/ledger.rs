@@ -278,3 +278,31 @@ impl<V> Keys<V> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_nobody_takes_or_that_is_dropped_is_lost() {
+        let ledger = Ledger::default();
+        let text = Text::new(Path::new("x"), "a\nb\nc\nd\nd\n");
+        let mut keys = Keys::default();
+        for (at, name) in ["a", "b", "c", "d", "d"].into_iter().enumerate() {
+            keys.push(ledger.key(name, "", (&text, 2 * at..2 * at + 1), false, at));
+        }
+        assert_eq!(keys.take("a").map(Key::taken), Some(0));
+        drop(keys.take("b"));
+        assert_eq!(keys.take("d").map(Key::taken), Some(4));
+        assert!(keys.take("a").is_none(), "it is handed out once");
+        let outcomes: Vec<Outcome> = ledger.entries().iter().map(Entry::outcome).collect();
+        let is_lost = |outcome: &Outcome| matches!(outcome, Outcome::Lost(_));
+        assert_eq!(outcomes[0], Outcome::Taken);
+        assert!(
+            is_lost(&outcomes[1]) && is_lost(&outcomes[2]),
+            "{outcomes:?}"
+        );
+        assert!(matches!(outcomes[3], Outcome::NotNeeded(_)), "{outcomes:?}");
+        assert_eq!(outcomes[4], Outcome::Taken);
+    }
+}

@@ -77,7 +77,7 @@ pub(super) fn read(import: &mut Import, texts: &[Text]) -> Result<(), Unreadable
     for section in &mut sections {
         section
             .keys
-            .rest_lost("neither supervisord 4 nor rotad knows this key here");
+            .rest_lost("not a key that `rotad import` knows here");
     }
     Ok(())
 }
@@ -209,7 +209,7 @@ fn supervisord(import: &mut Import, section: &mut Section) {
     let keys = &mut section.keys;
     let place = |value: &str| value.replace("%(here)s", &here.to_string_lossy());
     keys.not_needed(
-        &["nodaemon"],
+        &["nodaemon", "silent"],
         "`rotad run` stays in the foreground, `rotad start` goes to the background",
     );
     let mut logs = false;

@@ -580,6 +580,10 @@ fn service(
     if let Some(ports) = ports {
         pool.keys.set("ports", ports);
     }
+    if keys.peek("ExecStart").is_none_or(String::is_empty) {
+        keys.rest_lost("a service without ExecStart= starts nothing");
+        return Vec::new();
+    }
     let user = keys.peek("User").cloned();
     let specifiers = Specifiers {
         unit: &unit.file,

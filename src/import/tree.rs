@@ -8,6 +8,9 @@ use std::ops::Range;
 /// Deeper nesting is refused: reading is recursive.
 const DEEPEST: usize = 64;
 
+/// More nodes are not copied for aliases: a few lines could name billions.
+const MOST_COPIED: usize = 100_000;
+
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node {
@@ -31,6 +34,18 @@ pub(super) enum Data {
 impl Node {
     pub(super) fn new(span: Range<usize>, data: Data) -> Self {
         Self { span, data }
+    }
+
+    /// How many nodes it is made of.
+    fn size(&self) -> usize {
+        1 + match &self.data {
+            Data::List(items) => items.iter().map(Self::size).sum(),
+            Data::Map(entries) => entries
+                .iter()
+                .map(|(_, _, node)| node.size())
+                .sum::<usize>(),
+            Data::Null | Data::Flag(_) | Data::Number(_) | Data::Text(_) => 0,
+        }
     }
 
     /// A string, number or boolean as text.
@@ -137,6 +152,7 @@ pub(super) fn yaml(text: &Text) -> Result<Node, Unreadable> {
         text,
         bytes,
         anchors: HashMap::new(),
+        copied: 0,
     };
     loop {
         let (event, span) = builder.next(&mut parser)?;
@@ -152,6 +168,8 @@ struct Yaml<'t> {
     text: &'t Text,
     bytes: Vec<usize>,
     anchors: HashMap<usize, Node>,
+    /// Nodes that were copied for aliases.
+    copied: usize,
 }
 
 impl<'t> Yaml<'t> {
@@ -194,10 +212,16 @@ impl<'t> Yaml<'t> {
                 (anchor, data)
             }
             Event::Alias(anchor) => {
-                let known = self.anchors.get(&anchor).cloned();
+                let Some(known) = self.anchors.get(&anchor) else {
+                    return Ok(Node::new(span, Data::Null));
+                };
+                self.copied += known.size();
+                if self.copied > MOST_COPIED {
+                    return Err(self.text.fault(&span, "too many copies of what `*` names"));
+                }
                 return Ok(Node {
                     span,
-                    ..known.unwrap_or(Node::new(0..0, Data::Null))
+                    ..known.clone()
                 });
             }
             Event::SequenceStart(anchor, _) => {
@@ -557,6 +581,18 @@ mod tests {
                 .to_string()
                 .contains("x:3:")
         );
+    }
+
+    #[test]
+    fn aliases_of_aliases_have_an_end() {
+        let mut content = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..12 {
+            let alias = format!("*a{}", level - 1);
+            let items = vec![alias.as_str(); 10].join(", ");
+            content.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+        }
+        let said = yaml(&text(&content)).unwrap_err().to_string();
+        assert!(said.contains("too many copies"), "{said}");
     }
 
     fn text_of_fault() -> Text {
