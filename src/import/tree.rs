@@ -588,7 +588,7 @@ mod tests {
         let mut content = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
         for level in 1..12 {
             let alias = format!("*a{}", level - 1);
-            let items = vec![alias.as_str(); 10].join(", ");
+            let items = [alias.as_str(); 10].join(", ");
             content.push_str(&format!("a{level}: &a{level} [{items}]\n"));
         }
         let said = yaml(&text(&content)).unwrap_err().to_string();
