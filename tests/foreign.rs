@@ -269,7 +269,7 @@ fn values_of_other_tools_say_what_to_write() {
     }
 }
 
-/// What a shell would expand may be meant: a warning, and none where a shell reads it or somebody has quoted it.
+/// What a shell would expand may be meant: a warning, and none where a shell reads it or it is quoted.
 #[test]
 fn what_a_shell_would_expand_is_a_warning() {
     let folder = tempfile::tempdir().expect("a directory");

@@ -378,7 +378,7 @@ fn logs_go_on_with_the_next_master() {
     site.await_exit(10);
 }
 
-/// The master dies just when a worker has ended: nobody has read its last lines yet.
+/// The master dies just when a worker has ended: its last lines have not been read yet.
 #[test]
 fn the_last_lines_of_workers_are_logged_when_the_master_dies() {
     let _alone = alone();

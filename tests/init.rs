@@ -59,7 +59,7 @@ impl Place {
         names
     }
 
-    /// `check` finds nothing but that nobody says when the workers of an unknown program are ready, and that a text in two
+    /// `check` finds nothing but that nothing says when the workers of an unknown program are ready, and that a text in two
     /// braces stands for itself.
     fn assert_sound(&self) {
         let check = self.run(&["check", "--json"]);
@@ -175,7 +175,7 @@ fn pools_are_detected_from_the_directory() {
     );
 }
 
-/// A file that only node can read is run by nobody but `import`.
+/// A file that only node can read is run by `import` alone.
 #[test]
 fn the_program_of_a_project_is_never_run() {
     let place = Place::new();

@@ -106,7 +106,7 @@ fn the_master_is_replaced_and_its_workers_serve_on() {
     site.assert_empty();
 }
 
-/// Signals that do not end a master, as they come one after another: logs are opened anew, a changed configuration is
+/// Signals that do not end a master, as they come one after another: logs are opened again, a changed configuration is
 /// looked for, or nothing is done.
 const SIGNALS: [Signal; 8] = [
     Signal::SIGWINCH,

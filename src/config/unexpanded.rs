@@ -1,4 +1,4 @@
-//! Commands, variables and paths with what a shell or another tool would expand, and nobody expands here: an error where it
+//! Commands, variables and paths with what a shell or another tool would expand, and rotad does not expand: an error where it
 //! cannot be meant as it is written, else a warning. Called by the parsers of these values.
 
 use super::dotenv::is_variable;

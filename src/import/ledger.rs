@@ -1,4 +1,4 @@
-//! What became of each key of a source. A key is registered when it is read, and handed out once; whoever takes it says
+//! What became of each key of a source. A key is registered when it is read, and handed out once; the code that takes it says
 //! what became of it. A key that is never taken, or taken and dropped, is *lost*: nothing of a source is passed over in
 //! silence.
 
@@ -102,7 +102,7 @@ pub struct Entry {
     pub file: PathBuf,
     /// Where it stands.
     pub place: Option<Place>,
-    /// `None`: nobody took it.
+    /// `None`: it was not taken.
     outcome: Option<Outcome>,
 }
 
@@ -195,7 +195,7 @@ impl<V> Key<V> {
     }
 }
 
-/// The keys of one part of a source that nobody has taken yet.
+/// The keys of one part of a source that have not been taken yet.
 #[derive(Debug)]
 pub(super) struct Keys<V>(Vec<Key<V>>);
 

@@ -34,7 +34,7 @@ pub(super) fn read(import: &mut Import, texts: &[Text]) -> Result<(), Unreadable
         } else if name.ends_with(".yml") || name.ends_with(".yaml") {
             tree::yaml(text)?
         } else {
-            // A literal needs nobody to run it.
+            // A literal need not be run.
             match tree::javascript(text) {
                 Ok(root) => root,
                 Err(fault) => {

@@ -304,12 +304,12 @@ fn supervisord(import: &mut Import, section: &mut Section) {
     );
     if let Some(key) = keys.take("user") {
         if key.value == "root" || key.value == "0" {
-            key.not_needed("rotad runs as whoever starts it");
+            key.not_needed("rotad runs as the user who starts it");
         } else {
             import.draft.defaults.set("user", key.value.clone());
             import.draft.defaults.set("clear_env", false);
             key.otherwise(
-                "the pools run as this user; the master as whoever starts it (`User=` of its unit)",
+                "the pools run as this user; the master as the user who starts it (`User=` of its unit)",
             );
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Records are appended to a *tail*, and count once [`Store::commit`] has stored its new length. When a tail is full, it is
 //! compressed into a *block* (LZ4) behind the blocks that are there, and the records go on in another tail. When the blocks
-//! have grown too long, what still counts is written anew ([`Store::compact`]). A thousand workers make records of a
+//! have grown too long, what still counts is written again ([`Store::compact`]). A thousand workers make records of a
 //! megabyte, which are much alike: as blocks they take a sixth of it.
 //!
 //! Behind the page of numbers there are two tails and two regions for blocks. One number says which of them are in use and
@@ -266,7 +266,7 @@ impl Store {
         self.full || self.next.blocks > LONG.max(self.compacted * GROWTH)
     }
 
-    /// Writes the journal anew: `write` appends all that counts. Until it has returned, the old one counts; then its
+    /// Writes the journal again: `write` appends all that counts. Until it has returned, the old one counts; then its
     /// memory is given back. False: it does not fit, and the state of this master is not saved from now on.
     pub fn compact(&mut self, write: impl FnOnce(&mut Self)) -> bool {
         let begin = self.region(self.committed.region);

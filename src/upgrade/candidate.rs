@@ -81,7 +81,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// Opens the program and checks it. `state`: a copy of the saved state. `format`: the version of our own format.
-    /// `unattended`: nobody has asked for it, so it must be a file that only root and our own user can write.
+    /// `unattended`: no command has asked for it, so it must be a file that only root and our own user can write.
     ///
     /// # Errors
     /// Why it cannot replace the running program, for people.

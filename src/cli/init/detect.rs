@@ -60,7 +60,7 @@ const SCRIPTS: [&str; 3] = [
     "ecosystem.config.mjs",
 ];
 
-/// A configuration that somebody has written for these processes comes before anything that can be concluded.
+/// A configuration that was written by hand for these processes comes before anything that can be concluded.
 fn of_files(project: Project<'_>) -> Found {
     let mut notes = Vec::new();
     if let Some(name) = project.first(&SOURCES) {

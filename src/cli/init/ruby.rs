@@ -97,7 +97,7 @@ fn sidekiq(project: Project<'_>, gems: &str, rails: bool) -> Option<Pool> {
         Some(file) => words.extend(["-r".to_owned(), format!("./{file}")]),
         None => return None,
     }
-    // Below `stop`, or Sidekiq gives a running job back, and it begins anew.
+    // Below `stop`, or Sidekiq gives a running job back, and it begins again.
     words.extend(["-t", "290"].map(str::to_owned));
     let pool = Pool::new("jobs", words, "Sidekiq")
         .task()
