@@ -80,7 +80,7 @@ fn a_small_limit_of_open_files_is_named_with_what_it_is_enough_for() {
         about.contains('◐') && about.contains("256 for a worker, 450 for the master"),
         "{about}"
     );
-    assert!(about.contains("room for about 40 workers"), "{about}");
+    assert!(about.contains("room for about 39 workers"), "{about}");
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub use report::{Finding, Place, Report, Severity};
 pub(crate) use report::{nearest, shown};
 pub use schema::{markdown, reference};
 pub use section::{Row, Section};
+pub use sections::BACKLOG;
 pub use units::{duration, signal};
 pub(crate) use users::user_of;
 

@@ -147,7 +147,7 @@ section! {
 }
 
 /// The backlog of a listener that does not say another.
-pub(super) const BACKLOG: u32 = 4096;
+pub const BACKLOG: u32 = 4096;
 
 section! {
     pub(super) struct Listen = "[listen.NAME]" {

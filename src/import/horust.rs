@@ -72,12 +72,7 @@ pub(super) fn read(import: &mut Import, texts: &[Text]) -> Result<(), Unreadable
 
 fn service(import: &mut Import, text: &Text, name: &str, mut keys: Keys<Node>) {
     let dir = text.dir().to_owned();
-    let file = text
-        .file
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let file = text.name();
     let mut pool = Pool::new(name, name, file);
     let Some(command) = keys.take("command") else {
         keys.rest_lost("a service without `command`");

@@ -127,7 +127,7 @@ pub(super) fn read(
             };
             let name = name.trim().to_owned();
             let number = text.text[..start].matches('\n').count() + 1;
-            let file = text.file.file_name().unwrap_or_default().to_string_lossy();
+            let file = text.name();
             let known = sections.iter().position(|section| section.name == name);
             current = Some(known.unwrap_or_else(|| {
                 sections.push(Section {

@@ -24,6 +24,12 @@ impl Text {
         }
     }
 
+    /// The name of the file, without its directory.
+    pub(super) fn name(&self) -> String {
+        let name = self.file.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// The directory of the file.
     pub(super) fn dir(&self) -> &Path {
         self.file

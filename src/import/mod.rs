@@ -84,7 +84,7 @@ impl Kind {
 
     /// By name and content; `None`: it looks like none of them.
     fn of(text: &Text) -> Option<Self> {
-        let file = text.file.file_name()?.to_string_lossy().to_lowercase();
+        let file = text.name().to_lowercase();
         if file == "procfile" || file.starts_with("procfile.") || file.ends_with(".procfile") {
             return Some(Self::Procfile);
         }
@@ -244,10 +244,7 @@ pub fn import(files: &[PathBuf], options: &Options) -> Result<Imported, Unreadab
         ));
     }
     let entries = import.ledger.entries();
-    let names: Vec<String> = texts
-        .iter()
-        .filter_map(|text| Some(text.file.file_name()?.to_string_lossy().into_owned()))
-        .collect();
+    let names: Vec<String> = texts.iter().map(Text::name).collect();
     let title = format!("Made from {} by `rotad import`.", names.join(", "));
     let text = import.draft.render(&title, &entries);
     let drop_in = drop_in(&import.draft);

@@ -12,12 +12,7 @@ const KILL_TIMEOUT: u64 = 1600;
 
 /// Whether it looks like one.
 pub(super) fn fits(text: &Text) -> bool {
-    let name = text
-        .file
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .to_lowercase();
+    let name = text.name().to_lowercase();
     let extension = [".js", ".cjs", ".mjs", ".json", ".yml", ".yaml"]
         .iter()
         .any(|extension| name.ends_with(extension));
@@ -78,12 +73,7 @@ fn file(import: &mut Import, text: &Text, root: &Node) {
 
 fn app(import: &mut Import, text: &Text, part: &str, number: usize, mut keys: Keys<Node>) {
     let dir = text.dir().to_owned();
-    let file = text
-        .file
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let file = text.name();
     let script = keys.take_one_of(&["script", "cmd"]);
     let Some(script) = script else {
         keys.rest_lost("an app without `script`: pm2 refuses it, too");

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Whether it looks like one.
 pub(super) fn fits(text: &Text) -> bool {
-    let name = text.file.file_name().unwrap_or_default().to_string_lossy();
+    let name = text.name();
     let yaml = name.ends_with(".yml") || name.ends_with(".yaml");
     yaml && text.text.lines().any(|line| line.starts_with("processes:"))
 }
@@ -132,12 +132,7 @@ fn process(
     awaited: bool,
 ) -> Option<(Vec<Pool>, Pool)> {
     let dir = text.dir().to_owned();
-    let file = text
-        .file
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let file = text.name();
     let mut pool = Pool::new(name, part, format!("process {name} of {file}"));
     let Some(command) = keys.take_one_of(&["command", "entrypoint"]) else {
         keys.rest_lost("a process without `command`");

@@ -20,7 +20,7 @@ pub(super) fn read(import: &mut Import, texts: &[Text]) -> Result<(), Unreadable
     let mut has_port = false;
     for text in texts.iter().filter(|text| is_env_file(&text.file)) {
         let dir = text.dir().to_owned();
-        let name = text.file.file_name().unwrap_or_default().to_string_lossy();
+        let name = text.name();
         env_files.push(import.path(&dir, &name));
         has_port |= sets_port(&text.text);
     }
@@ -38,11 +38,7 @@ pub(super) fn read(import: &mut Import, texts: &[Text]) -> Result<(), Unreadable
         let mut processes = 0;
         for key in lines(import, text)? {
             let part = format!("{}:{}", text.file.display(), key.name);
-            let origin = format!(
-                "`{}:` of {}",
-                key.name,
-                text.file.file_name().unwrap_or_default().to_string_lossy()
-            );
+            let origin = format!("`{}:` of {}", key.name, text.name());
             let mut pool = Pool::new(&key.name, &part, origin);
             let port = (!has_port).then(|| port(processes));
             processes += u32::from(key.name != "release");

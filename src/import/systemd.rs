@@ -172,9 +172,9 @@ fn units(import: &Import, texts: &[Text]) -> Result<Vec<Unit>, Unreadable> {
         .iter()
         .filter(|text| unit_of_drop_in(&text.file).is_none())
     {
-        let name = text.file.file_name().unwrap_or_default().to_string_lossy();
+        let name = text.name();
         let file = match name.rsplit_once('.') {
-            Some((_, "service" | "socket")) => name.into_owned(),
+            Some((_, "service" | "socket")) => name.clone(),
             _ if text.text.contains("[Socket]") => format!("{name}.socket"),
             _ => format!("{name}.service"),
         };

@@ -18,6 +18,11 @@ pub(super) fn need(listeners: usize, pools: usize, workers: u64) -> u64 {
     OWN_DESCRIPTORS + listeners as u64 + PER_LOG * pools as u64 + PER_WORKER * workers
 }
 
+/// For how many workers of one pool this many descriptors are enough, while nothing drains.
+pub fn workers_within(descriptors: u64) -> u64 {
+    descriptors.saturating_sub(need(1, 1, 0) + CLIENTS_AND_ROLLS) / PER_WORKER
+}
+
 /// How many workers run at most, while nothing drains.
 pub(super) fn workers(plan: &Plan) -> u64 {
     plan.pools

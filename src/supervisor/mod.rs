@@ -43,7 +43,7 @@ mod timers;
 mod upgrade;
 mod workers;
 
-pub use fd_table::prepare_fd_table;
+pub use fd_table::{prepare_fd_table, workers_within};
 pub use reload::blocking::Reader;
 
 use crate::daemon::StartContext;

@@ -25,7 +25,7 @@ pub fn day_of(wall: i64) -> i64 {
 /// When clocks show so many seconds since midnight on this day: in seconds since 1970 (UTC). Of two such moments one, and
 /// for none (clocks are put forward) one nearby.
 pub fn instant(day: i64, second: u32) -> i64 {
-    let noon = i32::try_from(day).ok().and_then(|day| {
+    let moment = i32::try_from(day).ok().and_then(|day| {
         let mut tm = broken_down(0)?;
         (tm.tm_year, tm.tm_mon, tm.tm_mday) = (70, 0, day.checked_add(1)?);
         tm.tm_hour = i32::try_from(second / 3600).ok()?;
@@ -35,7 +35,7 @@ pub fn instant(day: i64, second: u32) -> i64 {
         // SAFETY: `tm` is a whole tm of our own, which mktime(3) reads and normalizes.
         Some(unsafe { libc::mktime(&raw mut tm) })
     });
-    noon.unwrap_or(day * DAY + i64::from(second))
+    moment.unwrap_or(day * DAY + i64::from(second))
 }
 
 /// None: a year that does not fit (EOVERFLOW).

@@ -1,17 +1,14 @@
 //! Limits of this process and of the machine, as a master that is started from here has them.
 
 use super::Finding;
+use crate::config::BACKLOG;
 use crate::process::cgroup;
 use crate::process::procfs;
+use crate::supervisor::workers_within;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::unistd::Uid;
 use std::path::Path;
 
-/// Descriptors of the master for each worker, and what it needs for itself and for clients (`supervisor/fd_table.rs`).
-const PER_WORKER: u64 = 4;
-const OTHERS: u64 = 290;
-/// The backlog of a listener where the configuration names none.
-const BACKLOG: u64 = 4096;
 /// Below this many workers a limit deserves a word.
 const MANY_WORKERS: u64 = 200;
 
@@ -26,7 +23,7 @@ fn descriptors() -> Finding {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return Finding::less(name, "unknown", "getrlimit(2) fails");
     };
-    let workers = hard.saturating_sub(OTHERS) / PER_WORKER;
+    let workers = workers_within(hard);
     let found = format!(
         "{} for a worker, {} for the master",
         limit(soft),
@@ -84,7 +81,7 @@ fn pids_max() -> Option<u64> {
 fn backlog() -> Finding {
     let name = "accept queue";
     match number(Path::new("/proc/sys/net/core/somaxconn")) {
-        Some(most) if most < BACKLOG => Finding::less(
+        Some(most) if most < u64::from(BACKLOG) => Finding::less(
             name,
             format!("net.core.somaxconn is {most}"),
             format!(
