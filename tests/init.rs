@@ -50,6 +50,16 @@ impl Place {
         fs::write(path, text).expect("a file");
     }
 
+    /// Puts the master's state and log into the directory, so that nothing of them is left elsewhere: where root's masters
+    /// have theirs does not go by XDG_STATE_HOME.
+    fn keep_state(&self) {
+        let own = "[master]\nruntime_dir = \"run\"\nlog_file = \"log\"";
+        self.write(
+            "rotad.toml",
+            &self.read("rotad.toml").replace("[master]", own),
+        );
+    }
+
     fn entries(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path()).expect("the directory").flatten();
         let mut names: Vec<String> = entries
@@ -112,14 +122,7 @@ fn a_given_command_becomes_a_pool_that_starts() {
     assert_eq!(place.entries(), ["rotad.service", "rotad.toml"]);
     place.assert_sound();
     place.write("it's {ours} and \"theirs\".txt", "ok\none\n");
-    // The state of root's masters does not go by XDG_STATE_HOME.
-    place.write(
-        "rotad.toml",
-        &place.read("rotad.toml").replace(
-            "[master]",
-            "[master]\nruntime_dir = \"run\"\nlog_file = \"log\"",
-        ),
-    );
+    place.keep_state();
     let start = place.run(&["start"]);
     assert_eq!(start.code, 0, "{start:?}");
     let status = place.run(&["status", "--json"]);
@@ -137,14 +140,11 @@ fn without_a_command_the_example_starts() {
     let init = place.run(&["init"]);
     assert_eq!(init.code, 0, "{init:?}");
     place.assert_sound();
-    let mut master = place
-        .command(&["run"])
-        .stderr(fs::File::create(place.path().join("stderr")).expect("a file"))
-        .spawn()
-        .expect("a master");
+    place.keep_state();
+    let mut master = place.command(&["run"]).spawn().expect("a master");
     until("a worker that says hello", 30, || {
         place
-            .read("stderr")
+            .read("log")
             .contains("hello from worker")
             .then_some(())
     });
