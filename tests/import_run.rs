@@ -15,7 +15,8 @@ use std::process::{Command, Stdio};
 use support::site::finish;
 use support::{free_port, need, rotad, until};
 
-/// Writes what it sees to $SEEN, prints on both streams, and says which signal ended it.
+/// Writes what it sees to $SEEN, prints on both streams, and says which signal ended it. It is up when its child has left
+/// the process group: honcho signals the group, and a shell prints "Terminated" for a child that a signal ended.
 const SEEN_SH: &str = r#"
 report() { echo "$1" >> "$SEEN"; }
 report "arguments=$*"
@@ -31,8 +32,8 @@ trap 'stop TERM' TERM
 trap 'stop INT' INT
 echo "on stdout"
 echo "on stderr" >&2
-report "up"
-while :; do setsid sleep 1000 & wait $!; done
+setsid sh -c 'echo up >> "$SEEN"; exec sleep 1000' &
+wait $!
 "#;
 
 const SEEN_JS: &str = r#"
@@ -96,8 +97,9 @@ impl Place {
         command
     }
 
-    /// Runs a master in the foreground until its program is up, asks it to stop, and returns what the program saw.
-    fn observe(&self, mut command: Command, who: &str) -> String {
+    /// Runs a master in the foreground until its program is up and it has said so, asks it to stop, and returns what the
+    /// program saw. `says_up`: what the master prints once it knows its program; honcho ignores a TERM before that.
+    fn observe(&self, mut command: Command, who: &str, says_up: &str) -> String {
         let log = File::create(self.path(&format!("{who}.master"))).expect("a log");
         command
             .stdin(Stdio::null())
@@ -116,7 +118,8 @@ impl Place {
                     self.read(&format!("{who}.master"))
                 );
             }
-            seen().contains("\nup\n").then_some(())
+            let up = seen().contains("\nup\n");
+            (up && self.read(&format!("{who}.master")).contains(says_up)).then_some(())
         });
         kill(pid, Signal::SIGTERM).expect("a master to signal");
         until(&format!("{who} has left"), 20, || {
@@ -148,7 +151,7 @@ impl Place {
     fn observe_rotad(&self) -> String {
         let mut command = self.command(&rotad(), "rotad");
         command.arg("run");
-        self.observe(command, "rotad")
+        self.observe(command, "rotad", "")
     }
 }
 
@@ -188,7 +191,7 @@ fn a_program_of_supervisord_sees_the_same() {
     let place = Place::new(&[("supervisord.conf", &conf), ("seen.sh", SEEN_SH)]);
     let mut command = place.command(&supervisord, "supervisord");
     command.arg("-c").arg(place.path("supervisord.conf"));
-    let theirs = place.observe(command, "supervisord");
+    let theirs = place.observe(command, "supervisord", "");
     let log = place.read("out.log");
     assert_eq!(log, "on stdout\non stderr\ngood bye\n");
     assert!(
@@ -216,7 +219,7 @@ fn a_process_of_a_procfile_sees_the_same() {
     ]);
     let mut command = place.command(&honcho, "honcho");
     command.arg("start");
-    let theirs = place.observe(command, "honcho");
+    let theirs = place.observe(command, "honcho", "started (pid=");
     let log = place.read("out.log");
     assert_eq!(log, "on stdout\non stderr\ngood bye\n");
     assert!(theirs.contains("arguments=two words 5000\n"), "{theirs}");
@@ -238,7 +241,7 @@ fn an_app_of_pm2_sees_the_same() {
     let place = Place::new(&[("ecosystem.config.js", ecosystem), ("seen.js", SEEN_JS)]);
     let mut command = place.command(&pm2, "pm2");
     command.args(["start", "ecosystem.config.js", "--env", "production"]);
-    let theirs = place.observe(command, "pm2");
+    let theirs = place.observe(command, "pm2", "");
     let log = place.read("out.log");
     assert_eq!(log, "on stdout\ngood bye\n");
     assert!(
