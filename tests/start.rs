@@ -158,13 +158,61 @@ fn a_start_with_some_ready_pools_is_told() {
     let site = site(&format!("{WEB}{other}"), "ok\nfirst");
     let run = site.rotad(&["start"]);
     assert_eq!(run.code, 1, "{run:?}");
-    assert!(run.err.contains("broken"), "{run:?}");
+    let (address, log) = (site.address(), site.path("master.log"));
+    for line in [
+        "rotad: broken: exited with 4".to_owned(),
+        format!("web: 2 workers ready at http://{address}\n"),
+        "still retrying: broken\n".to_owned(),
+        format!("log: {}\n", log.display()),
+    ] {
+        assert!(run.err.contains(&line), "{line}: {run:?}");
+    }
     assert!(
         support::load::get(&site.address(), "/").is_ok(),
         "the good pool serves"
     );
     assert_eq!(site.rotad(&["stop"]).code, 0);
     site.assert_empty();
+}
+
+/// A line per pool says where it serves, and the last one where it logs.
+#[test]
+fn a_start_says_where_it_serves_and_logs() {
+    let more = r#"
+[pool.sock]
+command = ["@WORKER@", "http"]
+listen = "unix:@DIR@/s.sock"
+log = { stdout = "@DIR@/sock-{slot}.log" }
+[pool.once]
+kind = "oneshot"
+command = ["true"]
+"#;
+    let site = site(&format!("{WEB}{more}"), "ok\nfirst");
+    let run = site.rotad(&["start"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let dir = site.path("");
+    let dir = dir.to_string_lossy();
+    let dir = dir.trim_end_matches('/');
+    let mut lines: Vec<&str> = run.out.lines().collect();
+    assert_eq!(
+        lines.pop(),
+        Some(format!("log: {dir}/master.log; sock: {dir}/sock-{{slot}}.log").as_str()),
+        "{run:?}"
+    );
+    let once = lines
+        .iter()
+        .position(|line| line.starts_with("once: done after "));
+    lines.remove(once.expect("a line for the oneshot"));
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            format!("sock: 1 worker ready at unix:{dir}/s.sock"),
+            format!("web: 2 workers ready at http://{}", site.address()),
+        ],
+        "{run:?}"
+    );
+    assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 
 /// `--no-wait` returns once sockets and pid file stand.

@@ -246,6 +246,11 @@ impl Listener {
         }
     }
 
+    /// The bound address: its port is never 0.
+    pub fn bound(&self) -> &Address {
+        &self.bound
+    }
+
     /// The address as a configuration writes it, with the bound port: `127.0.0.1:8080`, `[::]:80`,
     /// `unix:/run/shop.sock`.
     pub fn addr_text(&self) -> String {

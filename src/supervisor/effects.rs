@@ -150,7 +150,8 @@ impl Supervisor {
             // Said when the master exits.
             Some(Owner::Start) if self.shutdown.stopping => {}
             Some(Owner::Start) => {
-                let how = self.describer().start(pool, outcome);
+                let up_line = |how| self.up_line(pool, how);
+                let how = self.describer().start(pool, outcome, up_line);
                 match self.clients.start_watch.started(pool, how) {
                     StartAction::Nothing => {}
                     StartAction::StopAll => self.stop_failed_start(),

@@ -11,7 +11,7 @@ use crate::supervisor::clients::outcome_text::{
 use crate::supervisor::pool_registry::PoolRegistry;
 use crate::supervisor::workers::exit_report::{ExitReports, describe};
 use rotad_core::{
-    Cause, Exit, Generation, Outcome, PoolId, StartFailure, View, WorkerId, WorkerState,
+    Cause, Exit, Generation, Outcome, PoolId, StartFailure, Up, View, WorkerId, WorkerState,
 };
 
 /// Read-only access to what outcomes are described from.
@@ -163,10 +163,15 @@ impl Describer<'_> {
         }
     }
 
-    /// How the first start of a pool has ended.
-    pub(crate) fn start(&self, pool: PoolId, outcome: &Outcome) -> Started {
+    /// How the first start of a pool has ended. `up_line`: the line for a pool that is up.
+    pub(crate) fn start(
+        &self,
+        pool: PoolId,
+        outcome: &Outcome,
+        up_line: impl FnOnce(Up) -> String,
+    ) -> Started {
         match outcome {
-            Outcome::Up(how) => Started::Up(*how),
+            Outcome::Up(how) => Started::Up(*how, up_line(*how)),
             Outcome::StartFailed(failure) => Started::Failed(self.start_failure(pool, failure).0),
             Outcome::Superseded { by } => Started::Failed(superseded(*by).to_owned()),
             other => Started::Failed(self.outcome(pool, other).1),
@@ -180,12 +185,11 @@ impl Describer<'_> {
             .any(|worker| worker.pool == pool && worker.by_age && is_up(worker.state))
     }
 
-    /// The text for a pool that has all its workers.
-    pub(crate) fn all_up(&self, pool: PoolId) -> &'static str {
-        if self.has_ready_by_age(pool) {
-            "every worker is alive, nothing says that they are ready"
-        } else {
-            "every worker is ready"
+    /// The text for a pool that has all its workers. `at`: where it serves, or empty.
+    pub(crate) fn all_up(&self, pool: PoolId, at: &str) -> String {
+        match self.has_ready_by_age(pool) {
+            true => format!("every worker is alive{at}, nothing says that they are ready"),
+            false => format!("every worker is ready{at}"),
         }
     }
 }

@@ -23,18 +23,32 @@ enum StartState {
     Failed(String),
 }
 
+impl StartState {
+    fn is_up(&self) -> bool {
+        match self {
+            Self::Ready | Self::Ended | Self::Alive => true,
+            Self::Pending | Self::Failed(_) => false,
+        }
+    }
+}
+
 /// The progress of a start. A pool has failed when its first worker fails before it is ready, or is not ready in time.
 pub(crate) struct StartWatch {
     report: Option<Report>,
     pools: BTreeMap<PoolId, Pool>,
     /// Exit code and text, reported once all workers are gone.
     final_report: Option<(ExitCode, String)>,
+    /// Where the master and its pools log, in one line.
+    log_line: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Pool {
     name: String,
     state: StartState,
+    /// What is reported of it once it is up.
+    #[serde(default)]
+    up_line: String,
 }
 
 /// What is saved of it.
@@ -43,12 +57,15 @@ pub(crate) struct SavedStart {
     report: Option<SavedReport>,
     pools: BTreeMap<PoolId, Pool>,
     final_report: Option<(ExitCode, String)>,
+    #[serde(default)]
+    log_line: String,
 }
 
 /// How the first start of a pool has ended.
 #[derive(Debug)]
 pub(crate) enum Started {
-    Up(Up),
+    /// It is up; the line that says so.
+    Up(Up, String),
     /// It has failed; why.
     Failed(String),
 }
@@ -66,16 +83,23 @@ impl StartWatch {
     pub(crate) fn new(
         context: StartContext,
         pools: impl Iterator<Item = (PoolId, String)>,
+        log_line: String,
     ) -> Self {
         let pool = |(id, name): (PoolId, String)| {
-            let state = StartState::Pending;
-            (id, Pool { name, state })
+            let (state, up_line) = (StartState::Pending, String::new());
+            let pool = Pool {
+                name,
+                state,
+                up_line,
+            };
+            (id, pool)
         };
         let waits = !context.foreground;
         let mut watch = Self {
             report: waits.then_some(context.report),
             pools: pools.map(pool).collect(),
             final_report: None,
+            log_line,
         };
         if context.no_wait {
             watch.finish(ExitCode::DONE, "");
@@ -92,6 +116,7 @@ impl StartWatch {
             report: self.report.as_ref().map(Report::saved).transpose()?,
             pools: self.pools.clone(),
             final_report: self.final_report.clone(),
+            log_line: self.log_line.clone(),
         })
     }
 
@@ -104,6 +129,7 @@ impl StartWatch {
                 .and_then(|report| Report::restore(report, table).ok()),
             pools: saved.pools,
             final_report: saved.final_report,
+            log_line: saved.log_line,
         }
     }
 
@@ -132,11 +158,11 @@ impl StartWatch {
 
     /// A pool's first start has ended.
     pub(crate) fn started(&mut self, pool: PoolId, how: Started) -> StartAction {
-        let new = match how {
-            Started::Up(Up::Done(_)) => StartState::Ended,
-            Started::Up(Up::Alive) => StartState::Alive,
-            Started::Up(Up::Ready | Up::NoneWanted) => StartState::Ready,
-            Started::Failed(why) => StartState::Failed(why),
+        let (new, up_line) = match how {
+            Started::Up(Up::Done(_), line) => (StartState::Ended, line),
+            Started::Up(Up::Alive, line) => (StartState::Alive, line),
+            Started::Up(Up::Ready | Up::NoneWanted, line) => (StartState::Ready, line),
+            Started::Failed(why) => (StartState::Failed(why), String::new()),
         };
         if self.report.is_none() || self.final_report.is_some() {
             return StartAction::Nothing;
@@ -145,6 +171,7 @@ impl StartWatch {
             && pool.state == StartState::Pending
         {
             pool.state = new;
+            pool.up_line = up_line;
         }
         self.decide()
     }
@@ -157,71 +184,33 @@ impl StartWatch {
         {
             return StartAction::Nothing;
         }
-        let of = |state: &StartState| -> Vec<&str> {
-            self.pools
-                .values()
-                .filter(|pool| pool.state == *state)
-                .map(|pool| pool.name.as_str())
-                .collect()
-        };
-        let (serving, alive, ended) = (
-            of(&StartState::Ready),
-            of(&StartState::Alive),
-            of(&StartState::Ended),
-        );
-        let only_alive = (!alive.is_empty()).then(|| {
-            format!(
-                "alive: {} (nothing but their age says that their workers are ready)",
-                alive.join(", ")
-            )
-        });
-        let failed = self.pools.values().filter_map(|pool| match &pool.state {
-            StartState::Failed(why) => Some(format!("{}: {why}", pool.name)),
-            StartState::Pending | StartState::Ready | StartState::Alive | StartState::Ended => None,
-        });
-        let failed: Vec<String> = failed.collect();
+        let up = self.pools.values().filter(|pool| pool.state.is_up());
+        let mut lines: Vec<String> = up.map(|pool| pool.up_line.clone()).collect();
+        let failed: Vec<(&str, &str)> = self
+            .pools
+            .values()
+            .filter_map(|pool| match &pool.state {
+                StartState::Failed(why) => Some((pool.name.as_str(), why.as_str())),
+                _ => None,
+            })
+            .collect();
         if failed.is_empty() {
-            let up = self
-                .pools
-                .values()
-                .filter(|pool| matches!(pool.state, StartState::Ready | StartState::Ended));
-            let up: Vec<&str> = up.map(|pool| pool.name.as_str()).collect();
-            // A configuration without pools is ready, too.
-            let ready =
-                (!up.is_empty() || alive.is_empty()).then(|| format!("ready: {}", up.join(", ")));
-            let text = ready
-                .into_iter()
-                .chain(only_alive)
-                .collect::<Vec<_>>()
-                .join("; ");
+            lines.push(self.log_line.clone());
+            let text = join_within(&lines, MAX_REPORT_BYTES);
             self.finish(ExitCode::DONE, &text);
             return StartAction::Nothing;
         }
-        if serving.is_empty() && alive.is_empty() && ended.is_empty() {
-            self.final_report = Some((
-                ExitCode::FAILED,
-                format!(
-                    "{}\nnothing came up; nothing is left running",
-                    join_within(&failed, MAX_REPORT_BYTES)
-                ),
-            ));
+        let why = failed.iter().map(|(name, why)| format!("{name}: {why}"));
+        let why = join_within(&why.collect::<Vec<_>>(), MAX_REPORT_BYTES);
+        if lines.is_empty() {
+            let text = format!("{why}\nnothing came up; nothing is left running");
+            self.final_report = Some((ExitCode::FAILED, text));
             return StartAction::StopAll;
         }
-        let mut serve = Vec::new();
-        if !serving.is_empty() {
-            serve.push(format!("these serve: {}", serving.join(", ")));
-        } else if alive.is_empty() {
-            serve.push("nobody serves".to_owned());
-        }
-        serve.extend(only_alive);
-        if !ended.is_empty() {
-            serve.push(format!("done: {}", ended.join(", ")));
-        }
-        let serve = serve.join("; ");
-        let text = format!(
-            "{}\n{serve}; still retrying the others",
-            join_within(&failed, MAX_REPORT_BYTES)
-        );
+        let names: Vec<&str> = failed.iter().map(|(name, _)| *name).collect();
+        lines.push(format!("still retrying: {}", names.join(", ")));
+        lines.push(self.log_line.clone());
+        let text = format!("{why}\n{}", join_within(&lines, MAX_REPORT_BYTES));
         self.finish(ExitCode::FAILED, &text);
         StartAction::Nothing
     }

@@ -10,6 +10,7 @@ pub(crate) mod launch;
 pub(crate) mod log_clients;
 pub(crate) mod outcome_text;
 pub(crate) mod requests;
+pub(crate) mod served_at;
 pub(crate) mod status;
 pub(crate) mod tickets;
 

@@ -33,7 +33,7 @@ impl Fixture {
             activation_pid: 0,
             activation_sockets: Vec::new(),
         };
-        let start_watch = StartWatch::new(context, std::iter::empty());
+        let start_watch = StartWatch::new(context, std::iter::empty(), String::new());
         Self {
             clients: Clients::new(Server::new(listener, 0o600), start_watch),
             poller: Poller::new().unwrap(),

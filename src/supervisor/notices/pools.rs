@@ -28,7 +28,7 @@ impl Supervisor {
     }
 
     pub(super) fn report_pool_ready(&mut self, pool: PoolId, generation: Generation) {
-        let text = self.describer().all_up(pool);
+        let text = self.describer().all_up(pool, &self.served_at(pool));
         let event = EventBuilder::new(EventKind::PoolReady, text);
         self.emit(event.pool(pool).generation(generation));
     }

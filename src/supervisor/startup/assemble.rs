@@ -16,6 +16,7 @@ use crate::runtime_dir::{NOTIFY_DIR, RuntimeDirRepair};
 use crate::saved_state::tracked::Tracked;
 use crate::supervisor::clients::Clients;
 use crate::supervisor::clients::launch::StartWatch;
+use crate::supervisor::clients::served_at;
 use crate::supervisor::daily_recycling::DailyRecycling;
 use crate::supervisor::engine_queue::EngineQueue;
 use crate::supervisor::event_log::EventLog;
@@ -246,6 +247,9 @@ impl Tables {
             .map(|(id, pool)| (id, pool.name.clone()))
             .collect();
         let log_file = logs::log_file(&plan, context.foreground).cloned();
+        let log_line = log_file
+            .as_deref()
+            .map(|file| served_at::log_line(file, &plan));
         Self {
             plan,
             engine: EngineQueue::new(
@@ -253,7 +257,11 @@ impl Tables {
             ),
             pools,
             listening,
-            start_watch: StartWatch::new(context, watched.into_iter()),
+            start_watch: StartWatch::new(
+                context,
+                watched.into_iter(),
+                log_line.unwrap_or_default(),
+            ),
             log_file,
         }
     }
