@@ -103,6 +103,7 @@ fn the_package_has_the_documented_files() {
     ] {
         assert_eq!(read(file), said(&["completions", shell]), "{file}");
     }
+    assert_eq!(read("usr/share/rotad/rotad.schema.json"), said(&["schema"]));
     let mut page = Command::new("gzip");
     page.arg("-dc")
         .arg(tree.join("usr/share/man/man1/rotad.1.gz"));
@@ -183,6 +184,9 @@ fn the_package_installs_upgrades_and_removes() {
         "disabled"
     );
 
+    let first = machine
+        .shell("cd $(mktemp -d) && rotad init -- sleep 1 >/dev/null && head -n 1 rotad.toml");
+    assert_eq!(first.trim(), "#:schema /usr/share/rotad/rotad.schema.json");
     machine.write(CONFIG, POOLS);
     machine.write("/etc/rotad/shop.toml", &POOLS.replace("8080", "8081"));
     machine.ok(&[

@@ -216,6 +216,11 @@ pub(super) enum Verb {
     },
     /// Print the manual page
     Man,
+    /// Print the JSON schema of the configuration, for editors
+    ///
+    /// With the line `#:schema PATH` at the top of a configuration, editors that use taplo (Even Better TOML, Helix, …)
+    /// complete keys, show what they do, and mark mistakes. `rotad check` finds more.
+    Schema,
 }
 
 #[derive(Debug, clap::Args)]
@@ -328,7 +333,7 @@ mod tests {
     fn documented_command_lines_parse_and_others_are_usage_errors() {
         let good = "reload --config|reload --dry-run|reload web --timeout 10s|roll --tasks|roll web/0|stop web --now|\
             start web|scale web +2|scale web -2|signal web/0 HUP|logs -f -n 5 web|events -f|init -- php a.php|\
-            completions bash|man|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\
+            completions bash|man|schema|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\
             demo --once --port 0|check --json a.toml|start --no-wait --take-over|start web api --timeout 5s|\
             stop web api --timeout 5s|logs --follow|logs web/0 -n 3|events --json|rollback --drained|rollback web --to 2|rollback --dry-run --to 3|status -w --json|\
             import a.conf b.conf --from supervisord -o - --strict|import Procfile --env production|\

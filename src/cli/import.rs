@@ -1,7 +1,7 @@
 //! `rotad import`: writes a configuration made from that of another process manager, and says what became of each key.
 
 use super::args::ImportArgs;
-use super::print;
+use super::{print, schema};
 use crate::config::{self, Loaded};
 use crate::exit_code::ExitCode;
 use crate::import::{self, Account, Imported, Kind, Options};
@@ -36,7 +36,12 @@ pub(super) fn import(config: Option<&Path>, args: &ImportArgs) -> ExitCode {
         base: config::base_of(&target),
     };
     let imported = match import::import(&args.files, &options) {
-        Ok(imported) => imported,
+        Ok(imported) if to_stdout => imported,
+        Ok(imported) => {
+            let dir = target.parent().unwrap_or(Path::new(""));
+            let text = schema::headed(dir, &imported.text);
+            Imported { text, ..imported }
+        }
         Err(error) => {
             print::plain_error(&error.to_string());
             return ExitCode::CONFIG;

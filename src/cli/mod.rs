@@ -19,6 +19,7 @@ mod rates;
 mod request;
 mod roll;
 mod run;
+mod schema;
 mod status;
 mod table;
 mod usage;
@@ -181,6 +182,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
         Verb::Import(args) => import::import(config.as_deref(), &args),
         Verb::Completions { shell } => complete::completions(shell),
         Verb::Man => man::man(),
+        Verb::Schema => schema::schema(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::reader::{Located, Parser, Value};
 use super::section::{Documented, Kind, Merge, Section, Shown, Written, sections};
+use super::shapes::{self, Shape};
 use super::tables;
 use rotad_core::Span;
 use std::marker::PhantomData;
@@ -16,6 +17,10 @@ impl Kind for Flag {
 
     fn takes(&self) -> String {
         "true or false".to_owned()
+    }
+
+    fn shape(&self) -> Shape {
+        shapes::flag()
     }
 
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
@@ -39,6 +44,10 @@ impl Kind for Duration {
         "duration".to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        shapes::duration()
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
         parser.duration(value)
     }
@@ -58,6 +67,10 @@ impl Kind for Size {
 
     fn takes(&self) -> String {
         "size".to_owned()
+    }
+
+    fn shape(&self) -> Shape {
+        shapes::size()
     }
 
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
@@ -84,6 +97,10 @@ impl Kind for LogSize {
         "size, or `\"none\"`".to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        shapes::any(vec![shapes::words(["none"]), shapes::size()])
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
         if value.get_ref().as_str() == Some("none") {
             return Some(Located::new(None, value.span()));
@@ -108,6 +125,10 @@ impl Kind for Octal {
         "octal".to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        shapes::octal()
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
         parser.octal(value)
     }
@@ -127,6 +148,10 @@ impl Kind for Amount {
 
     fn takes(&self) -> String {
         "number".to_owned()
+    }
+
+    fn shape(&self) -> Shape {
+        shapes::number(self.0.into(), self.1.into())
     }
 
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
@@ -150,6 +175,10 @@ impl Kind for Path {
         "path".to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        shapes::some_text()
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
         parser.path(value)
     }
@@ -171,6 +200,10 @@ impl Kind for Text {
         self.0.to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        shapes::text()
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
         parser.text(value, self.1)
     }
@@ -189,6 +222,10 @@ impl<T: Clone> Kind for Choice<T> {
             .map(|(word, _)| format!("`\"{word}\"`"))
             .collect();
         words.join(", ")
+    }
+
+    fn shape(&self) -> Shape {
+        shapes::words(self.0.iter().map(|(word, _)| *word))
     }
 
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
@@ -213,6 +250,10 @@ impl<K: Kind> Kind for Called<K> {
         self.0.to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        self.1.shape()
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
         self.1.read(parser, value)
     }
@@ -224,9 +265,11 @@ impl<T, K: Shown<T>> Shown<T> for Called<K> {
     }
 }
 
-/// A kind that one key has alone: what documentation calls its values, and the function that reads them (`values`).
+/// A kind that one key has alone: what documentation calls its values, what they look like, and the function that reads
+/// them (`values`).
 pub(super) struct Own<F>(
     pub(super) &'static str,
+    pub(super) fn() -> Shape,
     pub(super) fn(&mut Parser, &Value<'_>) -> F,
 );
 
@@ -237,14 +280,19 @@ impl<F> Kind for Own<F> {
         self.0.to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        (self.1)()
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> F {
-        (self.1)(parser, value)
+        (self.2)(parser, value)
     }
 }
 
 /// As [`Own`], for a key that counts as written even where its value has a finding.
 pub(super) struct Kept<F>(
     pub(super) &'static str,
+    pub(super) fn() -> Shape,
     pub(super) fn(&mut Parser, &Value<'_>) -> F,
 );
 
@@ -255,8 +303,12 @@ impl<F> Kind for Kept<F> {
         self.0.to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        (self.1)()
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
-        Some((self.1)(parser, value))
+        Some((self.2)(parser, value))
     }
 }
 
@@ -266,6 +318,7 @@ pub(super) type Tried<T> = Written<Option<T>>;
 /// The kind of a [`Tried`] way, as [`Own`].
 pub(super) struct Way<T>(
     pub(super) &'static str,
+    pub(super) fn() -> Shape,
     pub(super) fn(&mut Parser, &Value<'_>) -> Option<T>,
 );
 
@@ -277,14 +330,21 @@ impl<T> Kind for Way<T> {
         self.0.to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        (self.1)()
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
-        let way = (self.1)(parser, value);
+        let way = (self.2)(parser, value);
         Some(Located::new(way, value.span()))
     }
 }
 
 /// A table whose keys are names that the user or the system gives.
-pub(super) struct Names<F>(pub(super) fn(&mut Parser, &Value<'_>) -> F);
+pub(super) struct Names<F>(
+    pub(super) fn() -> Shape,
+    pub(super) fn(&mut Parser, &Value<'_>) -> F,
+);
 
 impl<F> Kind for Names<F> {
     type Read = F;
@@ -294,8 +354,12 @@ impl<F> Kind for Names<F> {
         "table".to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        (self.0)()
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> F {
-        (self.0)(parser, value)
+        (self.1)(parser, value)
     }
 }
 
@@ -314,6 +378,10 @@ impl<S: Documented> Kind for Table<S> {
 
     fn takes(&self) -> String {
         "table".to_owned()
+    }
+
+    fn shape(&self) -> Shape {
+        shapes::table::<S>()
     }
 
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> S {
@@ -342,6 +410,10 @@ impl<S: Documented> Kind for OptionalTable<S> {
         "table".to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        shapes::table::<S>()
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
         Some(Located::new(tables::read(parser, value), value.span()))
     }
@@ -367,6 +439,10 @@ impl<S: Documented> Kind for Tables<S> {
         "tables".to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        shapes::named(shapes::table::<S>())
+    }
+
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read {
         let mut named = Vec::new();
         tables::read_named(parser, value, &mut named);
@@ -378,9 +454,13 @@ impl<S: Documented> Kind for Tables<S> {
     }
 }
 
-/// A key that is read at another time than the rest of its section: what documentation calls its values, and the tables
-/// that they are.
-pub(super) struct ReadElsewhere(pub(super) &'static str, pub(super) fn() -> Vec<Section>);
+/// A key that is read at another time than the rest of its section: what documentation calls its values, what they look
+/// like, and the tables that they are.
+pub(super) struct ReadElsewhere(
+    pub(super) &'static str,
+    pub(super) fn() -> Shape,
+    pub(super) fn() -> Vec<Section>,
+);
 
 impl Kind for ReadElsewhere {
     type Read = ();
@@ -389,9 +469,13 @@ impl Kind for ReadElsewhere {
         self.0.to_owned()
     }
 
+    fn shape(&self) -> Shape {
+        (self.1)()
+    }
+
     fn read(&self, _: &mut Parser, _: &Value<'_>) {}
 
     fn tables(&self) -> Vec<Section> {
-        (self.1)()
+        (self.2)()
     }
 }

@@ -5,10 +5,12 @@ use super::kinds::Kept;
 use super::reader::{Parser, Value, in_order, integer};
 use super::report::shown;
 use super::section::section;
+use super::shapes::{self, Shape};
 use super::tables;
 use super::units;
 use crate::plan::Limit;
 use nix::sys::resource::Resource;
+use serde_json::{Map, json};
 use toml::de::DeValue;
 
 /// Resources of setrlimit(2): name, number.
@@ -34,9 +36,27 @@ const RESOURCES: &[(&str, Resource)] = &[
 section! {
     /// `None` inside: it has a finding.
     struct Bounds {
-        soft: Option<Option<u64>>, Kept("number, size or `\"unlimited\"`", bound);
-        hard: Option<Option<u64>>, Kept("number, size or `\"unlimited\"`", bound);
+        soft: Option<Option<u64>>, Kept("number, size or `\"unlimited\"`", bound_shape, bound),
+            "what is enforced; a worker may raise it up to the hard one";
+        hard: Option<Option<u64>>, Kept("number, size or `\"unlimited\"`", bound_shape, bound),
+            "the most that the soft one can be raised to";
     }
+}
+
+pub(super) fn shape() -> Shape {
+    let limit = shapes::any(vec![
+        bound_shape(),
+        shapes::inline::<Bounds>(&["soft", "hard"]),
+    ]);
+    let properties: Map<String, Shape> = RESOURCES
+        .iter()
+        .map(|(name, _)| ((*name).to_owned(), limit.clone()))
+        .collect();
+    json!({ "type": "object", "properties": properties, "additionalProperties": false })
+}
+
+fn bound_shape() -> Shape {
+    shapes::any(vec![shapes::words(["unlimited"]), shapes::size()])
 }
 
 pub(super) fn read(parser: &mut Parser, value: &Value<'_>) -> Vec<Limit> {

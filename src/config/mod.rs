@@ -8,7 +8,8 @@
 //!
 //! The keys stand in `sections` (master, listeners), `pool` and `pool_tables`, declared by the macro of `section`; those
 //! of tables within a value stand beside their parser (`probe`, `stop_steps`, `limits`). `kinds` and `values` parse the
-//! values with the `reader`, and `schema` shows the keys to the documentation. What people bring from other tools is
+//! values with the `reader`; `shapes` and `value_shapes` say as JSON schema what these look like; `schema` shows the keys
+//! to the documentation and to editors. What people bring from other tools is
 //! recognized by `foreign_keys`, `foreign_values`, `foreign_files` and `unexpanded`.
 
 mod accounts;
@@ -41,6 +42,7 @@ mod resolve_probe;
 mod schema;
 mod section;
 mod sections;
+mod shapes;
 mod sources;
 mod stop_steps;
 mod tables;
@@ -49,6 +51,7 @@ mod toml_syntax;
 mod unexpanded;
 mod units;
 mod users;
+mod value_shapes;
 mod values;
 mod watch;
 
@@ -59,7 +62,7 @@ pub use foreign_keys::markdown as foreign_keys;
 pub use paths::default_dirs;
 pub use report::{Finding, Place, Report, Severity};
 pub(crate) use report::{nearest, shown};
-pub use schema::{markdown, reference};
+pub use schema::{json as json_schema, markdown, reference};
 pub use section::{Row, Section};
 pub use sections::BACKLOG;
 pub use units::{duration, signal};

@@ -4,6 +4,8 @@ use super::kinds::{Amount, Choice, Duration, Flag, LogSize, Octal, Own, Size, Te
 use super::probe::{self, CheckText};
 use super::reader::Located;
 use super::section::{Setting, Written, section};
+use super::shapes;
+use super::value_shapes;
 use super::values::{self, SinkText, Surge, WORKERS};
 use crate::plan::{RollOn, TimeOfDay};
 use rotad_core::{OnFailure, RestartPolicy, Span};
@@ -17,7 +19,7 @@ const ON: Choice<RollOn> = Choice(&[("always", RollOn::Always), ("change", RollO
 
 section! {
     pub(super) struct Reload = "[pool.NAME.reload]" {
-        surge: Setting<Surge> = Surge::Percent(25), Own("number, or percent of count", values::surge),
+        surge: Setting<Surge> = Surge::Percent(25), Own("number, or percent of count", value_shapes::surge, values::surge),
             default "`\"25%\"`",
             "successors above count, rounded up; 0: stop one, wait until it is gone, start one";
         max_draining: Written<u32>, WORKERS, default "count",
@@ -27,7 +29,7 @@ section! {
              ready, each new one has to live so long before the roll is done";
         on_failure: Setting<OnFailure> = OnFailure::Rollback, ON_FAILURE,
             "slots already done go back, or stay";
-        watch: Written<Vec<Located<String>>>, Own("list of patterns", values::watch),
+        watch: Written<Vec<Located<String>>>, Own("list of patterns", value_shapes::some_texts, values::watch),
             "a changed content of these files rolls the pool";
         on: Setting<RollOn> = RollOn::Always, ON,
             "`\"change\"`: what is asked of all pools rolls this one only when what it is made from has changed";
@@ -52,10 +54,10 @@ section! {
             "the longest delay";
         stable_after: Setting<Span> = Span::from_secs(10), Duration,
             "a worker of the slot ready for this long: the count starts again";
-        success_exit_codes: Setting<Vec<i32>> = vec![0], Own("list of exit codes", values::exit_codes),
+        success_exit_codes: Setting<Vec<i32>> = vec![0], Own("list of exit codes", value_shapes::exit_codes, values::exit_codes),
             default "`[0]`",
             "ends of a worker that was ready: started again, at most once per `delay`, never counted; before it was ready the delay grows";
-        never_on: Written<Vec<i32>>, Own("list of exit codes", values::exit_codes),
+        never_on: Written<Vec<i32>>, Own("list of exit codes", value_shapes::exit_codes, values::exit_codes),
             "after these the slot is not started again until the next roll or start";
     }
 }
@@ -66,7 +68,7 @@ section! {
             "replaced at this age (±10 %)";
         max_rss: Written<u64>, Size,
             "replaced when its processes hold more memory than this";
-        at: Written<TimeOfDay>, Own("local time", values::time_of_day),
+        at: Written<TimeOfDay>, Own("local time", value_shapes::time_of_day, values::time_of_day),
             "replaced once a day at this time, such as `\"04:00\"`, one worker after another";
     }
 }
@@ -74,7 +76,7 @@ section! {
 section! {
     /// The ways exclude each other.
     pub(super) struct HealthText = "[pool.NAME.health]" {
-        watchdog: Tried<Span>, Way("duration", values::watchdog),
+        watchdog: Tried<Span>, Way("duration", shapes::duration, values::watchdog),
             "`WATCHDOG=1` must come this often";
         connect: Tried<CheckText>, probe::CONNECT,
             "takes a connection";
@@ -82,7 +84,7 @@ section! {
             "answers with a status of 2xx or 3xx";
         command: Tried<CheckText>, probe::COMMAND,
             "ends with 0";
-        headers: Written<Vec<(Located<String>, Located<String>)>>, Own("table", values::headers),
+        headers: Written<Vec<(Located<String>, Located<String>)>>, Own("table", value_shapes::headers, values::headers),
             "with `http`: header fields of the request, such as `Host`";
         every: Setting<Span> = Span::from_secs(10), Duration,
             "how often the worker is asked";
@@ -95,10 +97,10 @@ section! {
 
 section! {
     pub(super) struct Log = "[pool.NAME.log]" {
-        stdout: Setting<SinkText> = SinkText::Master, Own("path, `\"master\"`, `\"inherit\"`, `\"null\"`", values::stdout),
+        stdout: Setting<SinkText> = SinkText::Master, Own("path, `\"master\"`, `\"inherit\"`, `\"null\"`", value_shapes::stdout, values::stdout),
             default "`\"master\"`",
             "to a file (`{pool}` and `{slot}` may stand in its path), the master's log, its own stdout, or nowhere";
-        stderr: Setting<SinkText> = SinkText::Stdout, Own("the same, or `\"stdout\"`", values::stderr),
+        stderr: Setting<SinkText> = SinkText::Stdout, Own("the same, or `\"stdout\"`", value_shapes::stderr, values::stderr),
             default "`\"stdout\"`",
             "`\"stdout\"`: wherever stdout goes";
         max_size: Setting<Option<u64>> = Some(values::LOG_MAX_SIZE), LogSize,

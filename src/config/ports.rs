@@ -2,9 +2,17 @@
 
 use super::reader::{Located, Parser, Value, integer};
 use super::report::shown;
+use super::shapes::{self, Shape};
 use crate::plan::Ports;
 
 const WHAT: &str = "a range of ports such as \"3000-3004\"";
+
+pub(super) fn shape() -> Shape {
+    shapes::any(vec![
+        shapes::number(1, 65535),
+        shapes::pattern(r"^\s*\+?[0-9]{1,5}\s*(-\s*\+?[0-9]{1,5}\s*)?$"),
+    ])
+}
 
 /// `None` inside: it has a finding.
 pub(super) fn read(parser: &mut Parser, value: &Value<'_>) -> Located<Option<Ports>> {

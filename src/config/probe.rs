@@ -4,10 +4,12 @@ use super::foreign_values;
 use super::kinds::{Duration, Own, Tried, Way};
 use super::reader::{Located, Parser, Value, in_order};
 use super::section::{Keys, Written, section};
+use super::shapes::{self, Shape};
 use super::values::Headers;
-use super::{tables, values};
+use super::{tables, value_shapes, values};
 use crate::plan::Ready;
 use rotad_core::Span;
+use serde_json::json;
 use toml::de::DeValue;
 
 /// A check, as parsed.
@@ -33,27 +35,44 @@ const READY: &[(&str, Ready)] = &[
 ];
 
 /// Takes a connection.
-pub(super) const CONNECT: Way<CheckText> = Way("`HOST:PORT`", connect);
+pub(super) const CONNECT: Way<CheckText> = Way("`HOST:PORT`", shapes::some_text, connect);
 
 /// Answers with a status of 2xx or 3xx.
-pub(super) const HTTP: Way<CheckText> = Way("`HOST:PORT/PATH`", http);
+pub(super) const HTTP: Way<CheckText> = Way("`HOST:PORT/PATH`", shapes::some_text, http);
 
 /// Ends with 0.
-pub(super) const COMMAND: Way<CheckText> = Way("list, or one string", command);
+pub(super) const COMMAND: Way<CheckText> = Way("list, or one string", shapes::command, command);
 
 section! {
     /// The ways exclude each other.
     struct ReadyTable {
-        after: Written<Span>, Duration;
-        http: Tried<CheckText>, HTTP;
-        connect: Tried<CheckText>, CONNECT;
-        command: Tried<CheckText>, COMMAND;
-        headers: Written<Headers>, Own("table", values::headers);
+        after: Written<Span>, Duration,
+            "it has lived for that long";
+        http: Tried<CheckText>, HTTP,
+            "it answers with a status of 2xx or 3xx";
+        connect: Tried<CheckText>, CONNECT,
+            "it takes a connection";
+        command: Tried<CheckText>, COMMAND,
+            "this program ends with 0";
+        headers: Written<Headers>, Own("table", value_shapes::headers, values::headers),
+            "with `http`: header fields of the request, such as `Host`";
     }
 }
 
 /// The keys of `ready` that are no ways to be ready.
 const BESIDE: [&str; 1] = ["headers"];
+
+pub(super) fn ready_shape() -> Shape {
+    let mut table = shapes::inline::<ReadyTable>(&[]);
+    let mut ways = ReadyTable::names();
+    ways.retain(|name| !BESIDE.contains(name));
+    shapes::at_most_one(&mut table, &ways);
+    table["minProperties"] = json!(1);
+    shapes::any(vec![
+        shapes::words(READY.iter().map(|(word, _)| *word)),
+        table,
+    ])
+}
 
 pub(super) fn ready(parser: &mut Parser, value: &Value<'_>) -> Option<Located<ReadyText>> {
     let DeValue::Table(table) = value.get_ref() else {

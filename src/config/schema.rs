@@ -1,9 +1,11 @@
-//! All tables of the configuration and their keys, as documentation shows them: the list in docs/config.md is made from
-//! these, and they tell where an unknown key belongs.
+//! All tables of the configuration and their keys: the list in docs/config.md and the JSON schema for editors are made
+//! from these, and they tell where an unknown key belongs.
 
 use super::foreign_keys::{self, Unknown};
 use super::section::{Row, Section, sections};
 use super::sections::Config;
+use super::shapes;
+use serde_json::json;
 use std::fmt::Write;
 
 /// Every key that the parser knows, table by table.
@@ -43,6 +45,22 @@ pub fn markdown() -> String {
         page.push('\n');
     }
     page
+}
+
+/// The JSON schema (draft 7) of a configuration, as `rotad schema` prints it. It accepts every file that is valid; what
+/// depends on other keys, files or the machine only `rotad check` finds.
+pub fn json() -> String {
+    let mut schema = shapes::table::<Config>();
+    schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+    schema["title"] = json!(concat!(
+        "configuration of rotad ",
+        env!("CARGO_PKG_VERSION")
+    ));
+    schema["description"] = json!(
+        "The keys of a configuration, their values and defaults. `rotad check` also finds what depends on other keys, on files \
+         and on the machine."
+    );
+    format!("{schema:#}")
 }
 
 fn cell(text: &str) -> String {

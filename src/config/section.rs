@@ -9,6 +9,10 @@ use std::ops::Range;
 /// One key of a table that is read into a `T`.
 pub(super) struct Key<T: 'static> {
     pub(super) name: &'static str,
+    /// What it is for, in a line.
+    pub(super) help: &'static str,
+    /// See [`Kind::shape`].
+    pub(super) shape: fn() -> serde_json::Value,
     /// Reads a value into the table; what is wrong with it becomes a finding.
     pub(super) store: fn(&mut Parser, &mut T, &Value<'_>),
 }
@@ -119,6 +123,8 @@ pub(super) trait Kind {
 
     /// What documentation says about its values.
     fn takes(&self) -> String;
+    /// What its values look like, as a JSON schema (`shapes`).
+    fn shape(&self) -> serde_json::Value;
     /// Reads a value; what is wrong with it becomes a finding.
     fn read(&self, parser: &mut Parser, value: &Value<'_>) -> Self::Read;
     /// The tables that its values are, for documentation.
@@ -221,12 +227,13 @@ pub(super) use written;
 /// `default "…"`, what documentation says about the default where that is neither the value itself nor "none", and
 /// `not for oneshots`.
 ///
-/// A table without a title is the value of a key whose help describes it; its keys are `FIELD: TYPE, KIND;`:
+/// A table without a title is the value of a key whose help describes it; its keys are `FIELD: TYPE, KIND, "help";`:
 ///
 /// ```text
 /// section! {
 ///     struct Step {
-///         wait: Written<Span>, Duration;
+///         wait: Written<Span>, Duration,
+///             "how long it waits";
 ///     }
 /// }
 /// ```
@@ -256,7 +263,7 @@ macro_rules! section {
 
         impl $crate::config::section::Keys for $section {
             const KEYS: &'static [$crate::config::section::Key<Self>] = &[
-                $(section!(@key $field, section!(@name $field, $($name)?), $kind),)*
+                $(section!(@key $field, section!(@name $field, $($name)?), $kind, $help),)*
             ];
         }
 
@@ -278,7 +285,7 @@ macro_rules! section {
     (
         $(#[$about:meta])*
         $vis:vis struct $section:ident {
-            $($field:ident: $type:ty, $kind:expr;)*
+            $($field:ident: $type:ty, $kind:expr, $help:literal;)*
         }
     ) => {
         $(#[$about])*
@@ -289,13 +296,15 @@ macro_rules! section {
 
         impl $crate::config::section::Keys for $section {
             const KEYS: &'static [$crate::config::section::Key<Self>] = &[
-                $(section!(@key $field, stringify!($field), $kind),)*
+                $(section!(@key $field, stringify!($field), $kind, $help),)*
             ];
         }
     };
-    (@key $field:ident, $name:expr, $kind:expr) => {
+    (@key $field:ident, $name:expr, $kind:expr, $help:literal) => {
         $crate::config::section::Key {
             name: $name,
+            help: $help,
+            shape: || $crate::config::section::Kind::shape(&$kind),
             store: |parser, section, value| {
                 let read = $crate::config::section::Kind::read(&$kind, parser, value);
                 $crate::config::section::Field::put(&mut section.$field, read);

@@ -8,7 +8,7 @@ use super::kinds::{
 use super::pool::Pool;
 use super::reader::{Located, Parser, Value};
 use super::section::{Keys, Setting, Written, section, sections};
-use super::{tables, values};
+use super::{shapes, tables, value_shapes, values};
 use crate::plan::{LogFormat, LogLevel, SignalAction};
 use rotad_core::Span;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ section! {
     /// Everything that the files say but their pools, each value with its span.
     pub(super) struct Config = "" {
         /// Read before all others, since it adds more of them.
-        include: (), ReadElsewhere("list of patterns", Vec::new),
+        include: (), ReadElsewhere("list of patterns", value_shapes::texts, Vec::new),
             "pools and listeners from more files";
         master: Master, Table::<Master>::of(), default "",
             "the master itself";
@@ -26,12 +26,12 @@ section! {
         signals: Signals, Table::<Signals>::of(), default "",
             "what signals to the master do";
         /// Read by `defaults`, before the pools that take them.
-        defaults: (), ReadElsewhere("table", Vec::new), default "",
+        defaults: (), ReadElsewhere("table", Pool::defaults_shape, Vec::new), default "",
             "keys of a pool, for every pool that does not have them";
         listen: Vec<(Located<String>, Listen)>, Tables::<Listen>::of(), default "",
             "one listening socket each, shared by its pools";
         /// Read by `pools`, once the defaults are known.
-        pool: (), ReadElsewhere("tables", sections::<Pool>), default "",
+        pool: (), ReadElsewhere("tables", Pool::named_shape, sections::<Pool>), default "",
             "one pool of like workers each";
     }
 }
@@ -76,19 +76,20 @@ const LEVELS: Called<Choice<LogLevel>> = Called(
 
 section! {
     pub(super) struct Master = "[master]" {
-        name: Written<String>, Own("name", values::name), default "see above",
+        name: Written<String>, Own("name", shapes::name, values::name), default "the file's stem, or its directory's name",
             "the master's name: in its log, its runtime directory, its log file";
         daemonize: Setting<bool> = true, Flag,
             "whether `start` goes to the background; `false`: as `run`";
         pid_file: Written<PathBuf>, Path, default "`RUNTIME_DIR/master.pid`",
             "locked, never written through a link, removed at exit";
-        runtime_dir: Written<PathBuf>, Path, default "see above",
+        runtime_dir: Written<PathBuf>, Path, default "`/run/rotad/NAME`; not root: `$XDG_STATE_HOME/rotad/NAME`",
             "the directory of the control socket and the pid file";
         working_directory: Setting<PathBuf> = PathBuf::from("/"), Path,
             "where the daemonized master stands";
         umask: Setting<u32> = 0o022, Octal,
             "of the master; workers inherit it unless their pool has one";
-        log_file: Written<PathBuf>, Path, default "see above",
+        log_file: Written<PathBuf>, Path,
+            default "stderr; of `start` `/var/log/rotad/NAME.log`, not root: `$XDG_STATE_HOME/rotad/NAME.log`",
             "the master's own log";
         log_format: Setting<LogFormat> = LogFormat::Text, FORMATS,
             "the shape of a line of the master's log";
@@ -152,7 +153,7 @@ pub const BACKLOG: u32 = 4096;
 section! {
     pub(super) struct Listen = "[listen.NAME]" {
         /// Empty: there was one, but it was not a string.
-        address: Written<String>, Own("address", values::address), default "required",
+        address: Written<String>, Own("address", shapes::some_text, values::address), default "required",
             "`\"0.0.0.0:8080\"`, `\"[::1]:80\"` or `\"unix:/run/shop.sock\"`";
         backlog: Setting<u32> = BACKLOG, Amount(1, 1_000_000),
             "connections that wait to be accepted (the kernel caps it at net.core.somaxconn)";

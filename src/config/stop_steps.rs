@@ -5,16 +5,21 @@ use super::kinds::{Choice, Duration, Own};
 use super::reader::{Located, Parser, Value, in_order};
 use super::report::shown;
 use super::section::{Written, section};
+use super::shapes::{self, Shape};
 use super::tables;
 use super::units;
+use super::value_shapes;
 use rotad_core::{Signal, Span, StopStep, To};
 use toml::de::DeValue;
 
 section! {
     struct Step {
-        signal: Written<Signal>, Own("signal", signal);
-        wait: Written<Span>, Duration;
-        to: Written<To>, Choice(&[("main", To::Main), ("tree", To::Tree)]);
+        signal: Written<Signal>, Own("signal", value_shapes::signal, signal),
+            "the signal that is sent; without it the step only waits";
+        wait: Written<Span>, Duration,
+            "how long the worker has before the next step; after the last one it gets SIGKILL";
+        to: Written<To>, Choice(&[("main", To::Main), ("tree", To::Tree)]),
+            "who gets the signal: the worker itself (`main`, the default), or its children as well (`tree`)";
     }
 }
 
@@ -25,6 +30,11 @@ pub(super) fn term(wait: Span) -> Vec<StopStep> {
         wait,
         to: To::Main,
     }]
+}
+
+pub(super) fn shape() -> Shape {
+    let step = shapes::inline::<Step>(&["wait"]);
+    shapes::any(vec![shapes::duration(), shapes::list(step, 1)])
 }
 
 pub(super) fn read(parser: &mut Parser, value: &Value<'_>) -> Option<Vec<StopStep>> {

@@ -108,6 +108,11 @@ pub fn signal(text: &str) -> Option<Signal> {
     }
 }
 
+/// The signals that have a name of their own, without `SIG`.
+pub(super) fn signal_names() -> impl Iterator<Item = &'static str> {
+    Known::iterator().map(|known| known.as_str().trim_start_matches("SIG"))
+}
+
 /// A whole number within the limits.
 pub(super) fn integer(value: &DeValue<'_>) -> Option<i64> {
     let number = value.as_integer()?;

@@ -12,7 +12,7 @@ use rotad_core::{Essential, Span};
 use toml::de::DeValue;
 
 /// Maximum number of workers of one pool.
-const MOST: u32 = 100_000;
+pub(super) const MOST: u32 = 100_000;
 
 /// A number of workers, 1 at least.
 pub(super) const WORKERS: Amount = Amount(1, MOST);
@@ -24,7 +24,7 @@ pub(super) const LOG_MAX_SIZE: u64 = 50 << 20;
 pub(super) const LOG_KEEP: u32 = 10;
 
 /// Variables that the master sets itself: setting them would do nothing, or break the worker's interface.
-const OURS: [&str; 4] = ["LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "ROTAD_"];
+pub(super) const OURS: [&str; 4] = ["LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_", "ROTAD_"];
 
 /// Whether a variable is one that the master sets itself.
 pub(super) fn is_masters(name: &str) -> bool {
@@ -33,6 +33,12 @@ pub(super) fn is_masters(name: &str) -> bool {
 
 /// What `kind = "oneshot"` was called before 0.1.0.
 pub(super) const FORMER_ONESHOT: &str = "step";
+
+pub(super) const KINDS: &[(&str, Kind)] = &[
+    ("worker", Kind::Worker),
+    ("task", Kind::Task),
+    ("oneshot", Kind::Oneshot),
+];
 
 pub(super) fn kind(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Kind>> {
     if value.get_ref().as_str() == Some(FORMER_ONESHOT) {
@@ -44,14 +50,7 @@ pub(super) fn kind(parser: &mut Parser, value: &Value<'_>) -> Option<Located<Kin
         // Its other keys are checked as those of a oneshot.
         return Some(Located::new(Kind::Oneshot, value.span()));
     }
-    parser.choice(
-        value,
-        &[
-            ("worker", Kind::Worker),
-            ("task", Kind::Task),
-            ("oneshot", Kind::Oneshot),
-        ],
-    )
+    parser.choice(value, KINDS)
 }
 
 /// The name of a master.
@@ -69,6 +68,9 @@ pub(super) fn address(parser: &mut Parser, value: &Value<'_>) -> Option<Located<
         return Some(Located::new(String::new(), value.span()));
     }
     let text = parser.text(value, WHAT);
+    if text.as_ref().is_some_and(|text| text.value.is_empty()) {
+        parser.error(&value.span(), format!("expected {WHAT}, found nothing"));
+    }
     text.or_else(|| Some(Located::new(String::new(), value.span())))
 }
 
@@ -365,7 +367,7 @@ pub(super) enum SinkText {
     File(String),
 }
 
-const SINKS: &[(&str, SinkText)] = &[
+pub(super) const SINKS: &[(&str, SinkText)] = &[
     ("master", SinkText::Master),
     ("inherit", SinkText::Inherit),
     ("null", SinkText::Null),
@@ -458,7 +460,7 @@ pub(super) fn headers(parser: &mut Parser, value: &Value<'_>) -> Option<Located<
 }
 
 /// Header fields that say where a request ends.
-const OWN_HEADERS: [&str; 5] = [
+pub(super) const OWN_HEADERS: [&str; 5] = [
     "Connection",
     "Content-Length",
     "Expect",

@@ -11,7 +11,7 @@ mod python;
 mod ruby;
 mod unit;
 
-use super::print;
+use super::{print, schema};
 use crate::config::{self, Loaded};
 use crate::exit_code::ExitCode;
 use detect::Found;
@@ -68,7 +68,8 @@ fn write(full: bool, command: &[String]) -> Result<ExitCode, String> {
     let rotad = std::env::current_exe()
         .map_err(|error| format!("the rotad binary cannot be found: {error}"))?;
     let found = detect::find(&here, command);
-    let mut files = vec![(config.clone(), text(&found, full))];
+    let text = schema::headed(&here, &text(&found, full));
+    let mut files = vec![(config.clone(), text)];
     files.push((unit.clone(), unit::text(&rotad, &config)));
     let more = found.files.iter();
     files.extend(more.map(|(name, text)| (here.join(name), text.clone())));
