@@ -22,6 +22,7 @@ pub mod frozen;
 pub mod jobs;
 pub mod load;
 pub mod need;
+pub mod page;
 pub mod proc;
 pub mod random;
 pub mod site;

@@ -1,0 +1,101 @@
+//! The pages to copy from: what they tell an operator to write and to type is written and typed, as it stands, with the
+//! programs of Debian, PyPI and npm. What is not run says so on the page.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use support::example::{node_package, python};
+use support::need;
+use support::need::program;
+use support::page::{Block, Page, docs, line_has, php_fpm};
+
+/// What a recipe says of itself.
+const RUN: &str = "\nA test runs this page as it is written";
+const NOT_RUN: &str = "\nNo test runs this page";
+
+/// A test for each page: its path below docs/, and what it needs.
+macro_rules! pages {
+    ($($test:ident: $name:literal, [$($need:expr),*];)*) => {
+        $(#[test]
+        fn $test() {
+            if [$($need),*].into_iter().all(|it| it) {
+                Page::read($name).run();
+            }
+        })*
+        const PAGES: &[&str] = &[$($name),*];
+    };
+}
+
+pages! {
+    bun: "recipes/bun", [];
+    celery: "recipes/celery", [python("celery"), program("redis-server")];
+    django: "recipes/django", [python("gunicorn"), python("django-admin")];
+    dotnet: "recipes/dotnet", [];
+    express: "recipes/express", [program("node"), node_package("express")];
+    fastapi: "recipes/fastapi", [python("uvicorn"), python("fastapi")];
+    flask: "recipes/flask", [python("gunicorn"), python("flask")];
+    frankenphp: "recipes/frankenphp", [];
+    gearman: "recipes/gearman", [program("gearmand"), program("gearman"), program("php")];
+    go: "recipes/go", [];
+    granian: "recipes/granian", [python("granian"), python("fastapi")];
+    laravel: "recipes/laravel", [need("php-fpm", php_fpm().is_some())];
+    next: "recipes/next", [];
+    rails: "recipes/rails", [];
+    rq: "recipes/rq", [python("rq"), program("redis-server")];
+    sidekiq: "recipes/sidekiq", [program("sidekiq"), program("redis-server")];
+    spring: "recipes/spring", [];
+    swoole: "recipes/swoole", [];
+    symfony: "recipes/symfony", [need("php-fpm", php_fpm().is_some())];
+    wordpress: "recipes/wordpress", [need("php-fpm", php_fpm().is_some()), program("nginx")];
+    workerman: "recipes/workerman", [];
+}
+
+/// Every page of the directory has a test, and says truly whether its commands are run; the table says the same.
+#[test]
+fn each_recipe_says_whether_a_test_runs_it() {
+    let entries = fs::read_dir(docs().join("recipes")).expect("docs/recipes");
+    let there: BTreeSet<String> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .filter(|name| name != "README")
+        .collect();
+    let tested = PAGES
+        .iter()
+        .filter_map(|name| name.strip_prefix("recipes/"));
+    assert_eq!(there, tested.map(str::to_owned).collect());
+    let table = Page::read("recipes/README").text;
+    for name in there {
+        let page = Page::read(&format!("recipes/{name}"));
+        assert!(page.blocks.iter().any(Block::is_commands), "{name}");
+        assert_eq!(page.text.contains(RUN), page.is_run(), "{name}");
+        assert_eq!(page.text.contains(NOT_RUN), !page.is_run(), "{name}");
+        let row = table
+            .lines()
+            .find(|line| line.contains(&format!("]({name}.md)")));
+        let row = row.unwrap_or_else(|| panic!("docs/recipes/README.md lacks {name}"));
+        let said = if page.is_run() { "| yes |" } else { "| no |" };
+        assert!(row.ends_with(said), "{row}");
+    }
+}
+
+/// The runner notices what it is there for.
+#[test]
+fn a_page_that_is_not_true_is_noticed() {
+    for (block, text) in [
+        ("toml", "[pool.web]\ncommand = \"sleep 1\"\ncuont = 2\n"),
+        ("sh", "false\n"),
+        ("console", "$ echo 1\n2\n"),
+        ("sh", "nohup sleep 1000 > /dev/null &\n"),
+    ] {
+        let page = Page::of("untrue", &format!("Text\n\n```{block}\n{text}```\n"));
+        assert!(page.is_run());
+        let ran = std::panic::catch_unwind(|| page.run());
+        assert!(ran.is_err(), "{text}");
+    }
+    let marked = Page::of("marked", "<!-- not run: needs it -->\n```sh\nfalse\n```\n");
+    assert!(!marked.is_run());
+    marked.run();
+    assert!(line_has("a: done: 2 in 3 s", "a: done: … in …"));
+    assert!(!line_has("a: done", "done: …"));
+}
