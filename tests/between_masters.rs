@@ -248,3 +248,22 @@ limits = { nofile = 123 }
     assert_eq!(all(&status), before);
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
+
+/// What was removed of the runtime directory and made again is what the next master goes on with.
+#[test]
+fn the_next_master_has_what_was_made_again() {
+    let site = Site::up("[pool.idle]\ncommand = [\"sleep\", \"1000\"]\nready = \"spawned\"\n");
+    let before = pids(&site.await_ready(), "idle");
+    let (master, pid_file) = (site.pid(), site.path("master.pid"));
+    std::fs::remove_file(&pid_file).expect("a pid file");
+    std::fs::remove_dir_all(site.path("run")).expect("a runtime directory");
+    until("it is made again", 20, || {
+        let run = site.rotad(&["events"]);
+        run.out.contains("was not in its place").then_some(())
+    });
+    signal(master, Signal::SIGKILL);
+    let status = await_restored(&site, 1);
+    assert_eq!(pids(&status, "idle"), before, "{status}");
+    let events = site.rotad(&["events"]).out;
+    assert!(!events.contains("given up"), "{events}");
+}

@@ -80,6 +80,9 @@ pub struct RuntimeDir {
     /// To be logged as warnings once there is a log.
     pub warnings: Vec<String>,
     released: bool,
+    /// Descriptors that a repair has replaced. They stay open until what took their place is saved: a master that goes on
+    /// before that finds those that it was told of.
+    replaced: Vec<OwnedFd>,
     /// Last: fields are dropped in order, and the lock guards the others.
     lock: File,
 }
@@ -129,6 +132,7 @@ impl RuntimeDir {
             socket: saved.socket,
             warnings: Vec::new(),
             released: false,
+            replaced: Vec::new(),
             lock,
         })
     }
@@ -162,6 +166,7 @@ impl RuntimeDir {
                 socket: None,
                 warnings,
                 released: false,
+                replaced: Vec::new(),
                 lock,
             },
             presence_sockets,

@@ -211,12 +211,29 @@ impl PidFile {
 
     /// Removes the file, if it is still ours. Called at exit.
     pub(super) fn remove(&mut self) {
-        let Some(stat) = self.written.take().and_then(|file| fstat_file(&file).ok()) else {
-            return;
-        };
-        if self.directory.identity(&self.name) == Some((stat.st_dev, stat.st_ino)) {
+        if let Some(written) = self.written.take() {
+            self.unlink_ours(&written);
+        }
+    }
+
+    /// Removes the file of this name, if it is the one that we wrote.
+    fn unlink_ours(&self, written: &File) {
+        let ours = fstat_file(written).is_ok_and(|stat| {
+            self.directory.identity(&self.name) == Some((stat.st_dev, stat.st_ino))
+        });
+        if ours {
             self.directory.unlink(&self.name).ok();
         }
+    }
+
+    /// Another file takes its place. Removes it, if it is still ours, and returns the descriptors that were saved of it.
+    pub(super) fn retire(mut self) -> Vec<OwnedFd> {
+        let written = self.written.take();
+        if let Some(written) = &written {
+            self.unlink_ours(written);
+        }
+        let written = written.map(OwnedFd::from);
+        written.into_iter().chain([self.directory.fd]).collect()
     }
 
     fn failed(&self, what: &str, error: io::Error) -> RuntimeDirError {

@@ -90,7 +90,8 @@ impl RuntimeDirRepair {
         repaired
     }
 
-    /// What the next master needs to go on with the runtime directory; None while it is being repaired.
+    /// What the next master needs to go on with the runtime directory; None while it is being repaired. After each
+    /// [`RuntimeDirRepair::repair`] it may be something else.
     ///
     /// # Errors
     /// As [`RuntimeDir::saved`].
@@ -101,6 +102,15 @@ impl RuntimeDirRepair {
             Err(TryLockError::WouldBlock) => return Ok(None),
         };
         runtime_dir.saved().map(Some)
+    }
+
+    /// Closes the descriptors that repairs have replaced, if this is what the next master finds saved and it is true.
+    pub fn close_replaced(&self, saved: &SavedRuntimeDir) {
+        if let Ok(mut runtime_dir) = self.runtime_dir.try_lock()
+            && runtime_dir.saved().is_ok_and(|now| now == *saved)
+        {
+            runtime_dir.replaced.clear();
+        }
     }
 
     /// Removes our files and releases the lock; called at exit. Does not wait for a repair that hangs on a dead disk: then
@@ -139,7 +149,9 @@ impl RuntimeDir {
             ));
             (repaired.runtime_dir, repaired.journal) = (Some(self.path.clone()), true);
         } else if !lock::is_in_place(&self.directory, &self.lock) {
-            self.lock = lock::take(&self.directory, &self.path, &mut repaired.what)?;
+            let lock = lock::take(&self.directory, &self.path, &mut repaired.what)?;
+            let replaced = std::mem::replace(&mut self.lock, lock);
+            self.replaced.push(replaced.into());
             repaired.what.push("its lock".to_owned());
         }
         if self.directory.identity(NOTIFY_DIR).is_none() {
@@ -177,7 +189,8 @@ impl RuntimeDir {
             let mut pid_file = PidFile::check(self.pid_file.path())?;
             pid_file.write()?;
             repaired.what.push("the pid file".to_owned());
-            std::mem::replace(&mut self.pid_file, pid_file).remove();
+            let replaced = std::mem::replace(&mut self.pid_file, pid_file);
+            self.replaced.extend(replaced.retire());
         }
         Ok(repaired)
     }
@@ -217,7 +230,9 @@ impl RuntimeDir {
             .configured_path
             .canonicalize()
             .unwrap_or_else(|_| self.configured_path.clone());
-        (self.directory, self.lock) = (directory, lock);
+        let directory = std::mem::replace(&mut self.directory, directory);
+        let lock = std::mem::replace(&mut self.lock, lock);
+        self.replaced.extend([directory.fd, lock.into()]);
         Ok(())
     }
 

@@ -249,3 +249,39 @@ fn a_pid_file_that_was_removed_while_there_was_no_master_is_written_again() {
     let text = std::fs::read_to_string(pid_file).unwrap();
     assert_eq!(text, format!("{}\n", std::process::id()));
 }
+
+/// A repair replaces lock, pid file and perhaps the directory itself, and the master may die before that is saved.
+#[test]
+fn the_next_master_goes_on_with_what_was_saved_before_a_repair_or_after_it() {
+    for saved_after in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = plan(dir.path());
+        let mut runtime_dir = enter(&plan);
+        runtime_dir.write_pid().unwrap();
+        let repair = RuntimeDirRepair::new(runtime_dir);
+        repair.repair(0o600, None).unwrap();
+        let before = repair.saved().unwrap().unwrap();
+        std::fs::remove_file(&plan.master.pid_file).unwrap();
+        std::fs::remove_dir_all(&plan.master.runtime_dir).unwrap();
+        repair.repair(0o600, None).unwrap();
+        let after = repair.saved().unwrap().unwrap();
+        repair.close_replaced(&before);
+        let (saved, mut table) = if saved_after {
+            repair.close_replaced(&after);
+            crate::sys::kept_fd::killed(repair, &after)
+        } else {
+            let ((before, _), table) = crate::sys::kept_fd::killed(repair, &(before, after));
+            (before, table)
+        };
+        let mut runtime_dir = RuntimeDir::restore(saved, &mut table).unwrap();
+        drop(table);
+        runtime_dir.write_pid().unwrap();
+        let repair = RuntimeDirRepair::new(runtime_dir);
+        repair.repair(0o600, None).unwrap();
+        let me = std::process::id();
+        let text = std::fs::read_to_string(&plan.master.pid_file).unwrap();
+        assert_eq!(text, format!("{me}\n"));
+        let path = plan.master.runtime_dir.clone();
+        assert_eq!(lock_owner(&path), Some(me.cast_signed()));
+    }
+}

@@ -151,6 +151,8 @@ pub(super) struct Saver {
     event: u64,
     /// Reloads were saved as not in force yet.
     reloads: bool,
+    /// Another state of the runtime directory is saved with the next commit.
+    runtime_dir: bool,
     /// The state cannot be saved any more, which was reported.
     failed: bool,
 }
@@ -164,6 +166,7 @@ impl Saver {
             master,
             event: 0,
             reloads: false,
+            runtime_dir: false,
             failed: false,
         }
     }
@@ -215,6 +218,9 @@ impl Supervisor {
                 self.report_unsaved(saver, &error.to_string());
             }
             saver.store.commit();
+            if std::mem::take(&mut saver.runtime_dir) {
+                self.runtime.change_is_saved();
+            }
         }
         self.saver = saver;
     }
@@ -234,6 +240,7 @@ impl Supervisor {
             match result {
                 Err(error) => self.report_unsaved(saver, &error.to_string()),
                 Ok(()) if !fits => self.report_unsaved(saver, "it is too large"),
+                Ok(()) if self.runtime.take_change() => self.runtime.change_is_saved(),
                 Ok(()) => {}
             }
         }
@@ -253,6 +260,8 @@ impl Supervisor {
             store,
             event,
             reloads,
+            master,
+            runtime_dir,
             ..
         } = saver;
         if self.plan.take_change() {
@@ -281,6 +290,10 @@ impl Supervisor {
         }
         for (pool, generation, paths) in self.workers.spawn_specs.take_changes() {
             store.append(&Record::Paths(pool, generation, paths));
+        }
+        if self.runtime.take_change() {
+            store.append(&Record::Master(self.saved_master(master)?));
+            *runtime_dir = true;
         }
         if let Some(server) = self.clients.take_change() {
             store.append(&Record::Server(server?));
@@ -328,14 +341,7 @@ impl Supervisor {
     }
 
     fn append_all(&mut self, master: &SavedMaster, store: &mut Store) -> io::Result<()> {
-        let master = SavedMaster {
-            cgroups: Some(self.workers.saved_cgroups()),
-            runtime_dir: self.runtime.dir().saved()?,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            readable_by: READABLE_BY,
-            ..master.clone()
-        };
-        store.append(&Record::Master(master));
+        store.append(&Record::Master(self.saved_master(master)?));
         store.append(&Record::Plan(Cow::Borrowed(&self.plan)));
         store.append(&Record::Listening(self.listening.saved()?));
         store.append(&Record::Pools(self.pools.saved()));
@@ -369,6 +375,18 @@ impl Supervisor {
             store.append(&Record::Input(at, Cow::Borrowed(input)));
         }
         Ok(())
+    }
+
+    fn saved_master(&self, master: &SavedMaster) -> io::Result<SavedMaster> {
+        let runtime_dir = self.runtime.kept().cloned();
+        let unknown = || io::Error::other("the runtime directory cannot be looked at");
+        Ok(SavedMaster {
+            cgroups: Some(self.workers.saved_cgroups()),
+            runtime_dir: Some(runtime_dir.ok_or_else(unknown)?),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            readable_by: READABLE_BY,
+            ..master.clone()
+        })
     }
 
     fn saved_shutdown(&self) -> SavedShutdown {

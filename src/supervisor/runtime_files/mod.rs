@@ -9,7 +9,10 @@ use super::Supervisor;
 use super::action::Action;
 use super::event_builder::EventBuilder;
 use crate::observe::events::EventKind;
-use crate::runtime_dir::{self, NOTIFY_DIR, Repaired, RuntimeDirError, RuntimeDirRepair};
+use crate::runtime_dir::{
+    self, NOTIFY_DIR, Repaired, RuntimeDirError, RuntimeDirRepair, SavedRuntimeDir,
+};
+use crate::saved_state::tracked::Tracked;
 use nix::sys::inotify::AddWatchFlags;
 use repair::Repair;
 use rotad_core::{Time, WorkerId};
@@ -22,14 +25,46 @@ pub(super) struct Runtime {
     /// Its real path.
     path: PathBuf,
     repair: Repair,
+    /// What the next master needs to go on with it; None: it cannot be known.
+    kept: Tracked<Option<SavedRuntimeDir>>,
 }
 
 impl Runtime {
     pub(super) fn new(dir: RuntimeDirRepair, path: PathBuf) -> Self {
-        Self {
+        let mut runtime = Self {
             dir,
             path,
             repair: Repair::default(),
+            kept: Tracked::default(),
+        };
+        runtime.note_kept();
+        runtime
+    }
+
+    /// Notes what the next master needs. A repair on its thread may be changing that: what it replaces stays open until the
+    /// note after it is saved.
+    fn note_kept(&mut self) {
+        match self.dir.saved() {
+            Ok(Some(kept)) if self.kept.as_ref() != Some(&kept) => *self.kept = Some(kept),
+            Ok(_) => {}
+            Err(error) => tracing::warn!("the runtime directory cannot be looked at: {error}"),
+        }
+    }
+
+    /// What the next master needs to go on with the runtime directory, as it was after the last repair.
+    pub(super) fn kept(&self) -> Option<&SavedRuntimeDir> {
+        self.kept.as_ref()
+    }
+
+    /// Whether [`Runtime::kept`] has changed since the last call.
+    pub(super) fn take_change(&mut self) -> bool {
+        self.kept.take_change()
+    }
+
+    /// What has changed is saved.
+    pub(super) fn change_is_saved(&self) {
+        if let Some(kept) = self.kept() {
+            self.dir.close_replaced(kept);
         }
     }
 
@@ -98,6 +133,8 @@ impl Runtime {
         now: Time,
         repaired: Result<Repaired, RuntimeDirError>,
     ) -> Option<Repaired> {
+        // One that has failed may have replaced something before.
+        self.note_kept();
         match repaired {
             Ok(repaired) => {
                 self.repair.succeeded();
