@@ -28,6 +28,8 @@ macro_rules! pages {
 }
 
 pages! {
+    deploying: "deploying", [python("gunicorn")];
+    monitoring: "monitoring", [python("gunicorn"), program("jq")];
     bun: "recipes/bun", [];
     celery: "recipes/celery", [python("celery"), program("redis-server")];
     django: "recipes/django", [python("gunicorn"), python("django-admin")];

@@ -17,15 +17,15 @@ use std::process::Command;
 
 /// What a page says before a configuration, all of it or one pool, that `rotad init` writes in that directory.
 const BY_INIT: &str = "`rotad init` writes ";
-/// Where the pages have an application; a test puts its own directory in.
-const SHOP: &str = "/srv/shop";
+/// Where the pages have their applications; a test puts its own directory in.
+const SRV: &str = "/srv/";
 /// The ports of the pages at which their own workers listen.
 const PORTS: &[&str] = &["8000", "8001", "8080", "3000", "9000"];
-/// Where a master of a test keeps its files; a page may set some of these keys itself.
+/// Where the master of a pool keeps its files; a page may set some of these keys itself.
 const MASTER: &[(&str, &str)] = &[
-    ("runtime_dir", "\"@DIR@/run\""),
-    ("pid_file", "\"@DIR@/master.pid\""),
-    ("log_file", "\"@DIR@/master.log\""),
+    ("runtime_dir", "run"),
+    ("pid_file", "master.pid"),
+    ("log_file", "master.log"),
 ];
 /// How long one block may take.
 const SECONDS: u64 = 120;
@@ -184,8 +184,8 @@ impl Place {
         if page.text.contains("package.json") {
             symlink(node_modules(), site.path("node_modules")).expect("a link");
         }
-        let shop = site.path("srv/shop").display().to_string();
-        let mut words = vec![(SHOP.to_owned(), shop)];
+        let srv = format!("{}/", site.path("srv").display());
+        let mut words = vec![(SRV.to_owned(), srv)];
         for port in PORTS {
             words.push(((*port).to_owned(), free_port().to_string()));
         }
@@ -217,7 +217,7 @@ impl Place {
             let path = self.in_page(file);
             let text = self.in_page(&block.text);
             let text = match block.language.as_str() {
-                "toml" => self.site.filled(&with_master(&text)),
+                "toml" => with_master(&text, &self.site.path("masters")),
                 _ => text,
             };
             let path = self.site.path(&path);
@@ -235,6 +235,7 @@ impl Place {
         }
     }
 
+    /// Runs its commands; what a block in `console` shows is what they print.
     fn commands(&self, block: &Block, place: &str) {
         let text = self.in_page(&block.text);
         if block.language == "sh" {
@@ -245,8 +246,9 @@ impl Place {
         let mut output: Vec<String> = Vec::new();
         for line in text.lines() {
             if let Some(command) = line.strip_prefix("$ ") {
-                let run = self.shell(command);
-                output = run.text().lines().map(str::to_owned).collect();
+                // In the order in which a terminal shows it.
+                let run = self.shell(&format!("exec 2>&1\n{command}"));
+                output = run.out.lines().map(str::to_owned).collect();
             } else {
                 let found = output.iter().position(|printed| line_has(printed, line));
                 let found =
@@ -334,22 +336,22 @@ fn replace_word(text: &str, from: &str, to: &str) -> String {
     done + rest
 }
 
-/// The configuration, with the master's files in the directory.
-fn with_master(text: &str) -> String {
-    let missing = MASTER.iter().filter(|(key, _)| {
-        !text
-            .lines()
-            .any(|line| line.starts_with(&format!("{key} = ")))
-    });
+/// The configuration, with the master's files in this directory, in a subdirectory named as its last pool.
+fn with_master(text: &str, dir: &Path) -> String {
+    let Some((_, name)) = text.rsplit_once("\n[pool.") else {
+        return text.to_owned();
+    };
+    let own = dir.join(name.split(['.', ']']).next().expect("a name"));
+    let missing = MASTER
+        .iter()
+        .filter(|(key, _)| !text.contains(&format!("\n{key} = ")));
     let keys: String = missing
-        .map(|(key, value)| format!("{key} = {value}\n"))
+        .map(|(key, file)| format!("{key} = \"{}\"\n", own.join(file).display()))
         .collect();
     if text.contains("[master]\n") {
         text.replacen("[master]\n", &format!("[master]\n{keys}"), 1)
-    } else if text.contains("[pool.") {
-        format!("{text}\n[master]\n{keys}")
     } else {
-        text.to_owned()
+        format!("{text}\n[master]\n{keys}")
     }
 }
 
