@@ -115,7 +115,9 @@ fn the_status_has_the_documented_shape() {
     let web = pool(&status, "web");
     assert_eq!(
         keys(web),
-        set("name kind state wanted alive ready generation reload workers")
+        set(
+            "name kind state wanted alive ready generation reload last_deploy uptime_s listen workers"
+        )
     );
     assert_eq!(
         keys(&web["reload"]),
@@ -123,7 +125,7 @@ fn the_status_has_the_documented_shape() {
     );
     let worker = &web["workers"][0];
     let wanted = set(
-        "slot pid state generation age_s ready_in_s restarts rss_bytes cpu_s last_exit retry_in_s",
+        "slot pid state generation age_s ready_in_s restarts rss_bytes cpu_s tree last_exit retry_in_s",
     );
     assert_eq!(keys(worker), wanted);
     assert_eq!(status["master"]["name"], "site");

@@ -10,6 +10,7 @@ mod events;
 mod habits;
 mod import;
 mod init;
+mod layout;
 mod logs;
 mod man;
 mod notify;

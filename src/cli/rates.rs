@@ -1,5 +1,6 @@
 //! Processor use between two status readings, for `rotad watch`.
 
+use super::table::cpu_of;
 use crate::observe::status::{Status, WorkerStatus};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +15,7 @@ impl Rates {
         let used = |status: &Status| -> BTreeMap<i32, f64> {
             let workers = status.pools.iter().flat_map(|pool| &pool.workers);
             workers
-                .filter_map(|worker| Some((worker.pid?, worker.cpu_s?)))
+                .filter_map(|worker| Some((worker.pid?, cpu_of(worker)?)))
                 .collect()
         };
         let (before, after) = (used(before), used(after));

@@ -3,7 +3,7 @@
 use super::args::StatusArgs;
 use super::client::{Client, ClientError, WaitLimits};
 use super::table::{self, TableStyle};
-use super::{print, request};
+use super::{layout, print, request};
 use crate::config::MasterPaths;
 use crate::control::pool_names::{ALL, Pools};
 use crate::control::protocol::{Method, Response};
@@ -41,6 +41,7 @@ pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> ExitCode {
         args,
         TableStyle {
             colour: print::colour(),
+            width: layout::terminal_width(),
             rates: None,
         },
     ));
@@ -192,6 +193,10 @@ mod tests {
             scaled: false,
             outdated: 0,
             workers: vec![],
+            last_deploy: None,
+            uptime_s: None,
+            listen: vec![],
+            ports: None,
         }
     }
 

@@ -3,10 +3,11 @@
 
 pub(crate) use super::rates::Rates;
 
+use super::layout::{self, Column, Mark, Row, below, bold, painted};
 use crate::observe::sanitize::sanitize;
 use crate::observe::status::{
-    LastExit, PoolState, PoolStatus, ReadyBy, ReloadStatus, RollState, SlotState, Status,
-    WorkerStatus, outdated,
+    LastDeploy, LastExit, PoolState, PoolStatus, ReadyBy, ReloadStatus, RollState, SlotState,
+    Status, WorkerStatus, outdated,
 };
 use crate::observe::worker_output::telling_line;
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TableStyle<'a> {
     pub(crate) colour: bool,
+    /// Of the terminal; None: lines may be of any length.
+    pub(crate) width: Option<usize>,
     /// Processor use since the last reading; `None`: processor time since the workers' start.
     pub(crate) rates: Option<&'a Rates>,
 }
@@ -22,7 +25,7 @@ pub(crate) struct TableStyle<'a> {
 impl TableStyle<'_> {
     fn cpu<'w>(&self, workers: impl Iterator<Item = &'w WorkerStatus>) -> String {
         match self.rates {
-            None => total(workers.filter_map(|worker| worker.cpu_s)).map_or_else(dash, duration),
+            None => total(workers.filter_map(cpu_of)).map_or_else(dash, duration),
             Some(rates) => {
                 let shares = workers.filter_map(|worker| rates.of(worker));
                 total(shares).map_or_else(dash, |share| format!("{:.0}%", share * 100.0))
@@ -34,7 +37,7 @@ impl TableStyle<'_> {
 /// The table of all pools.
 pub(crate) fn pools(status: &Status, style: TableStyle<'_>) -> String {
     let master = &status.master;
-    let mut out = format!(
+    let out = format!(
         "rotad {}  {}  pid {}  up {}  {}\n",
         sanitize(&master.version),
         sanitize(&*master.config.to_string_lossy()),
@@ -42,14 +45,12 @@ pub(crate) fn pools(status: &Status, style: TableStyle<'_>) -> String {
         duration(master.uptime_s),
         sanitize(&master.state)
     );
-    let head = [
-        "POOL", "READY", "STATE", "GEN", "RESTARTS", "CPU", "MEMORY", "NOTE",
-    ];
     let rows = status.pools.iter().map(|pool| Row {
         mark: pool_mark(pool.state),
+        painted: 2,
         cells: vec![
             sanitize(&pool.name),
-            format!("{}/{}", pool.ready, pool.wanted),
+            ready_of(pool),
             pool.state.name().to_owned(),
             number(pool.generation),
             pool.workers
@@ -58,47 +59,87 @@ pub(crate) fn pools(status: &Status, style: TableStyle<'_>) -> String {
                 .sum::<u64>()
                 .to_string(),
             style.cpu(pool.workers.iter()),
-            total(
-                pool.workers
-                    .iter()
-                    .filter_map(|worker| worker.rss_bytes.map(|n| n as f64)),
-            )
-            .map_or_else(dash, bytes),
-            pool_note(pool),
+            total(pool.workers.iter().filter_map(memory_of)).map_or_else(dash, bytes),
+            pool.uptime_s.map_or_else(dash, duration),
+            listens_on(pool).unwrap_or_default(),
+            pool.last_deploy
+                .as_ref()
+                .map_or_else(String::new, deploy_text),
         ],
+        note: pool_note(pool),
     });
-    render(&mut out, &head, rows.collect(), style.colour);
-    out
+    let rows: Vec<Row> = rows.collect();
+    out + &layout::render(&POOL_COLUMNS, &rows, style.width, style.colour)
 }
+
+const POOL_COLUMNS: [Column; 10] = [
+    Column::new("POOL"),
+    Column::new("READY"),
+    Column::new("STATE"),
+    Column::new("GEN"),
+    Column::new("RESTARTS"),
+    Column::new("CPU"),
+    Column::new("MEMORY"),
+    Column::new("UP"),
+    Column {
+        title: "LISTEN",
+        below: Some("listens on "),
+    },
+    Column {
+        title: "DEPLOYED",
+        below: Some("deployed "),
+    },
+];
+
+const WORKER_COLUMNS: [Column; 9] = [
+    Column::new("SLOT"),
+    Column::new("PID"),
+    Column::new("STATE"),
+    Column::new("AGE"),
+    Column::new("GEN"),
+    Column::new("READY-IN"),
+    Column::new("RESTARTS"),
+    Column::new("CPU"),
+    Column::new("MEMORY"),
+];
 
 /// One pool, with a row for each worker.
 pub(crate) fn workers(pool: &PoolStatus, style: TableStyle<'_>) -> String {
     let (mark, paint) = pool_mark(pool.state);
-    let mark = if style.colour {
-        format!("\x1b[{paint}m{mark}\x1b[0m")
-    } else {
-        mark.to_string()
-    };
+    let up = pool.uptime_s.map(|s| format!("  up {}", duration(s)));
     let mut out = format!(
-        "{mark} {}  {}  {}  {}/{} ready  generation {}\n",
-        sanitize(&pool.name),
+        "{} {}  {}  {}  {} ready  generation {}{}\n",
+        painted(&mark.to_string(), paint, style.colour),
+        bold(&sanitize(&pool.name), style.colour),
         sanitize(&pool.kind),
-        pool.state.name().to_owned(),
-        pool.ready,
-        pool.wanted,
-        number(pool.generation)
+        painted(pool.state.name(), paint, style.colour),
+        ready_of(pool),
+        number(pool.generation),
+        up.unwrap_or_default()
     );
-    for note in [mixture(pool), reload_note(&pool.reload), threat(pool)]
-        .into_iter()
-        .flatten()
-    {
-        out += &format!("  {note}\n");
-    }
-    let head = [
-        "SLOT", "PID", "STATE", "AGE", "GEN", "READY-IN", "RESTARTS", "CPU", "MEMORY", "NOTE",
+    let listens = listens_on(pool).map(|addresses| format!("listens on {addresses}"));
+    let deployed = pool.last_deploy.as_ref().map(|deploy| {
+        let outcome = match deploy.outcome {
+            RollState::Done | RollState::None => String::new(),
+            other => format!(", {}", other.name()),
+        };
+        let (generation, at) = (deploy.generation, sanitize(&deploy.at));
+        let text = deploy_text(deploy);
+        format!("generation {generation} deployed {text} ({at}){outcome}")
+    });
+    let notes = [
+        listens,
+        deployed,
+        mixture(pool),
+        reload_note(&pool.reload),
+        threat(pool),
     ];
+    for note in notes.into_iter().flatten() {
+        out += &below(&note, 2, style.width);
+    }
     let rows = pool.workers.iter().map(|worker| Row {
         mark: worker_mark(worker.state),
+        painted: 2,
         cells: vec![
             worker.slot.to_string(),
             worker.pid.map_or_else(dash, |pid| pid.to_string()),
@@ -108,45 +149,52 @@ pub(crate) fn workers(pool: &PoolStatus, style: TableStyle<'_>) -> String {
             worker.ready_in_s.map_or_else(dash, |s| format!("{s:.2}s")),
             worker.restarts.to_string(),
             style.cpu(std::iter::once(worker)),
-            worker.rss_bytes.map_or_else(dash, |n| bytes(n as f64)),
-            worker_note(worker),
+            memory_of(worker).map_or_else(dash, bytes),
         ],
+        note: worker_note(pool, worker),
     });
-    render(&mut out, &head, rows.collect(), style.colour);
-    out
+    let rows: Vec<Row> = rows.collect();
+    out + &layout::render(&WORKER_COLUMNS, &rows, style.width, style.colour)
 }
 
-/// A shape, and the colour (SGR number) that repeats its meaning.
-type Mark = (char, u8);
-
-struct Row {
-    mark: Mark,
-    cells: Vec<String>,
+/// Of the whole tree, as far as it is known.
+pub(super) fn cpu_of(worker: &WorkerStatus) -> Option<f64> {
+    worker.tree.map(|tree| tree.cpu_s).or(worker.cpu_s)
 }
 
-/// Makes every column but the last as wide as its widest cell.
-fn render(out: &mut String, head: &[&str], rows: Vec<Row>, colour: bool) {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row.cells[column].chars().count());
-        cells.chain([head[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |cells: Vec<&str>| {
-        let padded = cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    *out += &format!("   {}\n", line(head.to_vec()));
-    for row in &rows {
-        let (shape, paint) = row.mark;
-        let text = line(row.cells.iter().map(String::as_str).collect());
-        match colour {
-            true => *out += &format!(" \x1b[{paint}m{shape}\x1b[0m {text}\n"),
-            false => *out += &format!(" {shape} {text}\n"),
-        }
+fn memory_of(worker: &WorkerStatus) -> Option<f64> {
+    let of_tree = worker.tree.map(|tree| tree.rss_bytes);
+    of_tree.or(worker.rss_bytes).map(|bytes| bytes as f64)
+}
+
+/// Only its main process could be read.
+fn lacks_tree(worker: &WorkerStatus) -> bool {
+    worker.tree.is_none() && worker.rss_bytes.is_some()
+}
+
+/// A oneshot that has succeeded wants no worker: `0/0` would look like a failure.
+fn ready_of(pool: &PoolStatus) -> String {
+    if pool.state == PoolState::Done {
+        return dash();
     }
+    format!("{}/{}", pool.ready, pool.wanted)
+}
+
+fn listens_on(pool: &PoolStatus) -> Option<String> {
+    let ports = pool.ports.as_ref().map(|ports| format!("ports {ports}"));
+    let all: Vec<String> = pool.listen.iter().cloned().chain(ports).collect();
+    (!all.is_empty()).then(|| sanitize(all.join(", ")))
+}
+
+/// `2h03m ago, reload by uid 1000`.
+fn deploy_text(deploy: &LastDeploy) -> String {
+    let by = match deploy.by.as_str() {
+        "watch" => "changed files".to_owned(),
+        by => sanitize(by),
+    };
+    let who = deploy.uid.map(|uid| format!(" by uid {uid}"));
+    let age = duration(deploy.age_s);
+    format!("{age} ago, {by}{}", who.unwrap_or_default())
 }
 
 const GREEN: u8 = 32;
@@ -179,7 +227,7 @@ fn pool_note(pool: &PoolStatus) -> String {
     let trouble = pool
         .workers
         .iter()
-        .filter(|worker| worker.last_exit.is_some())
+        .filter(|worker| worker.last_exit.as_ref().is_some_and(|exit| !exit.asked))
         .filter(|worker| {
             !matches!(
                 worker.state,
@@ -197,7 +245,7 @@ fn pool_note(pool: &PoolStatus) -> String {
                 "{}/{}: {}",
                 sanitize(&pool.name),
                 worker.slot,
-                worker_note(worker)
+                worker_note(pool, worker)
             )
         });
     let waits = (!pool.waits_for.is_empty())
@@ -218,6 +266,8 @@ fn pool_note(pool: &PoolStatus) -> String {
         .iter()
         .any(is_only_alive)
         .then(|| "alive, nothing says more".to_owned());
+    let main_only = pool.workers.iter().any(lacks_tree);
+    let main_only = main_only.then(|| "CPU and memory of main processes only".to_owned());
     let parts = [
         unserved,
         waits,
@@ -230,6 +280,7 @@ fn pool_note(pool: &PoolStatus) -> String {
         alive,
         scaled,
         adopted,
+        main_only,
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
@@ -274,11 +325,18 @@ fn reload_note(reload: &ReloadStatus) -> Option<String> {
     Some(format!("generation {} {what}{reason}", reload.generation))
 }
 
-fn worker_note(worker: &WorkerStatus) -> String {
-    let exit = worker.last_exit.as_ref().map(exit_note);
-    let retry = worker
-        .retry_in_s
-        .map(|s| format!("retry in {}", duration(s)));
+fn worker_note(pool: &PoolStatus, worker: &WorkerStatus) -> String {
+    // How a worker ended that was asked to stop, or a oneshot that has succeeded, is of no interest.
+    let tells = |exit: &&LastExit| {
+        let is_success = worker.state == SlotState::Done && exit.code == Some(0);
+        !exit.asked && !is_success
+    };
+    let exit = worker.last_exit.as_ref().filter(tells).map(exit_note);
+    let retry = worker.retry_in_s.map(|s| match pool.state {
+        _ if s >= 0.05 => format!("retry in {}", duration(s)),
+        PoolState::CrashLoop => "waits for the worker that is tried".to_owned(),
+        _ => "is retried now".to_owned(),
+    });
     let waits = worker
         .waits
         .then(|| "waits for others that start".to_owned());
@@ -288,7 +346,8 @@ fn worker_note(worker: &WorkerStatus) -> String {
         .filter(|says| !says.is_empty())
         .map(sanitize);
     let adopted = worker.adopted.then(|| "adopted".to_owned());
-    [waits, says, exit, retry, adopted]
+    let main_only = lacks_tree(worker).then(|| "CPU and memory of its main process".to_owned());
+    [waits, says, exit, retry, adopted, main_only]
         .into_iter()
         .flatten()
         .collect::<Vec<_>>()
@@ -310,7 +369,13 @@ fn exit_note(exit: &LastExit) -> String {
     let log = telling_line(&exit.log).map_or(String::new(), |line| {
         format!(", log: \"{}\"", sanitize(line))
     });
-    format!("{what}{core} after {}{log}", duration(exit.after_s))
+    // A worker that could not be started has not lived.
+    let after = if exit.error.is_some() && exit.after_s == 0.0 {
+        String::new()
+    } else {
+        format!(" after {}", duration(exit.after_s))
+    };
+    format!("{what}{core}{after}{log}")
 }
 
 /// It is ready only by age.

@@ -1,8 +1,9 @@
 use super::*;
-use crate::observe::status::MasterStatus;
+use crate::observe::status::{MasterStatus, TreeStatus};
 
 const PLAIN: TableStyle<'static> = TableStyle {
     colour: false,
+    width: None,
     rates: None,
 };
 
@@ -18,6 +19,11 @@ fn worker(slot: u32, state: SlotState) -> WorkerStatus {
         restarts: 1,
         rss_bytes: Some(20 << 20),
         cpu_s: Some(0.8),
+        tree: Some(TreeStatus {
+            processes: 3,
+            rss_bytes: 60 << 20,
+            cpu_s: 2.5,
+        }),
         last_exit: None,
         retry_in_s: None,
         port: None,
@@ -56,6 +62,17 @@ fn pool(name: &str, state: PoolState, workers: Vec<WorkerStatus>) -> PoolStatus 
         unserved: vec![],
         scaled: false,
         outdated: 0,
+        last_deploy: Some(LastDeploy {
+            generation: 2,
+            at: "2026-11-27T18:30:23Z".to_owned(),
+            age_s: 7380.0,
+            by: "reload".to_owned(),
+            uid: Some(1000),
+            outcome: RollState::Done,
+        }),
+        uptime_s: (ready > 0).then_some(93_600.0),
+        listen: vec![],
+        ports: None,
         workers,
     }
 }
@@ -74,6 +91,7 @@ fn sick(slot: u32) -> WorkerStatus {
         after_s: 0.21,
         log,
         log_cut: false,
+        asked: false,
     };
     WorkerStatus {
         pid: None,
@@ -81,6 +99,7 @@ fn sick(slot: u32) -> WorkerStatus {
         retry_in_s: Some(12.0),
         rss_bytes: None,
         cpu_s: None,
+        tree: None,
         ready_in_s: None,
         restarts: 5,
         ..worker(slot, SlotState::Backoff)
@@ -96,6 +115,12 @@ fn sample() -> Status {
         vec![worker(0, SlotState::Ready)],
     );
     rolling.reload = reload(RollState::Running, None);
+    let mut web = pool(
+        "web",
+        PoolState::Degraded,
+        vec![worker(0, SlotState::Ready), sick(1)],
+    );
+    web.listen = vec!["0.0.0.0:8000".to_owned()];
     Status {
         master: MasterStatus {
             pid: 812,
@@ -109,11 +134,7 @@ fn sample() -> Status {
             last_death: None,
         },
         pools: vec![
-            pool(
-                "web",
-                PoolState::Degraded,
-                vec![worker(0, SlotState::Ready), sick(1)],
-            ),
+            web,
             rolled,
             rolling,
             pool("off", PoolState::Stopped, vec![]),
@@ -125,21 +146,49 @@ fn sample() -> Status {
 fn the_table_of_pools() {
     let expected = "\
 rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
-   POOL  READY  STATE      GEN  RESTARTS  CPU   MEMORY  NOTE
- ◐ web   1/2    degraded   2    6         0.8s  20M     web/1: exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
- ● api   1/1    ok         2    1         0.8s  20M     generation 3 rolled back: api/0: exit 1 before ready
- ↻ task  1/1    reloading  2    1         0.8s  20M     1 of 4 replaced
- ○ off   0/0    stopped    2    0         –     –       until `rotad start` starts it
+   POOL  READY  STATE      GEN  RESTARTS  CPU   MEMORY  UP    LISTEN        DEPLOYED                       NOTE
+ ◐ web   1/2    degraded   2    6         2.5s  60M     1d2h  0.0.0.0:8000  2h03m ago, reload by uid 1000  web/1: exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
+ ● api   1/1    ok         2    1         2.5s  60M     1d2h                2h03m ago, reload by uid 1000  generation 3 rolled back: api/0: exit 1 before ready
+ ↻ task  1/1    reloading  2    1         2.5s  60M     1d2h                2h03m ago, reload by uid 1000  1 of 4 replaced
+ ○ off   0/0    stopped    2    0         –     –       –                   2h03m ago, reload by uid 1000  until `rotad start` starts it
 ";
     assert_eq!(pools(&sample(), PLAIN), expected);
 }
 
 #[test]
+fn a_narrow_terminal_gets_the_same_on_more_lines() {
+    let narrow = TableStyle {
+        width: Some(80),
+        ..PLAIN
+    };
+    let expected = "\
+rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
+   POOL  READY  STATE      GEN  RESTARTS  CPU   MEMORY  UP    LISTEN
+ ◐ web   1/2    degraded   2    6         2.5s  60M     1d2h  0.0.0.0:8000
+     web/1: exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in
+     12s
+     deployed 2h03m ago, reload by uid 1000
+ ● api   1/1    ok         2    1         2.5s  60M     1d2h
+     generation 3 rolled back: api/0: exit 1 before ready
+     deployed 2h03m ago, reload by uid 1000
+ ↻ task  1/1    reloading  2    1         2.5s  60M     1d2h
+     1 of 4 replaced
+     deployed 2h03m ago, reload by uid 1000
+ ○ off   0/0    stopped    2    0         –     –       –
+     until `rotad start` starts it
+     deployed 2h03m ago, reload by uid 1000
+";
+    assert_eq!(pools(&sample(), narrow), expected);
+}
+
+#[test]
 fn the_table_of_one_pool() {
     let expected = "\
-◐ web  worker  degraded  1/2 ready  generation 2
+◐ web  worker  degraded  1/2 ready  generation 2  up 1d2h
+  listens on 0.0.0.0:8000
+  generation 2 deployed 2h03m ago, reload by uid 1000 (2026-11-27T18:30:23Z)
    SLOT  PID   STATE    AGE   GEN  READY-IN  RESTARTS  CPU   MEMORY  NOTE
- ● 0     4711  ready    3.2s  2    0.40s     1         0.8s  20M
+ ● 0     4711  ready    3.2s  2    0.40s     1         2.5s  60M
  × 1     –     backoff  3.2s  2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
 ";
     assert_eq!(workers(&sample().pools[0], PLAIN), expected);
@@ -151,12 +200,22 @@ fn colour_only_adds_and_only_our_own_escapes_come_through() {
         &sample(),
         TableStyle {
             colour: true,
-            rates: None,
+            ..PLAIN
         },
     );
     assert!(coloured.contains("\x1b[33m◐\x1b[0m web"));
+    assert!(coloured.contains("\x1b[33mdegraded\x1b[0m   2  "));
+    assert!(coloured.contains("\x1b[1mPOOL  READY"));
+    let of_one = workers(
+        &sample().pools[0],
+        TableStyle {
+            colour: true,
+            ..PLAIN
+        },
+    );
+    assert!(of_one.contains("\x1b[31mbackoff\x1b[0m"), "{of_one}");
     let mut plain = coloured;
-    for paint in [GREEN, YELLOW, BLUE, RED, GREY, 0] {
+    for paint in [GREEN, YELLOW, BLUE, RED, GREY, 0, 1] {
         plain = plain.replace(&format!("\x1b[{paint}m"), "");
     }
     assert_eq!(plain, pools(&sample(), PLAIN));
@@ -177,21 +236,23 @@ fn between_two_looks_the_processor_is_a_share() {
     let mut before = sample();
     before.pools[0].workers[0].pid = Some(1);
     let mut after = before.clone();
-    after.pools[0].workers[0].cpu_s = Some(1.8);
+    if let Some(tree) = &mut after.pools[0].workers[0].tree {
+        tree.cpu_s += 1.0;
+    }
     after.pools[1].workers[0].pid = Some(4712);
     let rates = Rates::between(&before, &after, std::time::Duration::from_secs(2));
     let table = pools(
         &after,
         TableStyle {
-            colour: false,
             rates: Some(&rates),
+            ..PLAIN
         },
     );
     assert!(table.contains("50%") && !table.contains("0.8s"), "{table}");
     assert!(
         table
             .lines()
-            .any(|line| line.contains("api") && line.contains("  –    20M")),
+            .any(|line| line.contains("api") && line.contains("  –    60M")),
         "new since then: {table}"
     );
 }
@@ -200,7 +261,10 @@ fn between_two_looks_the_processor_is_a_share() {
 fn what_a_worker_says_and_how_it_died_in_each_way() {
     let mut one = worker(0, SlotState::Ready);
     one.says = Some("busy\n\x07".to_owned());
-    assert_eq!(worker_note(&one), "busy\\x0a\\x07");
+    assert_eq!(
+        worker_note(&pool("web", PoolState::Ok, vec![]), &one),
+        "busy\\x0a\\x07"
+    );
     let exit = LastExit {
         code: None,
         signal: Some("SEGV".into()),
@@ -209,6 +273,7 @@ fn what_a_worker_says_and_how_it_died_in_each_way() {
         after_s: 90.0,
         log: vec![],
         log_cut: false,
+        asked: false,
     };
     assert_eq!(exit_note(&exit), "killed by SEGV, core dumped after 1m30s");
     let failed = LastExit {
@@ -218,7 +283,7 @@ fn what_a_worker_says_and_how_it_died_in_each_way() {
         after_s: 0.0,
         ..exit
     };
-    assert_eq!(exit_note(&failed), "exec: no such program /x after 0.0s");
+    assert_eq!(exit_note(&failed), "exec: no such program /x");
 }
 
 #[test]
@@ -278,4 +343,90 @@ fn who_is_ready_for_his_age_alone_is_called_alive() {
         !workers(&status.pools[1], PLAIN).contains("alive"),
         "{table}"
     );
+}
+
+#[test]
+fn ends_that_were_asked_for_are_no_news() {
+    let ended = |code, asked| LastExit {
+        code: Some(code),
+        signal: None,
+        core: None,
+        error: None,
+        after_s: 3.4,
+        log: vec![],
+        log_cut: false,
+        asked,
+    };
+    let of = |exit, state| WorkerStatus {
+        last_exit: Some(exit),
+        ..worker(0, state)
+    };
+    let asked = of(ended(0, true), SlotState::Ready);
+    let died = of(ended(3, false), SlotState::Ready);
+    let done = of(ended(0, false), SlotState::Done);
+    let ok = pool("web", PoolState::Ok, vec![]);
+    assert_eq!(worker_note(&ok, &asked), "");
+    assert_eq!(worker_note(&ok, &died), "exit 3 after 3.4s");
+    assert_eq!(worker_note(&ok, &done), "");
+    let starting = of(ended(0, true), SlotState::Starting);
+    assert_eq!(
+        pool_note(&pool("web", PoolState::Reloading, vec![starting])),
+        ""
+    );
+    let mut oneshot = pool("migrate", PoolState::Done, vec![done]);
+    oneshot.wanted = 0;
+    assert!(workers(&oneshot, PLAIN).starts_with("● migrate  worker  done  – ready"));
+}
+
+#[test]
+fn a_slot_that_waits_for_another_one_is_not_about_to_be_tried() {
+    let mut waiting = sick(0);
+    waiting.last_exit = None;
+    waiting.retry_in_s = Some(0.0);
+    let looping = pool("web", PoolState::CrashLoop, vec![]);
+    let note = worker_note(&looping, &waiting);
+    assert_eq!(note, "waits for the worker that is tried");
+    let ok = pool("web", PoolState::Degraded, vec![]);
+    assert_eq!(worker_note(&ok, &waiting), "is retried now");
+}
+
+#[test]
+fn resources_of_the_main_process_alone_are_called_so() {
+    let mut alone = worker(0, SlotState::Ready);
+    alone.tree = None;
+    let web = pool(
+        "web",
+        PoolState::Ok,
+        vec![alone, worker(1, SlotState::Ready)],
+    );
+    assert_eq!(pool_note(&web), "CPU and memory of main processes only");
+    let rows = workers(&web, PLAIN);
+    assert!(
+        rows.contains("0.8s  20M     CPU and memory of its main process"),
+        "{rows}"
+    );
+    assert!(rows.contains("2.5s  60M\n"), "{rows}");
+}
+
+#[test]
+fn addresses_and_deploys_are_as_one_would_type_and_say_them() {
+    let mut web = pool("web", PoolState::Ok, vec![worker(0, SlotState::Ready)]);
+    web.listen = vec!["[::1]:80".to_owned(), "unix:/run/shop.sock".to_owned()];
+    web.ports = Some("3000-3004".to_owned());
+    assert_eq!(
+        listens_on(&web).as_deref(),
+        Some("[::1]:80, unix:/run/shop.sock, ports 3000-3004")
+    );
+    let Some(mut deploy) = web.last_deploy.clone() else {
+        panic!("a deploy");
+    };
+    deploy.generation = 3;
+    deploy.outcome = RollState::RolledBack;
+    web.last_deploy = Some(deploy.clone());
+    let rows = workers(&web, PLAIN);
+    let line = "  generation 3 deployed 2h03m ago, reload by uid 1000 (2026-11-27T18:30:23Z), rolled-back\n";
+    assert!(rows.contains(line), "{rows}");
+    deploy.by = "watch".to_owned();
+    deploy.uid = None;
+    assert_eq!(deploy_text(&deploy), "2h03m ago, changed files");
 }

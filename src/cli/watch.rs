@@ -3,6 +3,7 @@
 
 use super::args::StatusArgs;
 use super::client::ClientError;
+use super::layout::{self, cut};
 use super::table::{Rates, TableStyle};
 use super::{print, request, status};
 use crate::event_loop::clock::{Clock, Deadline};
@@ -87,6 +88,7 @@ fn render(status: &Status, rates: Option<&Rates>, args: &StatusArgs) -> String {
         args,
         TableStyle {
             colour: print::colour(),
+            width: layout::terminal_width(),
             rates,
         },
     )
@@ -124,10 +126,8 @@ impl Screen {
             let time = humantime::format_rfc3339_seconds(SystemTime::now());
             return print::write(&format!("{time}\n{page}\n"));
         }
-        print::write(&repaint(
-            page,
-            terminal::rows(&std::io::stdout()).unwrap_or(24),
-        ))
+        let (rows, columns) = terminal::size(&std::io::stdout()).unwrap_or((24, 80));
+        print::write(&repaint(page, rows, columns))
     }
 
     fn leave(&self) {
@@ -143,14 +143,15 @@ impl Drop for Screen {
     }
 }
 
-/// Overwrites the previous page without flicker: clears each line's end, then everything below.
-fn repaint(page: &str, rows: u16) -> String {
+/// Overwrites the previous page without flicker: clears each line's end, then everything below. What does not fit is left
+/// out, and "…" says so.
+fn repaint(page: &str, rows: u16, columns: u16) -> String {
     let rows = usize::from(rows.max(2));
     let lines: Vec<&str> = page.lines().collect();
     let mut shown: Vec<String> = lines
         .iter()
         .take(rows)
-        .map(|line| (*line).to_owned())
+        .map(|line| cut(line, usize::from(columns)))
         .collect();
     if lines.len() > rows {
         shown[rows - 1] = format!("… {} more lines", lines.len() - rows + 1);
@@ -164,14 +165,15 @@ mod tests {
 
     #[test]
     fn a_page_never_scrolls() {
-        assert_eq!(repaint("a\nb\n", 3), "\x1b[Ha\x1b[K\r\nb\x1b[K\x1b[J");
+        assert_eq!(repaint("a\nb\n", 3, 80), "\x1b[Ha\x1b[K\r\nb\x1b[K\x1b[J");
         assert_eq!(
-            repaint("a\nb\nc\n", 3),
+            repaint("a\nb\nc\n", 3, 80),
             "\x1b[Ha\x1b[K\r\nb\x1b[K\r\nc\x1b[K\x1b[J"
         );
         assert_eq!(
-            repaint("a\nb\nc\nd\n", 3),
+            repaint("a\nb\nc\nd\n", 3, 80),
             "\x1b[Ha\x1b[K\r\nb\x1b[K\r\n… 2 more lines\x1b[K\x1b[J"
         );
+        assert_eq!(repaint("abcd\n", 3, 3), "\x1b[Hab…\x1b[K\x1b[J");
     }
 }

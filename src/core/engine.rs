@@ -185,7 +185,7 @@ impl Engine {
             if after.booting < before.booting {
                 self.start_limiter.change();
             }
-            pool.apply(worker, before, after);
+            pool.apply(worker, before, after, self.now);
         }
     }
 
@@ -200,7 +200,7 @@ impl Engine {
         self.deadlines.set(Key::Worker(id), worker.deadline());
         self.start_limiter.shift(0, Share::of(&worker).demand);
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
-            pool.apply(&worker, Share::default(), Share::of(&worker));
+            pool.apply(&worker, Share::default(), Share::of(&worker), self.now);
         }
         self.workers.insert(id, worker);
     }
@@ -219,7 +219,7 @@ impl Engine {
         self.start_limiter.shift(Share::of(&worker).demand, 0);
         self.start_limiter.change();
         if let Some(pool) = self.pools.get_mut(&worker.pool) {
-            pool.apply(&worker, Share::of(&worker), Share::default());
+            pool.apply(&worker, Share::of(&worker), Share::default(), self.now);
             pool.unreachable.remove(&(worker.slot, id));
             if let Some(slot) = pool.slots.get_mut(worker.slot.0 as usize) {
                 slot.leaving -= 1;
@@ -344,7 +344,7 @@ impl Share {
 }
 
 impl Pool {
-    pub(crate) fn apply(&mut self, worker: &Worker, before: Share, after: Share) {
+    pub(crate) fn apply(&mut self, worker: &Worker, before: Share, after: Share, now: Time) {
         self.alive = self.alive + after.alive - before.alive;
         self.present = self.present + after.present - before.present;
         self.serving = self.serving + after.serving - before.serving;
@@ -368,6 +368,8 @@ impl Pool {
             if *of == 0 {
                 self.serving_of.remove(&worker.generation);
             }
+            let since = self.serving_since.unwrap_or(now);
+            self.serving_since = (self.serving > 0).then_some(since);
         }
     }
 }

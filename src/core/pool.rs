@@ -230,6 +230,12 @@ pub(crate) struct Pool {
     /// `serving` by generation.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) serving_of: BTreeMap<Generation, u32>,
+    /// Since when at least one worker serves, without a gap.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub(crate) serving_since: Option<Time>,
     pub(crate) start_load: StartLoad,
 }
 
@@ -271,6 +277,7 @@ impl Pool {
             ceiling_waiters: BTreeSet::new(),
             unreachable: BTreeSet::new(),
             serving_of: BTreeMap::new(),
+            serving_since: None,
             start_load: StartLoad::default(),
         };
         pool.history.record_policy(Generation(1), &pool.policy);

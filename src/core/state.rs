@@ -235,7 +235,7 @@ impl Engine {
         let Some(pool) = self.pools.get_mut(&worker.pool) else {
             return Ok(());
         };
-        pool.apply(worker, Share::default(), share);
+        pool.apply(worker, Share::default(), share, self.now);
         let Some(slot_state) = pool.slots.get_mut(worker.slot.0 as usize) else {
             return Ok(());
         };

@@ -115,6 +115,8 @@ pub struct PoolView {
     pub previous_good: Generation,
     /// How many workers of each generation serve.
     pub serving: Vec<(Generation, u32)>,
+    /// Since when at least one worker serves, without a gap. `None`: none does.
+    pub serving_since: Option<Time>,
     /// How many serving workers are older than the files that they would be made from now: the files were changed in
     /// place, and new workers failed.
     pub outdated: u32,
@@ -356,6 +358,7 @@ impl View<'_> {
                 .iter()
                 .map(|(generation, count)| (*generation, *count))
                 .collect(),
+            serving_since: pool.serving_since,
             outdated: self.engine.outdated(id),
             held_by: self.engine.held_by(id),
             roll: RollView {

@@ -43,6 +43,8 @@ pub struct ReceivedSignal {
     pub meaning: Meaning,
     /// "USR1", with who sent it if the kernel said so.
     pub text: String,
+    /// The uid of the process that sent it, if the kernel said so.
+    pub uid: Option<u32>,
 }
 
 /// The master's signal handlers, and the signals that have arrived.
@@ -106,6 +108,7 @@ impl Signals {
             number: signal,
             meaning: self.meaning(signal),
             text: format!("{name}, which the master before this one had not taken"),
+            uid: None,
         }
     }
 
@@ -137,6 +140,7 @@ impl Signals {
                 number: origin.signal,
                 meaning: self.meaning(origin.signal),
                 text: self.text(origin),
+                uid: sender(origin).map(|(_, uid)| uid),
             })
             .collect()
     }
@@ -170,17 +174,25 @@ impl Signals {
         } else {
             name(origin.signal)
         };
-        match &origin.process {
+        match sender(origin) {
             // Who closes a terminal is not named: the kernel signals the processes that ran in it (termios(3), "hangup").
-            None if origin.signal == SIGHUP && origin.cause == Cause::Kernel => {
+            None if origin.signal == SIGHUP
+                && origin.process.is_none()
+                && origin.cause == Cause::Kernel =>
+            {
                 format!("{name}: the terminal was closed")
             }
-            Some(process) if process.pid > 0 => {
-                format!("{name} from pid {} (uid {})", process.pid, process.uid)
-            }
-            _ => name,
+            Some((pid, uid)) => format!("{name} from pid {pid} (uid {uid})"),
+            None => name,
         }
     }
+}
+
+/// The pid and uid of the process that has sent a signal. None: the kernel did, or does not tell.
+fn sender(origin: &Origin) -> Option<(i32, u32)> {
+    let process = origin.process.as_ref();
+    let process = process.filter(|process| process.pid > 0)?;
+    Some((process.pid, process.uid))
 }
 
 impl AsFd for Signals {

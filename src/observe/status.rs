@@ -78,6 +78,18 @@ pub struct PoolStatus {
     pub generation: u32,
     /// The last rolling restart.
     pub reload: ReloadStatus,
+    /// The generation that it was brought to last, or was to be. None: none yet, or what was before is not known.
+    #[serde(default)]
+    pub last_deploy: Option<LastDeploy>,
+    /// How long at least one worker has been ready without a gap, in seconds. None: none is ready.
+    #[serde(default)]
+    pub uptime_s: Option<f64>,
+    /// The addresses that its workers serve, as the configuration writes them.
+    #[serde(default)]
+    pub listen: Vec<String>,
+    /// The range from which each worker gets a port of its own: `3000-3004`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<String>,
     /// The pools that must be up before this one starts, while it waits for them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waits_for: Vec<String>,
@@ -114,6 +126,24 @@ pub struct ReloadStatus {
     pub took_s: f64,
 }
 
+/// When a generation was begun, by whom, and what has become of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastDeploy {
+    /// The generation.
+    pub generation: u32,
+    /// When it began, in UTC (RFC 3339).
+    pub at: String,
+    /// How long ago that is, in seconds. Pauses of the master do not count.
+    pub age_s: f64,
+    /// The verb (`reload`, `roll`, `rollback`, `start`), the signal (`USR1`), or `watch`: changed files.
+    pub by: String,
+    /// The user who ran the verb or sent the signal. None: not known, or nobody did.
+    pub uid: Option<u32>,
+    /// `running`, `done`, `aborted`, `rolled-back` or `superseded`.
+    #[serde(serialize_with = "roll_state_name", deserialize_with = "roll_state")]
+    pub outcome: RollState,
+}
+
 /// The status of a slot and its worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
@@ -138,6 +168,9 @@ pub struct WorkerStatus {
     pub rss_bytes: Option<u64>,
     /// Processor time of its own process, without its children, in seconds.
     pub cpu_s: Option<f64>,
+    /// Memory and processor time of its whole tree. None: they could not be read.
+    #[serde(default)]
+    pub tree: Option<TreeStatus>,
     /// How the slot's previous worker ended.
     pub last_exit: Option<LastExit>,
     /// When the slot is filled again, in seconds from now.
@@ -155,6 +188,17 @@ pub struct WorkerStatus {
     /// The slot waits to start, since as many workers as allowed are starting.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,
+}
+
+/// The resources of a worker's tree: its own process, the descendants, and orphans of its session or cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TreeStatus {
+    /// The number of processes.
+    pub processes: u32,
+    /// The sum of their resident memory, in bytes. Shared pages count for each process.
+    pub rss_bytes: u64,
+    /// The sum of their processor time, and that of children that they have waited for, in seconds.
+    pub cpu_s: f64,
 }
 
 /// What shows that a worker is ready.
@@ -212,6 +256,9 @@ pub struct LastExit {
     /// Lines were left out or cut to keep the status within its limit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub log_cut: bool,
+    /// It was asked to stop, by a rolling restart or a stop, and has.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked: bool,
 }
 
 fn pool_state_name<S: Serializer>(state: &PoolState, to: S) -> Result<S::Ok, S::Error> {
@@ -348,6 +395,7 @@ mod tests {
             after_s: 0.1,
             log,
             log_cut: false,
+            asked: false,
         }
     }
 

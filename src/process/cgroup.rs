@@ -129,6 +129,11 @@ impl Cgroup {
         write(&self.procs(), &pid.to_string())
     }
 
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The file to which a pid is written to move that process here; 0 moves the writer.
     pub fn procs(&self) -> PathBuf {
         self.dir.join("cgroup.procs")

@@ -3,8 +3,8 @@
 //!
 //! The [`Spawner`]'s thread carries the requests out one by one, since a spawn may block: a working directory on a dead
 //! mount, a program that is being paged in. Why it is done this way: `docs/decisions/0001-birth-of-a-worker.md`. `tree`
-//! and `orphan_scanner` find and end the descendants of workers; `cgroup`, `procfs`, `rss_sampler` and `cpu_sampler`
-//! read what the kernel knows about them.
+//! and `orphan_scanner` find and end the descendants of workers; `cgroup`, `procfs`, `rss_sampler`, `cpu_sampler`
+//! and `usage` read what the kernel tells of them.
 
 pub mod cgroup;
 pub mod cpu_sampler;
@@ -21,6 +21,7 @@ mod staged_fds;
 mod thread_state;
 pub mod tree;
 pub mod unreported;
+pub mod usage;
 
 pub use error::{SpawnError, SpawnFault, SpawnStage};
 pub use pinned::{PinnedPaths, Resolved, SavedPaths};

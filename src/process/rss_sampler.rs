@@ -1,5 +1,5 @@
-//! Memory and CPU time of processes (proc(5)): of workers for the status, and of whole trees for recycling. Both are read
-//! on threads other than the main thread: a thousand processes are a thousand files.
+//! Memory of workers' trees (proc(5)), for recycling. It is read on a thread other than the main thread: a thousand
+//! processes are a thousand files.
 
 use crate::event_loop::mailbox::Mailbox;
 use crate::process::procfs::{self, Stat};
@@ -7,38 +7,6 @@ use crate::sys::thread;
 use crossbeam_channel::{Sender, bounded};
 use rotad_core::WorkerId;
 use std::io;
-
-/// Resources of one process.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Usage {
-    /// Resident memory, shared pages included.
-    pub rss_bytes: u64,
-    /// User and system time of all its threads, in seconds; children not included.
-    pub cpu_s: f64,
-}
-
-/// None if the process is gone.
-fn of(pid: i32) -> Option<Usage> {
-    Stat::of(pid).ok().map(|stat| usage(&stat))
-}
-
-fn usage(stat: &Stat) -> Usage {
-    Usage {
-        rss_bytes: procfs::pages(stat.rss_pages),
-        cpu_s: procfs::ticks(stat.cpu_ticks).as_secs_f64(),
-    }
-}
-
-/// The resources of those processes that are still children of this one, or of `parents`, which have got the workers of
-/// dead masters. A pid that was reaped meanwhile may belong to an unrelated process.
-pub fn of_children(pids: &[i32], parents: &[i32]) -> Vec<(i32, Usage)> {
-    let me = std::process::id().cast_signed();
-    let child = |pid: &i32| {
-        let stat = Stat::of(*pid).ok()?;
-        (stat.parent == me || parents.contains(&stat.parent)).then(|| (*pid, usage(&stat)))
-    };
-    pids.iter().filter_map(child).collect()
-}
 
 /// The memory of a worker's tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,9 +21,9 @@ pub struct TreeMemory {
 fn measure(pid: i32) -> TreeMemory {
     let all = procfs::forest(&[pid])
         .into_iter()
-        .filter_map(|(pid, _)| of(pid));
+        .filter_map(|(pid, _)| Stat::of(pid).ok());
     all.fold(TreeMemory::default(), |sum, one| TreeMemory {
-        rss_bytes: sum.rss_bytes + one.rss_bytes,
+        rss_bytes: sum.rss_bytes + procfs::pages(one.rss_pages),
         processes: sum.processes + 1,
     })
 }
@@ -95,10 +63,9 @@ impl RssSampler {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_live_process_has_usage_and_a_dead_one_none() {
-        let usage = super::of(std::process::id() as i32).expect("we live");
-        assert!(usage.rss_bytes > 100_000);
-        assert_eq!(super::of(0), None);
-        assert_eq!(super::of_children(&[std::process::id() as i32, 1], &[]), []);
+    fn a_live_process_has_memory_and_a_dead_one_none() {
+        let own = super::measure(std::process::id() as i32);
+        assert!(own.rss_bytes > 100_000 && own.processes >= 1);
+        assert_eq!(super::measure(0), super::TreeMemory::default());
     }
 }

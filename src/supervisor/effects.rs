@@ -120,7 +120,8 @@ impl Supervisor {
             Command::Reply(ticket, pool, outcome) => self.reply(ticket, pool, &outcome),
             Command::BeginGeneration { pool, generation } => {
                 self.pools.reverted.remove(&pool);
-                self.pools.begin_generation(pool, generation);
+                self.pools
+                    .begin_generation(pool, generation, self.clock.now());
             }
             Command::RevertConfig(pool) => self.revert_spec(pool),
             Command::EndGeneration { pool, to_older } => {
@@ -186,7 +187,10 @@ impl Supervisor {
     fn spawn(&mut self, worker: WorkerId, pool: PoolId, slot: Slot, generation: Generation) {
         // To ask for the spec changes nothing, unless the generation begins with this spawn.
         let known = self.pools.spec_of(pool, generation).cloned();
-        let Some(spec) = known.or_else(|| self.pools.spec_for_spawn(pool, generation)) else {
+        let Some(spec) = known.or_else(|| {
+            self.pools
+                .spec_for_spawn(pool, generation, self.clock.now())
+        }) else {
             return bug!("the engine spawns for pool {pool}, which it was not given");
         };
         self.workers.add(worker, (pool, slot), generation, spec);

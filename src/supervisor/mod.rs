@@ -13,6 +13,7 @@ mod action;
 mod bug;
 mod clients;
 mod daily_recycling;
+mod deploys;
 mod effects;
 mod engine_queue;
 mod event_builder;

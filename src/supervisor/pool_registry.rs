@@ -1,12 +1,13 @@
 //! The pool registry: every pool that this master has or had, under an id that is never reused, with the spec of each
 //! of its generations. A reload replaces plans; a worker keeps the spec that it was spawned from.
 
+use super::deploys::{Asker, Deploy};
 use super::listening::ListenerId;
 use crate::control::pool_names::Pools;
 use crate::control::protocol::Selector;
 use crate::exit_code::ExitCode;
 use crate::plan::{Health, Kind, ListenPlan, PoolPlan};
-use rotad_core::{Generation, Policy, PoolId};
+use rotad_core::{Generation, Policy, PoolId, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -71,6 +72,10 @@ struct PoolEntry {
     stopped_by_operator: bool,
     /// The configuration no longer has it: forgotten once its workers are gone.
     removed: bool,
+    /// Who has asked for the next generation.
+    asker: Option<Asker>,
+    /// The generation that was begun last. None: what is known of it was lost with the state of a dead master.
+    deploy: Option<Deploy>,
 }
 
 /// What is saved of an entry. Specs that generations share are saved once.
@@ -83,6 +88,10 @@ struct SavedEntry {
     scaled: Option<u32>,
     stopped_by_operator: bool,
     removed: bool,
+    #[serde(default)]
+    asker: Option<Asker>,
+    #[serde(default)]
+    deploy: Option<Deploy>,
 }
 
 /// What is saved of the registry.
@@ -113,6 +122,8 @@ impl PoolEntry {
             scaled: self.scaled,
             stopped_by_operator: self.stopped_by_operator,
             removed: self.removed,
+            asker: self.asker.clone(),
+            deploy: self.deploy.clone(),
         }
     }
 
@@ -127,6 +138,8 @@ impl PoolEntry {
             scaled: saved.scaled,
             stopped_by_operator: saved.stopped_by_operator,
             removed: saved.removed,
+            asker: saved.asker,
+            deploy: saved.deploy,
         })
     }
 }
@@ -172,6 +185,8 @@ impl PoolRegistry {
             scaled: None,
             stopped_by_operator: false,
             removed: false,
+            asker: None,
+            deploy: None,
         };
         self.entries.insert(id, entry);
         id
@@ -403,11 +418,26 @@ impl PoolRegistry {
         self.set_next_spec(pool, new);
     }
 
+    /// Notes who asks for the pool's next generation.
+    pub(super) fn ask_for(&mut self, pool: PoolId, asker: &Asker) {
+        if let Some(entry) = self.entries.get_mut(&pool) {
+            entry.asker = Some(asker.clone());
+        }
+    }
+
+    /// The deploy that was begun last.
+    pub(super) fn deploy(&self, pool: PoolId) -> Option<&Deploy> {
+        self.entries.get(&pool)?.deploy.as_ref()
+    }
+
     /// Begins a generation: fixes its spec as the next spec of now.
-    pub(super) fn begin_generation(&mut self, pool: PoolId, generation: Generation) {
+    pub(super) fn begin_generation(&mut self, pool: PoolId, generation: Generation, now: Time) {
         if let Some(entry) = self.entries.get_mut(&pool) {
             let next_spec = entry.next_spec.clone();
             entry.generations.entry(generation).or_insert(next_spec);
+            if let Some(asker) = entry.asker.take() {
+                entry.deploy = Some(Deploy::begin(generation, asker, now));
+            }
         }
     }
 
@@ -416,8 +446,9 @@ impl PoolRegistry {
         &mut self,
         pool: PoolId,
         generation: Generation,
+        now: Time,
     ) -> Option<Arc<PoolSpec>> {
-        self.begin_generation(pool, generation);
+        self.begin_generation(pool, generation, now);
         self.spec_of(pool, generation).cloned()
     }
 

@@ -361,6 +361,7 @@ mod tests {
             last_good: Generation(1),
             previous_good: Generation::NONE,
             serving: Vec::new(),
+            serving_since: None,
             outdated: 0,
             held_by: Vec::new(),
             roll,

@@ -2,6 +2,7 @@
 //! actions.
 
 use super::Supervisor;
+use super::deploys::Asker;
 use super::event_builder::EventBuilder;
 use super::reload::ReloadRequest;
 use crate::control::protocol::{ReloadScope, Selector, Wait};
@@ -15,13 +16,13 @@ impl Supervisor {
         self.emit(EventBuilder::new(EventKind::SignalReceived, text));
     }
 
-    pub(super) fn act(&mut self, action: SignalAction, text: &str) {
+    pub(super) fn act(&mut self, action: SignalAction, text: &str, asker: Asker) {
         match action {
-            SignalAction::RollWorkers => self.roll_kind(text, Some(Kind::Worker)),
-            SignalAction::RollTasks => self.roll_kind(text, Some(Kind::Task)),
-            SignalAction::RollAll => self.roll_kind(text, None),
-            SignalAction::ApplyConfig => self.apply_by_signal(text, ReloadScope::ConfigOnly),
-            SignalAction::Reload => self.apply_by_signal(text, ReloadScope::Everything),
+            SignalAction::RollWorkers => self.roll_kind(text, asker, Some(Kind::Worker)),
+            SignalAction::RollTasks => self.roll_kind(text, asker, Some(Kind::Task)),
+            SignalAction::RollAll => self.roll_kind(text, asker, None),
+            SignalAction::ApplyConfig => self.apply_by_signal(text, asker, ReloadScope::ConfigOnly),
+            SignalAction::Reload => self.apply_by_signal(text, asker, ReloadScope::Everything),
             SignalAction::ReopenLogs => {
                 self.emit_signal(format!("{text}: opening the log again"));
                 self.log.writer.reopen();
@@ -33,18 +34,19 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn apply_by_signal(&mut self, text: &str, extent: ReloadScope) {
+    pub(super) fn apply_by_signal(&mut self, text: &str, asker: Asker, extent: ReloadScope) {
         let (who, which) = (text.to_owned(), Selector::default());
         self.reload(ReloadRequest {
             client: None,
             who,
+            asker,
             extent,
             which,
             wait: Wait::No,
         });
     }
 
-    fn roll_kind(&mut self, text: &str, kind: Option<Kind>) {
+    fn roll_kind(&mut self, text: &str, asker: Asker, kind: Option<Kind>) {
         let pools = self.pools.of_kind(kind);
         if pools.is_empty() {
             // `Type=notify-reload` waits for the end of a reload: there is nothing to do, so it ends now.
@@ -54,7 +56,7 @@ impl Supervisor {
         let comparisons = self.lookup().comparisons_for_roll(&pools, &[]);
         if comparisons.is_empty() {
             self.emit_signal(format!("{text}: rolling {}", self.pools.list(&pools)));
-            return self.roll_if_changed(None, Wait::No, pools, comparisons);
+            return self.roll_if_changed((None, asker), Wait::No, pools, comparisons);
         }
         let (conditional, certain): (Vec<PoolId>, Vec<PoolId>) = pools
             .iter()
@@ -68,6 +70,6 @@ impl Supervisor {
         self.emit_signal(format!(
             "{text}: {certain}only if what it is made from has changed: {conditional}"
         ));
-        self.roll_if_changed(None, Wait::No, pools, comparisons);
+        self.roll_if_changed((None, asker), Wait::No, pools, comparisons);
     }
 }

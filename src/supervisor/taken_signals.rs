@@ -5,6 +5,7 @@
 //! master sees by the counts that one is missing, and never repeats one that was recorded.
 
 use super::Supervisor;
+use super::deploys::Asker;
 use crate::event_loop::signals::{Meaning, ReceivedSignal};
 use nix::libc;
 use serde::{Deserialize, Serialize};
@@ -144,6 +145,7 @@ impl Supervisor {
             number,
             meaning,
             text,
+            uid,
         } in received
         {
             if let Some(so_far) = so_far {
@@ -167,7 +169,7 @@ impl Supervisor {
                         "{text}: already stopping; once more kills what is left"
                     ));
                 }
-                Meaning::Act(action) => self.act(action, &text),
+                Meaning::Act(action) => self.act(action, &text, Asker::signal(number, uid)),
             }
             if meaning == Meaning::Interrupt {
                 self.shutdown.interrupted = true;

@@ -3,8 +3,8 @@
 use nix::libc;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// The number of lines that it shows; None if it is not a terminal, or does not know its size.
-pub fn rows(terminal: &impl AsFd) -> Option<u16> {
+/// Its numbers of lines and columns; None if it is not a terminal, or does not know its size.
+pub fn size(terminal: &impl AsFd) -> Option<(u16, u16)> {
     let mut size = libc::winsize {
         ws_row: 0,
         ws_col: 0,
@@ -19,7 +19,7 @@ pub fn rows(terminal: &impl AsFd) -> Option<u16> {
             &raw mut size,
         )
     };
-    (done == 0 && size.ws_row > 0).then_some(size.ws_row)
+    (done == 0 && size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
 #[cfg(test)]
@@ -28,6 +28,6 @@ mod tests {
 
     #[test]
     fn a_file_has_no_terminal_size() {
-        assert_eq!(rows(&std::fs::File::open("/dev/null").unwrap()), None);
+        assert_eq!(size(&std::fs::File::open("/dev/null").unwrap()), None);
     }
 }

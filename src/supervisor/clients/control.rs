@@ -107,10 +107,14 @@ impl Supervisor {
                 extent,
                 wait,
             } => {
-                let who = self.clients.name(client);
+                let (who, asker) = (
+                    self.clients.name(client),
+                    self.clients.asker(client, "reload"),
+                );
                 self.reload(ReloadRequest {
                     client: Some(client),
                     who,
+                    asker,
                     extent,
                     which,
                     wait,

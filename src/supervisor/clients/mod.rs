@@ -21,6 +21,7 @@ use crate::exit_code::ExitCode;
 use crate::observe::events::Event;
 use crate::saved_state::tracked::Tracked;
 use crate::supervisor::Supervisor;
+use crate::supervisor::deploys::Asker;
 use crate::supervisor::event_log::EventLog;
 use crate::supervisor::reload::ReloadRequest;
 use launch::StartWatch;
@@ -289,6 +290,11 @@ impl Clients {
             || "a client".to_owned(),
             |(pid, uid)| format!("pid {pid} (uid {uid})"),
         )
+    }
+
+    /// The client, as the one that asks for a deploy.
+    pub(crate) fn asker(&self, client: u64, verb: &str) -> Asker {
+        Asker::verb(verb, self.server.peer(client).map(|(_, uid)| uid))
     }
 
     /// Sends these events, and nothing more.

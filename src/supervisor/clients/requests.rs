@@ -8,6 +8,7 @@ use crate::plan::{Kind, PoolPlan};
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::{NONE_WANTED, workers};
 use crate::supervisor::clients::tickets::WaitId;
+use crate::supervisor::deploys::Asker;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::reload::lookup::Lookup;
 use rotad_core::{
@@ -82,7 +83,8 @@ impl Supervisor {
         };
         self.emit_ask(client, "roll", &pools, "");
         let comparisons = self.lookup().comparisons_for_roll(&pools, &which.pools);
-        self.roll_if_changed(Some(client), wait, pools, comparisons);
+        let asker = self.clients.asker(client, "roll");
+        self.roll_if_changed((Some(client), asker), wait, pools, comparisons);
     }
 
     /// Emits that a client asks for something about pools. `more`: what the verb does not say.
@@ -142,8 +144,9 @@ impl Supervisor {
             Some(client).filter(|_| wait != Wait::No),
             wait == Wait::Drained,
         );
+        let asker = self.clients.asker(client, "start");
         for pool in &pools {
-            self.start_pool(waiting, *pool);
+            self.start_pool(waiting, *pool, &asker);
         }
         self.close_wait(waiting);
         if wait == Wait::No {
@@ -155,11 +158,12 @@ impl Supervisor {
         }
     }
 
-    fn start_pool(&mut self, wait: WaitId, pool: PoolId) {
+    fn start_pool(&mut self, wait: WaitId, pool: PoolId, asker: &Asker) {
         let start = self.lookup().start_of(pool);
         self.pools.set_stopped_by_operator(pool, false);
         match start {
             Start::RunAgain => {
+                self.pools.ask_for(pool, asker);
                 let ticket = self.clients.tickets.join(wait, pool);
                 self.engine.request_with(ticket, Request::Roll(pool));
             }

@@ -1,22 +1,26 @@
 //! The answer to `rotad status`: from the engine's view and the process table, which the main thread has, and from
-//! /proc/PID/stat of each worker, which a blocking job reads. A status waits for that job until [`USAGE_TIMEOUT`].
+//! /proc/PID of each worker's processes, which a blocking job reads. A status waits for that job until [`USAGE_TIMEOUT`].
 
 use crate::control::protocol::Response;
 use crate::guardian::{Death, MasterDeaths};
+use crate::listener::Listener;
 use crate::observe::status::{
-    MasterDeath, MasterStatus, PoolStatus, ReadyBy, ReloadStatus, SlotState, Status, WorkerStatus,
-    kind_name, outdated,
+    LastDeploy, MasterDeath, MasterStatus, PoolStatus, ReadyBy, ReloadStatus, SlotState, Status,
+    TreeStatus, WorkerStatus, kind_name, outdated,
 };
-use crate::plan::Plan;
-use crate::process::rss_sampler::Usage;
+use crate::plan::{Kind, Plan};
+use crate::process::usage::{Root, TreeUsage, WorkerUsage};
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::reason;
+use crate::supervisor::deploys::Deploy;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::pool_registry::PoolRegistry;
 use crate::supervisor::workers::Workers;
 use crate::supervisor::workers::exit_report::last_exit;
+use crate::supervisor::workers::process_table::WorkerProcess;
 use rotad_core::{
-    EmptySlot, EmptyState, PoolId, PoolState, PoolView, Span, Time, View, WorkerState, WorkerView,
+    EmptySlot, EmptyState, PoolId, PoolState, PoolView, RollState, Span, Time, View, WorkerState,
+    WorkerView,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -77,18 +81,21 @@ impl PendingStatuses {
 impl Supervisor {
     /// Answers a status request, once the memory and CPU time of workers are known.
     pub(crate) fn status_requested(&mut self, client: u64) {
-        let pids: Vec<i32> = self
-            .workers
-            .processes
-            .iter()
-            .filter_map(|(_, process)| process.pid())
-            .collect();
-        if pids.is_empty()
+        let root = |process: &WorkerProcess| {
+            let cgroup = process.tree.as_ref().and_then(|tree| tree.cgroup.as_ref());
+            Some(Root {
+                pid: process.pid()?,
+                cgroup: cgroup.map(|cgroup| cgroup.dir().to_owned()),
+            })
+        };
+        let processes = self.workers.processes.iter();
+        let roots: Vec<Root> = processes.filter_map(|(_, process)| root(process)).collect();
+        if roots.is_empty()
             || self.clients.statuses.hung() >= MAX_HUNG
             || self
                 .reload
                 .blocking
-                .read_usage(client, pids, self.workers.processes.other_parents())
+                .read_usage(client, roots, self.workers.processes.other_parents())
                 .is_err()
         {
             return self.answer_status(client, &HashMap::new());
@@ -97,7 +104,7 @@ impl Supervisor {
     }
 
     /// The memory and CPU time of workers, by pid, for the status of this client.
-    pub(crate) fn on_usage(&mut self, client: u64, found: Vec<(i32, Usage)>) {
+    pub(crate) fn on_usage(&mut self, client: u64, found: Vec<(i32, WorkerUsage)>) {
         if self.clients.statuses.job_ended(client) {
             self.answer_status(client, &found.into_iter().collect());
         }
@@ -112,7 +119,7 @@ impl Supervisor {
     }
 
     /// What is so now, not when the client asked.
-    fn answer_status(&mut self, client: u64, usage: &HashMap<i32, Usage>) {
+    fn answer_status(&mut self, client: u64, usage: &HashMap<i32, WorkerUsage>) {
         let view = StatusView {
             now: self.clock.now(),
             plan: &self.plan,
@@ -126,6 +133,14 @@ impl Supervisor {
         let mut status = view.status(usage);
         status.cut_last_lines();
         self.answer(client, &Response::Status(Box::new(status)), true);
+    }
+}
+
+fn tree_status(tree: TreeUsage) -> TreeStatus {
+    TreeStatus {
+        processes: tree.processes as u32,
+        rss_bytes: tree.sum.rss_bytes,
+        cpu_s: rounded(tree.sum.cpu_s),
     }
 }
 
@@ -152,12 +167,13 @@ struct StatusView<'a> {
 }
 
 impl StatusView<'_> {
-    fn status(&self, usage: &HashMap<i32, Usage>) -> Status {
+    fn status(&self, usage: &HashMap<i32, WorkerUsage>) -> Status {
         let mut status = self.without_usage();
         for worker in status.pools.iter_mut().flat_map(|pool| &mut pool.workers) {
             if let Some(usage) = worker.pid.and_then(|pid| usage.get(&pid)) {
-                worker.rss_bytes = Some(usage.rss_bytes);
-                worker.cpu_s = Some(rounded(usage.cpu_s));
+                worker.rss_bytes = Some(usage.main.rss_bytes);
+                worker.cpu_s = Some(rounded(usage.main.cpu_s));
+                worker.tree = usage.tree.map(tree_status);
             }
         }
         status
@@ -222,6 +238,13 @@ impl StatusView<'_> {
         let listeners = self.pools.next_spec(id).map(|spec| &spec.listeners[..]);
         let (unserved, all) = self.listening.unserved(listeners.unwrap_or_default());
         let state = pool.state;
+        let addresses = self.pools.next_spec(id).map(|spec| {
+            let bound = spec
+                .listeners
+                .iter()
+                .filter_map(|id| self.listening.get(*id));
+            bound.map(Listener::addr_text).collect()
+        });
         Some(PoolStatus {
             name: plan.name.clone(),
             kind: kind_name(plan.kind).to_owned(),
@@ -249,6 +272,18 @@ impl StatusView<'_> {
                 of: roll.of,
                 took_s: roll.took.as_secs_f64(),
             },
+            last_deploy: self
+                .pools
+                .deploy(id)
+                .map(|deploy| self.last_deploy(deploy, pool)),
+            uptime_s: pool
+                .serving_since
+                .filter(|_| !all && plan.kind != Kind::Oneshot)
+                .map(|since| rounded((self.now - since).as_secs_f64())),
+            listen: addresses.unwrap_or_default(),
+            ports: plan
+                .ports
+                .map(|ports| format!("{}-{}", ports.first, ports.last)),
             waits_for: pool
                 .held_by
                 .iter()
@@ -260,6 +295,23 @@ impl StatusView<'_> {
             outdated: pool.outdated,
             workers: Vec::new(),
         })
+    }
+
+    fn last_deploy(&self, deploy: &Deploy, pool: &PoolView) -> LastDeploy {
+        let roll = &pool.roll;
+        LastDeploy {
+            generation: deploy.generation.0,
+            at: deploy.at(),
+            age_s: rounded((self.now - deploy.began).as_secs_f64()),
+            by: deploy.asker.by.clone(),
+            uid: deploy.asker.uid,
+            outcome: match roll.state {
+                // The first generation is started, not rolled.
+                _ if roll.generation == deploy.generation.0 => roll.state,
+                _ if pool.last_good >= deploy.generation => RollState::Done,
+                _ => RollState::Running,
+            },
+        }
     }
 
     fn worker_status(&self, worker: &WorkerView) -> WorkerStatus {
@@ -279,6 +331,7 @@ impl StatusView<'_> {
             restarts: self.engine.restarts(worker.pool, worker.slot),
             rss_bytes: None,
             cpu_s: None,
+            tree: None,
             last_exit: self
                 .workers
                 .exit_reports
@@ -310,6 +363,7 @@ impl StatusView<'_> {
             restarts: self.engine.restarts(id, empty.slot),
             rss_bytes: None,
             cpu_s: None,
+            tree: None,
             last_exit: self.workers.exit_reports.of_slot(id, empty.slot).cloned(),
             retry_in_s: empty.retry_in.map(|span| span.as_secs_f64()),
             port: None,

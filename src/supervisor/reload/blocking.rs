@@ -11,7 +11,7 @@ use crate::listener::{
 use crate::log;
 use crate::plan::{ControlPlan, FileAccess, ListenPlan, LogFile, Plan};
 use crate::process::PinnedPaths;
-use crate::process::rss_sampler::{self, Usage};
+use crate::process::usage::{self, Root, WorkerUsage};
 use crate::runtime_dir::{Repaired, RuntimeDirError, RuntimeDirRepair};
 use crate::sys::thread;
 use crate::upgrade::Candidate;
@@ -40,10 +40,10 @@ pub(crate) enum JobResult {
         request: Box<Request>,
         real: Option<PathBuf>,
     },
-    /// The memory and CPU time of those of the processes that are children of ours, by pid, for a client's status.
+    /// The memory and CPU time of those workers whose first processes are children of ours, by pid, for a client's status.
     Usage {
         client: u64,
-        found: Vec<(i32, Usage)>,
+        found: Vec<(i32, WorkerUsage)>,
     },
     /// Whether what a pool is made from has changed, for this round of comparisons; or why that is unknown.
     Compared {
@@ -160,18 +160,18 @@ impl BlockingPool {
         })
     }
 
-    /// Reads how much memory and CPU time these processes have used.
+    /// Reads how much memory and CPU time the workers with these first processes use.
     ///
     /// # Errors
     /// No thread can be started.
     pub(crate) fn read_usage(
         &self,
         client: u64,
-        pids: Vec<i32>,
+        roots: Vec<Root>,
         parents: Vec<i32>,
     ) -> io::Result<()> {
         self.spawn_job(move || {
-            let found = rss_sampler::of_children(&pids, &parents);
+            let found = usage::of_workers(&roots, &parents);
             Some(JobResult::Usage { client, found })
         })
     }

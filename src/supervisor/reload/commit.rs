@@ -11,6 +11,7 @@ use crate::supervisor::Supervisor;
 use crate::supervisor::action::Action;
 use crate::supervisor::bug::bug;
 use crate::supervisor::clients::tickets::WaitId;
+use crate::supervisor::deploys::Asker;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::listening::{self, ListenerId};
 use crate::supervisor::pool_registry::PoolSpec;
@@ -124,7 +125,7 @@ impl Supervisor {
                 })
                 && !passed_over.contains_key(&pool);
             changed_anything |= chosen || ran.contains(&pool);
-            self.apply_change(wait, pool, &change, chosen);
+            self.apply_change(wait, pool, (&change, chosen), &request.asker);
         }
         self.report_passed_over(Some(wait), passed_over);
         if !changed_anything {
@@ -225,7 +226,13 @@ impl Supervisor {
         }
     }
 
-    fn apply_change(&mut self, wait: WaitId, pool: PoolId, change: &PoolChange, chosen: bool) {
+    fn apply_change(
+        &mut self,
+        wait: WaitId,
+        pool: PoolId,
+        (change, chosen): (&PoolChange, bool),
+        asker: &Asker,
+    ) {
         let Some(policy) = self.pools.policy(pool) else {
             return;
         };
@@ -253,11 +260,13 @@ impl Supervisor {
         }
         match change {
             PoolChange::Rolled { .. } => {
+                self.pools.ask_for(pool, asker);
                 let ticket = self.clients.tickets.join(wait, pool);
                 self.engine
                     .request_with(ticket, Request::Reconfigure { pool, policy });
             }
             PoolChange::Added if !self.engine.view().pools().any(|(id, _)| id == pool) => {
+                self.pools.ask_for(pool, asker);
                 let ticket = self.clients.tickets.join(wait, pool);
                 self.engine
                     .request_with(ticket, Request::EnsurePool(pool, policy));
@@ -269,6 +278,7 @@ impl Supervisor {
                 // Also where nothing of its own has changed: a pool that it comes after may have a new id.
                 self.engine.request(Request::EnsurePool(pool, policy));
                 if chosen {
+                    self.pools.ask_for(pool, asker);
                     let ticket = self.clients.tickets.join(wait, pool);
                     self.engine.request_with(ticket, Request::Roll(pool));
                 } else if matches!(change, PoolChange::Adjusted { .. }) {

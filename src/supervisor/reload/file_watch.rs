@@ -10,6 +10,7 @@ use crate::observe::print::sanitize;
 use crate::plan::{Piece, Plan, Sink};
 use crate::saved_state::tracked::Tracked;
 use crate::supervisor::Supervisor;
+use crate::supervisor::deploys::Asker;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::pool_registry::PoolRegistry;
 use crate::watch::{Digest, WatchKey, WatchPlan, WatchReport, Watcher};
@@ -219,7 +220,7 @@ impl Supervisor {
                     &files,
                     count,
                 );
-                self.apply_by_signal(&text, ReloadScope::ConfigOnly);
+                self.apply_by_signal(&text, Asker::watch(), ReloadScope::ConfigOnly);
                 self.reload.file_watch.note(WatchKey::Config, digest);
             }
             WatchReport::Changed {
@@ -245,7 +246,7 @@ impl Supervisor {
         let text = format!("{text}: rolling {name}");
         self.emit(EventBuilder::new(EventKind::FilesChanged, text).pool(pool));
         self.warn_of_loop(pool, files.first());
-        self.roll(None, false, &[pool]);
+        self.roll(&Asker::watch(), &[pool]);
     }
 
     /// Reported once a minute at most.

@@ -9,6 +9,7 @@ use crate::exit_code::ExitCode;
 use crate::plan::{self, Kind, Plan, PoolChange, RollOn};
 use crate::process::PinnedPaths;
 use crate::supervisor::Supervisor;
+use crate::supervisor::deploys::Asker;
 use crate::supervisor::pool_registry::is_meant;
 use crate::supervisor::reload::ReloadRequest;
 use crate::supervisor::reload::lookup::Lookup;
@@ -30,6 +31,7 @@ pub(crate) enum Continuation {
     /// Roll these pools, except those. `client`: who gets the reply; None: a signal.
     Roll {
         client: Option<u64>,
+        asker: Asker,
         wait: Wait,
         pools: Vec<PoolId>,
     },
@@ -261,17 +263,18 @@ impl Supervisor {
     /// or to the log if there is none.
     pub(crate) fn roll_if_changed(
         &mut self,
-        client: Option<u64>,
+        (client, asker): (Option<u64>, Asker),
         wait: Wait,
         pools: Vec<PoolId>,
         comparisons: Vec<(PoolId, Arc<PinnedPaths>)>,
     ) {
         self.service_manager.reloading();
         if comparisons.is_empty() {
-            return self.roll_except(client, wait, &pools, &PassedOver::new());
+            return self.roll_except((client, asker), wait, &pools, &PassedOver::new());
         }
         let then = Continuation::Roll {
             client,
+            asker,
             wait,
             pools,
         };
@@ -367,9 +370,10 @@ impl Supervisor {
         match then {
             Continuation::Roll {
                 client,
+                asker,
                 wait,
                 pools,
-            } => self.roll_except(client, wait, &pools, &passed_over),
+            } => self.roll_except((client, asker), wait, &pools, &passed_over),
             Continuation::Commit => self.reload.state.tell(Event::Compared(passed_over)),
         }
     }

@@ -120,6 +120,9 @@ impl Supervisor {
         let Some(policy) = self.pools.policy(pool) else {
             return;
         };
+        if let Some(request) = self.reload.state.machine.request() {
+            self.pools.ask_for(pool, &request.asker);
+        }
         let ticket = self.clients.tickets.of(Owner::Oneshot);
         match before {
             None => self

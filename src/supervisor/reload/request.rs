@@ -2,6 +2,7 @@
 
 use super::machine::Joins;
 use crate::control::protocol::{ReloadScope, Selector, Wait};
+use crate::supervisor::deploys::Asker;
 use serde::{Deserialize, Serialize};
 
 /// Who asked for the configuration to be applied, and how far.
@@ -11,6 +12,9 @@ pub(crate) struct ReloadRequest {
     pub client: Option<u64>,
     /// Who asked, for the log.
     pub who: String,
+    /// The same, for the status.
+    #[serde(default)]
+    pub asker: Asker,
     pub extent: ReloadScope,
     pub which: Selector,
     pub wait: Wait,

@@ -6,6 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::tickets::WaitId;
+use crate::supervisor::deploys::Asker;
 use crate::supervisor::event_builder::EventBuilder;
 use rotad_core::{PoolId, Request};
 
@@ -28,7 +29,7 @@ impl Supervisor {
     /// Rolls those of `pools` that are not passed over, and reports the others.
     pub(crate) fn roll_except(
         &mut self,
-        client: Option<u64>,
+        (client, asker): (Option<u64>, Asker),
         wait: Wait,
         pools: &[PoolId],
         passed_over: &PassedOver,
@@ -65,19 +66,19 @@ impl Supervisor {
             self.done(client, code, lines.join("\n"));
         }
         self.check_all_listeners();
-        self.roll_with_wait(waiting, &rolled);
+        self.roll_with_wait(waiting, &asker, &rolled);
     }
 
-    /// Starts a rolling restart of `pools`. The outcome goes to `client`, or to the log if there is none.
-    pub(crate) fn roll(&mut self, client: Option<u64>, drained: bool, pools: &[PoolId]) {
+    /// Starts a rolling restart of `pools`, for which no client waits: the outcome goes to the log.
+    pub(crate) fn roll(&mut self, asker: &Asker, pools: &[PoolId]) {
         self.check_all_listeners();
         self.service_manager.reloading();
-        let wait = self.clients.tickets.open(client, drained);
-        self.roll_with_wait(wait, pools);
+        let wait = self.clients.tickets.open(None, false);
+        self.roll_with_wait(wait, asker, pools);
     }
 
     /// The same with a wait that is already open; closes it.
-    pub(crate) fn roll_with_wait(&mut self, wait: WaitId, pools: &[PoolId]) {
+    pub(crate) fn roll_with_wait(&mut self, wait: WaitId, asker: &Asker, pools: &[PoolId]) {
         let pools = self.pools.in_order(pools);
         let tickets: Vec<_> = pools
             .iter()
@@ -85,6 +86,7 @@ impl Supervisor {
             .collect();
         self.close_wait(wait);
         for (pool, ticket) in tickets {
+            self.pools.ask_for(pool, asker);
             self.engine.request_with(ticket, Request::Roll(pool));
         }
     }

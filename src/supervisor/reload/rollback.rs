@@ -62,6 +62,7 @@ impl Supervisor {
             .clients
             .tickets
             .open(Some(client).filter(|_| waits), wait == Wait::Drained);
+        let asker = self.clients.asker(client, "rollback");
         let (mut lines, mut code, mut moves) = (Vec::new(), ExitCode::DONE, false);
         // With neither name nor number, the pools that can go back do. A named pool or number has to.
         let strict = named || to.is_some();
@@ -69,6 +70,9 @@ impl Supervisor {
             let (line, worth) = match self.lookup().way_to(pool, to) {
                 Ok(way) => {
                     moves = true;
+                    if !dry_run {
+                        self.pools.ask_for(pool, &asker);
+                    }
                     lines.push(self.go_back(pool, way, waiting, dry_run));
                     continue;
                 }

@@ -9,6 +9,7 @@ use crate::process::procfs;
 use crate::process::tree::ProcessTree;
 use crate::runtime_dir::stale_workers::{AdoptedProcess, Adoption};
 use crate::supervisor::Supervisor;
+use crate::supervisor::deploys::Asker;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::process_table::{ProcessStage, WorkerProcess};
 use rotad_core::{AdoptedWorker, Generation, Policy, PoolId, Request, Slot, WorkerId};
@@ -40,6 +41,10 @@ impl Supervisor {
             };
             let count = policy.count;
             let is_stopped = stopped.contains(&pool);
+            if !workers.contains_key(&pool) {
+                let uid = nix::unistd::getuid().as_raw();
+                self.pools.ask_for(pool, &Asker::verb("start", Some(uid)));
+            }
             requests.push(match workers.remove(&pool) {
                 Some(workers) => Request::Adopt {
                     pool,
@@ -131,7 +136,9 @@ impl Supervisor {
         let (id, slot) = (WorkerId(number), Slot(entry.slot));
         let name = format!("{}/{}", entry.pool, entry.slot);
         let generation = Generation(entry.generation.unwrap_or(1).max(1));
-        let spec = self.pools.spec_for_spawn(pool, generation)?;
+        let spec = self
+            .pools
+            .spec_for_spawn(pool, generation, self.clock.now())?;
         let plan = &spec.plan;
         let mut ready = entry.ready;
         if in_doubt {

@@ -131,6 +131,7 @@ pub(crate) fn last_exit(
         after_s,
         log,
         log_cut: false,
+        asked: false,
     }
 }
 

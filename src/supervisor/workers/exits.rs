@@ -6,6 +6,7 @@
 use crate::notify_socket::{Message, Peeked};
 use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
+use crate::observe::status::LastExit;
 use crate::process::procfs;
 use crate::supervisor::action::Action;
 use crate::supervisor::event_builder::EventBuilder;
@@ -160,10 +161,9 @@ impl Workers {
             && policy.kind == PoolKind::Service
             && matches!(exit, Exit::Code(code) if policy.restart.success_exit_codes.contains(&code));
         let why = process.end_reason.clone().or(unexplained);
-        let exit_report = process.exit_report(
-            last_exit(Some(exit), why, life.age.as_secs_f64(), log),
-            life.served,
-        );
+        let asked = life.stopping && why.is_none();
+        let how = last_exit(Some(exit), why, life.age.as_secs_f64(), log);
+        let exit_report = process.exit_report(LastExit { asked, ..how }, life.served);
         if early_exit {
             self.trees.handle(context.now, Event::ExitedEarly(worker));
         }

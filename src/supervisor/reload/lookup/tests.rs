@@ -7,6 +7,7 @@ use crate::control::protocol::{ReloadScope, Selector, Wait};
 use crate::plan::{Health, Plan};
 use crate::process::{PinnedPaths, Resolved};
 use crate::supervisor::clients::requests::Start;
+use crate::supervisor::deploys::Asker;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::pool_registry::{PoolRegistry, PoolSpec};
 use crate::supervisor::reload::ReloadRequest;
@@ -129,7 +130,7 @@ impl Fixture {
     }
 
     fn begin(&mut self, pool: PoolId, generation: Generation) {
-        self.pools.begin_generation(pool, generation);
+        self.pools.begin_generation(pool, generation, Time(0));
         if self.specs.pinned(pool, generation).is_none() {
             let (program, directory) = ("/bin/true".into(), self.release.into());
             let resolved = Resolved { program, directory };
@@ -172,6 +173,7 @@ fn request(extent: ReloadScope, pools: &[&str]) -> ReloadRequest {
     ReloadRequest {
         client: None,
         who: "a test".to_owned(),
+        asker: Asker::default(),
         extent,
         which: Selector {
             pools: pools.iter().map(|name| (*name).to_owned()).collect(),
@@ -332,9 +334,9 @@ fn a_serving_generation_keeps_a_check_of_its_own_kind() {
     };
     let mut pools = PoolRegistry::default();
     pools.add(with("watchdog = \"30s\""));
-    pools.begin_generation(WEB, Generation(1));
+    pools.begin_generation(WEB, Generation(1), Time(0));
     pools.set_next_spec(WEB, Arc::new(with("connect = \"127.0.0.1:80\"")));
-    pools.begin_generation(WEB, Generation(2));
+    pools.begin_generation(WEB, Generation(2), Time(0));
     let adjusted = with("connect = \"127.0.0.1:80\"\nevery = \"20s\"");
     pools.adjust(WEB, adjusted.clone(), |_| true);
     let health = |generation| pools.spec_of(WEB, generation).unwrap().plan.health.clone();
