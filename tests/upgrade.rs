@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::{
     Load, Site, all_ready, alone, asked_for, pids, pool, proc, rotad, spaced, testworker, until,
+    until_some,
 };
 
 const WEB: &str = r#"
@@ -214,13 +215,20 @@ fn upgrades_to_and_fro_lose_nothing_under_signals() {
     eprintln!("{times} upgrades, {signals} signals, {rolls} rolls, {requests} requests, 0 lost");
     let status = site.await_ready();
     let known = pids(&status, "web");
-    until("no worker but these", 10, || {
+    let workers = || -> Vec<i32> {
         let all = site.processes().into_iter();
-        let workers = all.filter(|pid| proc::command_line(*pid).contains("http --work-ms"));
-        let workers: Vec<i32> = workers.collect();
-        (workers.len() == known.len() && workers.iter().all(|pid| known.contains(pid)))
-            .then_some(())
-    });
+        all.filter(|pid| proc::command_line(*pid).contains("http --work-ms"))
+            .collect()
+    };
+    let same = || {
+        let workers = workers();
+        workers.len() == known.len() && workers.iter().all(|pid| known.contains(pid))
+    };
+    assert!(
+        until_some(10, || same().then_some(())).is_some(),
+        "no worker but these {known:?}, and there are {:?}: {status}",
+        workers()
+    );
     assert_eq!(site.rotad(&["stop"]).code, 0);
     assert!(site.await_exit(10).success());
     site.assert_empty();

@@ -14,8 +14,9 @@ const MAX_PROCESSES: usize = 4096;
 const MAX_THREADS: usize = 1024;
 /// Most bytes of a file that are read.
 const MAX_BYTES: u64 = 1 << 20;
-/// A flag in field 9 of /proc/PID/stat (include/linux/sched.h).
-const PF_EXITING: u32 = 4;
+/// Flags in field 9 of /proc/PID/stat (include/linux/sched.h).
+const PF_EXITING: u32 = 0x4;
+const PF_FORKNOEXEC: u32 = 0x40;
 
 /// /proc/PID/stat (proc_pid_stat(5)), the only parser of it. Reading it takes no lock of the process, so it cannot hang.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Stat {
     pub session: i32,
     /// It is exiting (PF_EXITING): its memory, and so its environment, may be gone already.
     pub exiting: bool,
+    /// It has executed no program since it was forked (PF_FORKNOEXEC).
+    pub forked_only: bool,
     /// User and system time of all its threads, in clock ticks; [`ticks`] converts it.
     pub cpu_ticks: u64,
     /// The same of its children that have been waited for.
@@ -83,6 +86,7 @@ impl Stat {
         // The numbers of proc_pid_stat(5); the first after the name is 3.
         let field = |number: usize| fields.get(number - 3).copied();
         let count = |number: usize| field(number)?.parse::<u64>().ok();
+        let flags = field(9)?.parse::<u32>().ok()?;
         Some(Self {
             pid: pid.trim().parse().ok()?,
             name: name.to_owned(),
@@ -90,7 +94,8 @@ impl Stat {
             parent: field(4)?.parse().ok()?,
             pgrp: field(5)?.parse().ok()?,
             session: field(6)?.parse().ok()?,
-            exiting: field(9)?.parse::<u32>().ok()? & PF_EXITING != 0,
+            exiting: flags & PF_EXITING != 0,
+            forked_only: flags & PF_FORKNOEXEC != 0,
             cpu_ticks: count(14)?.saturating_add(count(15)?),
             children_cpu_ticks: count(16)?.saturating_add(count(17)?),
             threads: field(20)?.parse().ok()?,

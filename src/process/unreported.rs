@@ -6,7 +6,8 @@ use crate::process::tree::{Identity, TAG};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long a child may take to execute its program. Until then it has the dead master's memory, and no tag.
+/// How long a child may take to execute its program. Until then it has the dead master's memory, and no tag; its program
+/// is the dead master's too, which an upgrade may have replaced.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often it is looked at meanwhile.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -15,7 +16,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// begins, before its loop turns. `known`: those that need not be looked at.
 pub fn by_tag(parent: i32, known: &dyn Fn(i32) -> bool) -> BTreeMap<String, Identity> {
     let until = Deadline::after(EXEC_TIMEOUT);
-    let ours = program(std::process::id().cast_signed());
     loop {
         let mut found = BTreeMap::new();
         let mut executing = false;
@@ -27,7 +27,7 @@ pub fn by_tag(parent: i32, known: &dyn Fn(i32) -> bool) -> BTreeMap<String, Iden
                 continue;
             };
             // Before its environment is read: by then it may have got there.
-            let begins = program(pid) == ours || is_in_execve(pid);
+            let begins = stat.forked_only || is_in_execve(pid);
             match procfs::environment_value(pid, TAG) {
                 Some(tag) => drop(found.insert(tag, (pid, stat.start_time))),
                 None => executing |= begins,
@@ -45,9 +45,28 @@ fn is_in_execve(pid: i32) -> bool {
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty())
 }
 
-/// The file that a process executes, by device and inode.
-fn program(pid: i32) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let file = std::fs::metadata(format!("/proc/{pid}/exe")).ok()?;
-    Some((file.dev(), file.ino()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use std::process::Command;
+
+    /// The child runs the program of its parent, which is not ours: an upgrade has replaced that meanwhile.
+    #[test]
+    fn a_child_that_has_not_executed_its_program_yet_is_waited_for() {
+        let script = "(sleep 0.2; ROTAD_WORKER=seven exec sleep 60) & wait";
+        let mut parent = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let pid = parent.id().cast_signed();
+        while procfs::children(pid).is_empty() {
+            std::thread::yield_now();
+        }
+        let found = by_tag(pid, &|_| false);
+        let child = found.get("seven").map(|(pid, _)| Pid::from_raw(*pid));
+        for pid in child.into_iter().chain([Pid::from_raw(pid)]) {
+            kill(pid, Signal::SIGKILL).unwrap();
+        }
+        parent.wait().unwrap();
+        assert!(child.is_some(), "{found:?}");
+    }
 }
