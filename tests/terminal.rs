@@ -108,10 +108,67 @@ impl Window {
         );
     }
 
+    /// What stands on the screen.
+    fn screen(&self) -> Vec<String> {
+        shown(&self.seen.lock().expect("the screen"))
+    }
+
+    /// Every line that has stood on the screen.
+    fn drawn(&self) -> Vec<String> {
+        let seen = self.seen.lock().expect("the screen").clone();
+        // Without the sequences that erase it.
+        shown(&seen.replace("\x1b[J", "").replace('A', "B"))
+    }
+
     /// What came is forgotten, so that the same text can be waited for again.
     fn wipes(&self) {
         self.seen.lock().expect("the screen").clear();
     }
+}
+
+/// What a terminal shows after these characters: the cursor goes back (`\r`), up (`CSI n A`), and what is below it is erased
+/// (`CSI J`); other sequences show nothing.
+fn shown(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let (mut row, mut column) = (0, 0);
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\r' => column = 0,
+            '\n' => {
+                row += 1;
+                if row == lines.len() {
+                    lines.push(String::new());
+                }
+            }
+            '\x1b' => {
+                let mut sequence = String::new();
+                for part in letters.by_ref() {
+                    sequence.push(part);
+                    if part.is_ascii_alphabetic() {
+                        break;
+                    }
+                }
+                if let Some(up) = sequence
+                    .strip_prefix('[')
+                    .and_then(|of| of.strip_suffix('A'))
+                {
+                    row -= up.parse::<usize>().expect("a number of lines");
+                } else if sequence == "[J" {
+                    lines.truncate(row + 1);
+                    lines[row] = lines[row].chars().take(column).collect();
+                }
+            }
+            letter => {
+                let line = &mut lines[row];
+                let kept: String = line.chars().take(column).collect();
+                let behind: String = line.chars().skip(column + 1).collect();
+                *line = format!("{kept}{letter}{behind}");
+                column += 1;
+            }
+        }
+    }
+    lines
 }
 
 /// Until the window is closed: the last one who lets go of it hangs up (pty(7)), so nothing is held while it waits.
@@ -169,6 +226,21 @@ fn gone(site: &Site, window: &Window) {
     let left = until_some(5, || others().is_empty().then_some(()));
     let names: Vec<_> = others().into_iter().map(proc::command_line).collect();
     assert!(left.is_some(), "still running: {names:?}");
+}
+
+/// Whether a line belongs to the area below the finished ones.
+fn in_area(line: &str) -> bool {
+    line.starts_with(['◐', '○', '×', '…'])
+}
+
+/// A verb in a terminal that can move its cursor.
+fn asks(window: &Window, site: &Site, verb: &str) {
+    let (rotad, config) = (support::rotad(), site.config.display());
+    window.wipes();
+    window.types(&format!(
+        "TERM=xterm {} {verb} -c {config}; echo code $?\n",
+        rotad.display()
+    ));
 }
 
 /// As a click on its cross does: the shell and what runs in its foreground get HUP from the kernel.
@@ -345,4 +417,110 @@ fn a_closed_terminal_is_survived_under_nohup() {
     });
     site.assert_empty();
     assert!(site.read("nohup.out").contains("stopped"));
+}
+
+/// A start and a rolling restart that take a while.
+const SLOW: &str = r#"
+[pool.web]
+command = ["@WORKER@", "http", "--code", "@DIR@/code"]
+count = 2
+listen = "127.0.0.1:@PORT@"
+reload = { soak = "1s" }
+max_starting = 1
+
+[pool.bad]
+command = ["sh", "-c", "sleep 0.3; echo RuntimeError: kaboom; exit 3"]
+ready = "notify"
+restart = { delay = "30s", max_delay = "30s" }
+"#;
+
+/// Five seconds: starts that are long enough to be seen. What is in progress stands below the finished lines, in lines
+/// that fit, and is gone in the end, also after Ctrl-C and while ^Z has given the terminal to the shell.
+#[test]
+fn a_command_that_waits_shows_what_it_waits_for() {
+    let site = Site::new(SLOW);
+    site.write("code", "slow 900\nfirst");
+    let window = Window::open(&site);
+    window.types("stty cols 50\n");
+    asks(&window, &site, "start");
+    window.sees("web  0 of 2 ready, 1 waits for its turn");
+    window.sees("web/0  starting, 0 s of 60 s");
+    window.sees("bad/0  died ");
+    window.sees("  | RuntimeError: kaboom");
+    window.sees("bad/0  started again in ");
+    window.sees("code 1");
+    let screen = window.screen();
+    let after = |line: &str| screen.iter().position(|shown| shown.starts_with(line));
+    assert!(
+        after("rotad: bad: exited with 3") < after("web: 2 workers ready"),
+        "{screen:?}"
+    );
+    assert!(!screen.iter().any(|line| in_area(line)), "{screen:?}");
+
+    asks(&window, &site, "roll web");
+    window.sees("web/0  starting, ");
+    window.types("\x1a");
+    window.sees("Stopped");
+    let screen = window.screen();
+    assert!(!screen.iter().any(|line| in_area(line)), "{screen:?}");
+    window.types("fg\n");
+    window.sees("web/0  soaking, 0 s of 1 s");
+    window.sees("generation 2, 2 workers replaced");
+    let screen = window.screen();
+    assert!(!screen.iter().any(|line| in_area(line)), "{screen:?}");
+    let steps = screen.iter().filter(|line| line.contains(" of 2)"));
+    assert_eq!(steps.count(), 2, "{screen:?}");
+
+    asks(&window, &site, "roll web");
+    window.sees("web/0  starting, ");
+    window.types("\x03");
+    window.sees("code 130");
+    let screen = window.screen();
+    assert!(!screen.iter().any(|line| in_area(line)), "{screen:?}");
+    assert!(
+        screen.iter().any(|line| line.contains("detached; ")),
+        "{screen:?}"
+    );
+    let area = window.drawn().into_iter().filter(|line| in_area(line));
+    let area: Vec<String> = area.collect();
+    assert!(
+        !area.is_empty() && area.iter().all(|line| line.chars().count() < 50),
+        "{area:?}"
+    );
+    assert_eq!(site.rotad(&["stop", "--now"]).code, 0);
+}
+
+/// Neither a pipe nor a terminal that cannot move its cursor gets any of it.
+#[test]
+fn a_pipe_and_a_dumb_terminal_get_no_escape_sequence() {
+    let site = Site::new(
+        &SLOW
+            .replace("[pool.bad]", "[pool.good]")
+            .replace("exit 3", "exec sleep 9000")
+            .replace("ready = \"notify\"", "ready = { after = \"1s\" }"),
+    );
+    site.write("code", "slow 700\nfirst");
+    let window = Window::open(&site);
+    let (rotad, config) = (support::rotad(), site.config.display());
+    window.types(&format!(
+        "{} start -c {config}; echo code $?\n",
+        rotad.display()
+    ));
+    window.sees("code 0");
+    let start = window.seen.lock().expect("the screen").clone();
+    window.wipes();
+    window.types(&format!(
+        "TERM=xterm {} stop -c {config} | cat; echo code ${{PIPESTATUS[0]}}\n",
+        rotad.display()
+    ));
+    window.sees("code 0");
+    let stop = window.seen.lock().expect("the screen").clone();
+    assert!(
+        start.contains("web: 2 workers ready") && stop.contains("stopped"),
+        "{start}{stop}"
+    );
+    assert!(
+        !start.contains('\x1b') && !stop.contains('\x1b'),
+        "{start:?}{stop:?}"
+    );
 }

@@ -9,7 +9,7 @@ use crate::control::protocol::{Method, Request, Response, VERSION};
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::exit_code::ExitCode;
-use crate::sys::poll::poll;
+use crate::sys::poll::{is_ready, poll};
 use crate::sys::process::Process;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -177,13 +177,30 @@ impl Client {
     /// leaving and has sent nothing counts as not running ([`Client::connect`]).
     pub fn next_response(&mut self, limits: &WaitLimits) -> Result<Response, ClientError> {
         loop {
+            if let Some(response) = self.next_response_until(limits, None, None)? {
+                return Ok(response);
+            }
+        }
+    }
+
+    /// The same, but only until this moment or until `wake` is readable: then None.
+    ///
+    /// # Errors
+    /// As [`Client::next_response`].
+    pub fn next_response_until(
+        &mut self,
+        limits: &WaitLimits,
+        until: Option<Deadline>,
+        wake: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<Response>, ClientError> {
+        loop {
             if let Some(end) = self.read[self.searched..]
                 .iter()
                 .position(|byte| *byte == b'\n')
             {
                 let end = end + std::mem::take(&mut self.searched);
                 let line: Vec<u8> = self.read.drain(..=end).collect();
-                return serde_json::from_slice(&line).map_err(|error| {
+                return serde_json::from_slice(&line).map(Some).map_err(|error| {
                     ClientError::Failed(format!(
                         "the master's answer is not understood ({error}): it has another version; use the rotad that it was started with"
                     ))
@@ -194,7 +211,12 @@ impl Client {
                 return Err(connection_lost("its answer is too long"));
             }
             let mut some = [0; 16 << 10];
-            wait(&mut [self.stream.as_fd()], None, limits)?;
+            let mut fds = vec![self.stream.as_fd()];
+            fds.extend(wake);
+            wait(&mut fds, until, limits)?;
+            if !is_ready(&self.stream, PollFlags::POLLIN) {
+                return Ok(None);
+            }
             match self.stream.read(&mut some) {
                 Ok(0) => return Err(self.unanswered("it closed the connection", limits)),
                 Ok(n) => {

@@ -11,6 +11,7 @@ mod habits;
 mod import;
 mod init;
 mod layout;
+mod live;
 mod logs;
 mod man;
 mod notify;

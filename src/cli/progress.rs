@@ -50,6 +50,7 @@ impl Progress {
                 format!("({count} lines left out: they came faster than they were read)\n")
             }
             Response::Status(_)
+            | Response::InProgress(_)
             | Response::Event(_)
             | Response::LogFrom(_)
             | Response::Line(_)

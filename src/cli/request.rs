@@ -2,10 +2,12 @@
 //! result and return the exit code.
 
 use super::client::{Client, ClientError, WaitLimits};
+use super::live::Live;
 use super::print;
 use super::progress::Progress;
 use crate::config::{self, MasterPaths};
 use crate::control::protocol::{Method, Response};
+use crate::daemon::WhileWaiting;
 use crate::event_loop::clock::Deadline;
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::exit_code::ExitCode;
@@ -74,7 +76,8 @@ pub(super) fn ask(
     timeout: Option<Duration>,
 ) -> Result<(ExitCode, String), ClientError> {
     let limits = limits(timeout);
-    Client::connect(paths, &limits).and_then(|mut client| exchange(&mut client, method, &limits))
+    Client::connect(paths, &limits)
+        .and_then(|mut client| exchange(&mut client, paths, method, &limits))
 }
 
 /// Has the master be replaced by another program.
@@ -98,6 +101,7 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
     let done = Client::connect(&paths, &limits).and_then(|mut client| {
         let (code, message) = exchange(
             &mut client,
+            &paths,
             Method::Stop {
                 pools: Vec::new(),
                 now,
@@ -126,19 +130,45 @@ pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) ->
     }
 }
 
-/// Sends a request, prints progress as it arrives, and returns the final response.
+/// Sends a request, prints progress as it arrives, and returns the final response. On a terminal it shows meanwhile what
+/// is in progress.
 fn exchange(
     client: &mut Client,
+    paths: &MasterPaths,
     method: Method,
     limits: &WaitLimits,
 ) -> Result<(ExitCode, String), ClientError> {
+    let mut live = waited_for(&method).map_or_else(Live::nothing, |pools| Live::new(paths, pools));
     client.send(method)?;
     let progress = Progress::on_stdout();
     loop {
-        match client.next_response(limits)? {
-            Response::Done { code, message } => return Ok((code, message)),
-            answer => print::raw(&progress.line(&answer)),
+        match client.next_response_until(limits, live.next(), live.wake())? {
+            None => live.show(),
+            Some(Response::Done { code, message }) => return Ok((code, message)),
+            Some(answer) => {
+                live.clear();
+                print::raw(&progress.line(&answer));
+            }
         }
+    }
+}
+
+/// The pools that a request is about, all if none is named; None: it is answered at once.
+fn waited_for(method: &Method) -> Option<Vec<String>> {
+    match method {
+        Method::Stop { pools, .. }
+        | Method::Start { pools, .. }
+        | Method::Rollback { pools, .. }
+        | Method::Cancel { pools } => Some(pools.clone()),
+        Method::Roll { which, .. } | Method::Reload { which, .. } => Some(which.pools.clone()),
+        Method::Replace { pool, .. } | Method::Scale { pool, .. } => Some(vec![pool.clone()]),
+        Method::Where
+        | Method::Status
+        | Method::InProgress { .. }
+        | Method::Upgrade { .. }
+        | Method::Signal { .. }
+        | Method::Logs { .. }
+        | Method::Events { .. } => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `run` and `start`: this process becomes the master, or launches one.
 
+use super::live::Live;
 use super::{client, print, request};
 use crate::config::{self, Loaded};
 use crate::daemon::{self, Side, StartContext, StartOptions};
@@ -64,7 +65,11 @@ pub(super) fn start(file: Option<&Path>, options: Start, hup_ignored: bool) -> E
         return serve(plan, daemon::foreground(start_options, hup_ignored));
     }
     match daemon::daemonize(&plan, start_options) {
-        Ok(Side::Launcher(end)) => end.wait(until),
+        Ok(Side::Launcher(end)) => {
+            let paths = request::paths_of(&plan.config).ok();
+            let live = paths.map(|paths| Live::new(&paths, Vec::new()));
+            end.wait(until, &mut live.unwrap_or_else(Live::nothing))
+        }
         Ok(Side::Master(context)) => serve(plan, context),
         Err(error) => {
             print::error(&format!(

@@ -2,7 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use crate::observe::events::Event;
-use crate::observe::status::Status;
+use crate::observe::status::{SlotState, Status};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -39,6 +39,11 @@ pub enum Method {
     Where,
     /// Return the status.
     Status,
+    /// Return what is under way: what a command that waits shows on a terminal.
+    InProgress {
+        /// The pools; if empty, all.
+        pools: Vec<String>,
+    },
     /// Stop pools.
     Stop {
         /// The pools; if empty, everything including the master.
@@ -216,7 +221,70 @@ pub struct Line {
     pub text: String,
 }
 
-/// A response line. `Done` or `Status` is the last one. After `Done` for a stop, the connection stays open until the
+/// What is under way, at the moment of the answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InProgress {
+    /// The pools that have not all of their workers yet.
+    pub pools: Vec<PoolProgress>,
+    /// Workers that start, soak or stop, and slots that wait for their retry: those that start first, of each kind the
+    /// oldest first.
+    pub slots: Vec<SlotProgress>,
+    /// How many more there are, which are left out.
+    pub more: u32,
+    /// The last worker that ended unasked.
+    pub death: Option<Death>,
+}
+
+/// A pool that has not all of its workers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolProgress {
+    /// Its name.
+    pub pool: String,
+    /// Its ready workers.
+    pub ready: u32,
+    /// The desired number of workers.
+    pub wanted: u32,
+    /// The pools that it waits for.
+    pub waits_for: Vec<String>,
+    /// Slots that wait because as many workers as allowed are starting.
+    pub waiting: u32,
+}
+
+/// A slot and what its worker does, or waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlotProgress {
+    /// The pool.
+    pub pool: String,
+    /// The slot.
+    pub slot: u32,
+    /// The worker's pid.
+    pub pid: Option<i32>,
+    /// `ready`: it is watched until its rolling restart is done.
+    pub state: SlotState,
+    /// For how long, in seconds. `None`: nothing ends it but itself.
+    pub since_s: Option<f64>,
+    /// How long it may take in all, in seconds; in a backoff: how long it takes. `None`: no limit.
+    pub of_s: Option<f64>,
+    /// The status text that the worker sent.
+    pub says: Option<String>,
+}
+
+/// The unasked end of a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// When: RFC 3339, UTC, with milliseconds.
+    pub time: String,
+    /// The pool.
+    pub pool: String,
+    /// The slot.
+    pub slot: u32,
+    /// How it ended, and what follows.
+    pub text: String,
+    /// The line of its output that tells most.
+    pub line: Option<String>,
+}
+
+/// A response line. `Done`, `Status` or `InProgress` is the last one. After `Done` for a stop, the connection stays open until the
 /// master is gone: its end proves the exit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -245,6 +313,8 @@ pub enum Response {
     },
     /// The status.
     Status(Box<Status>),
+    /// What is under way; the last response, as `Status` is.
+    InProgress(Box<InProgress>),
     /// An event.
     Event(Box<Event>),
     /// Behind this place the lines begin that a client gets which follows.

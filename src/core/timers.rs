@@ -47,6 +47,11 @@ impl Deadlines {
         self.of.iter().map(|(key, at)| (*key, *at))
     }
 
+    /// The deadline of this key.
+    pub(crate) fn get(&self, key: Key) -> Option<Time> {
+        self.of.get(&key).copied()
+    }
+
     pub(crate) fn next(&self) -> Option<Time> {
         self.order.first().map(|(at, _)| *at)
     }

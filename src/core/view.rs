@@ -3,6 +3,7 @@
 use crate::activity::Activity;
 use crate::pool::{Ended, Pool, SlotState};
 use crate::roll::{Phase, RollState};
+use crate::timers::Key;
 use crate::worker::{State, Worker};
 use crate::{Engine, Failure, Generation, PoolId, Slot, Span, Time, WorkerId};
 use alloc::collections::BTreeSet;
@@ -168,6 +169,17 @@ pub struct WorkerView {
     pub by_age: bool,
     /// SIGKILL has not ended it: the kernel holds it.
     pub lost: bool,
+    /// What it is given time for at present. `None`: nothing, or without a limit.
+    pub patience: Option<Patience>,
+}
+
+/// The time that a worker has for what it does: to become ready, to pass its soak, to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// When that began.
+    pub since: Time,
+    /// When it ends at the latest. Of a stop: the end of all its steps, when SIGKILL is sent.
+    pub until: Time,
 }
 
 /// A slot without a living worker.
@@ -209,6 +221,11 @@ impl View<'_> {
     /// Whether everything stops.
     pub fn stopping(&self) -> bool {
         self.engine.stopping
+    }
+
+    /// When a stop of everything kills what is left. `None`: nothing is stopped as a whole, or without such a limit.
+    pub fn stop_cap(&self) -> Option<Time> {
+        self.engine.deadlines.get(Key::Cap)
     }
 
     /// All pools, by id.
@@ -452,5 +469,22 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         ready_in: worker.ready_at.map(|at| at - worker.began),
         by_age: worker.by_age_until.is_some(),
         lost: worker.lost,
+        patience: patience(worker),
     }
+}
+
+fn patience(worker: &Worker) -> Option<Patience> {
+    let (since, until) = match worker.state {
+        State::Starting { ready_by, .. } => (worker.began, ready_by),
+        State::Soaking { until } => (worker.ready_at?, until),
+        // Ready by age alone: its rolling restart is not done before that.
+        State::Ready => (worker.ready_at?, worker.by_age_until?),
+        State::Stopping { step, until, .. } | State::StoppingTree { step, until, .. } => {
+            let rest = worker.stop.iter().skip(step + 1);
+            let until = rest.fold(until, |until, step| until + step.wait);
+            (worker.stop_began?, until)
+        }
+        State::Unreachable | State::Killing { .. } | State::KillingTree { .. } => return None,
+    };
+    (until.0 < Span::FOREVER.0).then_some(Patience { since, until })
 }

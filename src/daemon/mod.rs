@@ -14,7 +14,7 @@ use crate::sys::signal::{ignore_until_handled, reset_all};
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
-pub use startup_report::{LauncherEnd, Report, SavedReport};
+pub use startup_report::{LauncherEnd, Report, SavedReport, WhileWaiting};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};

@@ -8,12 +8,12 @@ use crate::event_loop::signal_pipe::SignalPipe;
 use crate::exit_code::ExitCode;
 use crate::observe::print;
 use crate::sys::kept_fd::{FdTable, KeptFd};
-use crate::sys::poll::poll;
+use crate::sys::poll::{is_ready, poll};
 use nix::poll::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -149,6 +149,18 @@ fn writable(pipe: &File, until: Deadline) -> bool {
     !left.is_zero() && matches!(poll(&mut fds, Some(left)), Ok(1..))
 }
 
+/// What a command shows while it waits.
+pub trait WhileWaiting {
+    /// When it is to be shown again. None: never.
+    fn next(&self) -> Option<Deadline>;
+    /// Readable when it is to be shown again before that.
+    fn wake(&self) -> Option<BorrowedFd<'_>>;
+    /// That moment has come, or `wake` is readable.
+    fn show(&mut self);
+    /// Something is about to be printed.
+    fn clear(&mut self);
+}
+
 /// The launcher's end of the pipe.
 #[derive(Debug)]
 pub struct LauncherEnd {
@@ -162,18 +174,20 @@ pub struct LauncherEnd {
 impl LauncherEnd {
     /// Prints the report until it has finished, and returns the exit code. Ctrl-C (130) and `until` (124) detach: the master
     /// has its own session and goes on.
-    pub fn wait(mut self, until: Option<Deadline>) -> ExitCode {
+    pub fn wait(mut self, until: Option<Deadline>, live: &mut impl WhileWaiting) -> ExitCode {
         let interrupt = SignalPipe::on_ctrl_c().ok();
         let mut text = Vec::new();
         let mut read = 0;
         loop {
-            if let Some((code, why)) = wait_or_detach(&self.pipe, interrupt.as_ref(), until) {
+            if let Some((code, why)) = wait_or_detach(&self.pipe, interrupt.as_ref(), until, live) {
+                live.clear();
                 let config = self.config.display();
                 print::error(&format!(
                     "{why}; the start goes on: `rotad status -c {config}` shows it"
                 ));
                 return code;
             }
+            live.clear();
             let mut some = [0; 4096];
             match self.pipe.read(&mut some) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -230,20 +244,47 @@ fn wait_or_detach(
     pipe: &File,
     interrupt: Option<&SignalPipe>,
     until: Option<Deadline>,
+    live: &mut impl WhileWaiting,
 ) -> Option<(ExitCode, &'static str)> {
-    let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-    fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
-    let left = until.map(|until| until.left());
-    let ready = poll(&mut fds, left);
-    if interrupt.is_some_and(SignalPipe::take) {
-        return Some((ExitCode::DETACHED, "detached"));
+    loop {
+        let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        fds.extend(interrupt.map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
+        fds.extend(live.wake().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let first = [until, live.next()].into_iter().flatten().min();
+        // An error: the pipe is read, which waits.
+        let failed = poll(&mut fds, first.map(|at| at.left())).is_err();
+        if interrupt.is_some_and(SignalPipe::take) {
+            return Some((ExitCode::DETACHED, "detached"));
+        }
+        if failed || is_ready(pipe, PollFlags::POLLIN) {
+            return None;
+        }
+        if until.is_some_and(Deadline::has_passed) {
+            return Some((ExitCode::TIMED_OUT, "timed out"));
+        }
+        live.show();
     }
-    (ready == Ok(0)).then_some((ExitCode::TIMED_OUT, "timed out"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Nothing;
+
+    impl WhileWaiting for Nothing {
+        fn next(&self) -> Option<Deadline> {
+            None
+        }
+
+        fn wake(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn show(&mut self) {}
+
+        fn clear(&mut self) {}
+    }
 
     fn pipe_ends() -> (LauncherEnd, Report) {
         let (read, write) = nix::unistd::pipe().unwrap();
@@ -260,14 +301,17 @@ mod tests {
         let (end, mut report) = pipe_ends();
         report.progress("web: ready");
         report.finish(ExitCode::ALREADY_RUNNING, "already running");
-        assert_eq!(end.wait(None), ExitCode::ALREADY_RUNNING);
+        assert_eq!(end.wait(None, &mut Nothing), ExitCode::ALREADY_RUNNING);
     }
 
     #[test]
     fn the_wait_for_a_silent_master_ends_at_its_timeout() {
         let (end, mut report) = pipe_ends();
         assert_eq!(
-            end.wait(Some(Deadline::after(Duration::from_millis(20)))),
+            end.wait(
+                Some(Deadline::after(Duration::from_millis(20))),
+                &mut Nothing
+            ),
             ExitCode::TIMED_OUT
         );
         report.progress("the reader is gone, and that does no harm");
@@ -278,7 +322,7 @@ mod tests {
         let (end, mut report) = pipe_ends();
         report.progress("so far so good");
         drop(report);
-        assert_eq!(end.wait(None), ExitCode::FAILED);
+        assert_eq!(end.wait(None, &mut Nothing), ExitCode::FAILED);
     }
 
     #[test]
@@ -290,7 +334,7 @@ mod tests {
         let report = Report::restore(saved, &mut table).unwrap();
         assert_eq!(table.left(), 0);
         report.finish(ExitCode::OLD_SERVE, "");
-        assert_eq!(end.wait(None), ExitCode::OLD_SERVE);
+        assert_eq!(end.wait(None, &mut Nothing), ExitCode::OLD_SERVE);
         let saved = Report::to_stderr().saved().unwrap();
         assert!(Report::restore(saved, &mut table).unwrap().pipe.is_none());
     }

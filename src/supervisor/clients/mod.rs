@@ -6,6 +6,7 @@
 
 pub(crate) mod control;
 pub(crate) mod describer;
+pub(crate) mod in_progress;
 pub(crate) mod launch;
 pub(crate) mod log_clients;
 pub(crate) mod outcome_text;

@@ -378,7 +378,8 @@ fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-fn slot_state(state: WorkerState) -> SlotState {
+/// The word of the status for a worker's state.
+pub(crate) fn slot_state(state: WorkerState) -> SlotState {
     match state {
         WorkerState::Starting => SlotState::Starting,
         WorkerState::Soaking => SlotState::Soaking,

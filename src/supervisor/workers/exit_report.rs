@@ -103,6 +103,14 @@ impl ExitReports {
             .map(|(_, exit_report)| exit_report)
     }
 
+    /// The last report of a worker with this pid.
+    pub(crate) fn of_pid(&self, pid: i32) -> Option<&ExitReport> {
+        let mut latest = self.recent.iter().rev();
+        latest
+            .find(|(_, report)| report.pid == pid)
+            .map(|(_, report)| report)
+    }
+
     pub(crate) fn of_slot(&self, pool: PoolId, slot: Slot) -> Option<&LastExit> {
         self.of_slot.get(&(pool, slot))
     }
