@@ -10,8 +10,7 @@ test:
 
 # Before each commit: the core, the configuration, the rules of the sources, and a few real masters.
 fast:
-    cargo build --locked --profile test --example testworker
-    ROTAD_SIM_SEEDS=2000 cargo test --locked --workspace --lib --test stories --test sim --test tidy --test config --test config_errors --test manual --test command_line --test status --test verbs --test control --test scale -- --test-threads=4
+    tests/all.sh --quick
 
 # Does to a master whatever operators, deploys, strangers and disks do; prints a table, fails if there is a violation.
 chaos SECONDS="60" SEED="1":

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need and the machine lacks, where it may, then runs everything.
+# all.sh          installs what the tests need and the machine lacks, where it may, then runs everything.
+# all.sh --quick  installs nothing and runs the tests that need nothing but Rust: the core, the configuration, the rules of
+#                 the sources, and a few real masters.
 # With CI=true a missing component fails; otherwise the tests that need it say so and fail too,
 # unless ROTAD_ALLOW_MISSING=1 passes over them.
 set -euo pipefail
@@ -7,6 +9,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Where servers are, for those who are not root.
 export PATH="$PATH:/usr/sbin:/sbin"
+
+case "${1:-}" in
+    '' | --quick) ;;
+    *)
+        echo "usage: tests/all.sh [--quick]" >&2
+        exit 2
+        ;;
+esac
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -109,6 +119,18 @@ check_components() {
     echo "the tests that need them fail (ROTAD_ALLOW_MISSING=1 passes over them)" >&2
 }
 
+# A shell's `&` leaves INT ignored for good, and Ctrl-C is something that is tested.
+defaults=()
+if env --default-signal=INT true 2>/dev/null; then defaults=(env --default-signal=INT,QUIT); fi
+
+if [ "${1:-}" = --quick ]; then
+    cargo build --locked --profile test --example testworker
+    tests=()
+    for name in stories sim tidy config config_errors manual command_line status verbs control scale; do tests+=(--test "$name"); done
+    export ROTAD_SIM_SEEDS="${ROTAD_SIM_SEEDS:-2000}"
+    exec "${defaults[@]}" cargo test --locked --workspace --lib "${tests[@]}" -- --test-threads=4
+fi
+
 install_packages
 install_python
 install_node
@@ -122,8 +144,5 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 say "cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 say "cargo test"
-# A shell's `&` leaves INT ignored for good, and Ctrl-C is something that is tested.
-defaults=()
-if env --default-signal=INT true 2>/dev/null; then defaults=(env --default-signal=INT,QUIT); fi
 # Two at a time in a test binary, whatever the machine: the load tests lock among themselves.
 exec "${defaults[@]}" cargo test --workspace --locked --no-fail-fast -- --test-threads=2
