@@ -5,9 +5,10 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use support::example::{node_package, python};
 use support::need;
-use support::need::program;
+use support::need::{program, root};
 use support::page::{Block, Page, docs, line_has, php_fpm};
 
 /// What a recipe says of itself.
@@ -30,6 +31,14 @@ macro_rules! pages {
 pages! {
     deploying: "deploying", [python("gunicorn")];
     monitoring: "monitoring", [python("gunicorn"), program("jq")];
+    from_docker: "moving/docker", [python("gunicorn")];
+    from_einhorn: "moving/einhorn", [program("python3")];
+    from_gunicorn: "moving/gunicorn", [python("gunicorn")];
+    from_pm2: "moving/pm2", [program("node")];
+    from_procfile: "moving/procfile", [python("gunicorn")];
+    from_supervisord: "moving/supervisord", [python("gunicorn")];
+    from_swoole: "moving/swoole", [];
+    from_systemd: "moving/systemd", [root(), program("node")];
     bun: "recipes/bun", [];
     celery: "recipes/celery", [python("celery"), program("redis-server")];
     django: "recipes/django", [python("gunicorn"), python("django-admin")];
@@ -81,6 +90,73 @@ fn each_recipe_says_whether_a_test_runs_it() {
     }
 }
 
+/// Each link between the pages leads to a file that is there, and to a heading of it.
+#[test]
+fn links_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    markdown(&docs(), &mut pages);
+    assert!(pages.len() > 60, "{pages:?}");
+    let mut broken = Vec::new();
+    for page in &pages {
+        let text = fs::read_to_string(page).expect("a page");
+        for link in links(&text) {
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => page.clone(),
+                _ => page.parent().expect("a directory").join(path),
+            };
+            let there = target.exists()
+                && (heading.is_empty() || headings(&target).iter().any(|it| it == heading));
+            if !there {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+fn markdown(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            markdown(&path, found);
+        } else if path.extension().is_some_and(|ending| ending == "md") {
+            found.push(path);
+        }
+    }
+}
+
+/// The targets of `[text](target)`, outside of code, but for those on the web.
+fn links(text: &str) -> Vec<&str> {
+    let mut fence = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        fence ^= line.starts_with("```");
+        if !fence {
+            let targets = line.split("](").skip(1);
+            found.extend(targets.filter_map(|rest| rest.split(')').next()));
+        }
+    }
+    found.retain(|target| !target.contains("://"));
+    found
+}
+
+/// The headings of a page as links name them.
+fn headings(page: &Path) -> Vec<String> {
+    let text = fs::read_to_string(page).expect("a page");
+    let titles = text.lines().filter(|line| line.starts_with('#'));
+    titles
+        .map(|line| {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = title
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+            kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+        })
+        .collect()
+}
+
 /// The runner notices what it is there for.
 #[test]
 fn a_page_that_is_not_true_is_noticed() {
@@ -100,4 +176,5 @@ fn a_page_that_is_not_true_is_noticed() {
     marked.run();
     assert!(line_has("a: done: 2 in 3 s", "a: done: … in …"));
     assert!(!line_has("a: done", "done: …"));
+    assert_eq!(links("[a](b.md#c), [d](https://e)"), ["b.md#c"]);
 }

@@ -107,7 +107,7 @@ impl Page {
 }
 
 fn is_path(name: &str) -> bool {
-    name.contains(['.', '/']) && !name.contains(' ')
+    (name.contains(['.', '/']) || name.ends_with("file")) && !name.contains(' ')
 }
 
 /// The directory docs/.
@@ -260,6 +260,7 @@ impl Place {
 
     /// Runs a script to its end as an operator would, in the directory.
     fn shell(&self, script: &str) -> Run {
+        self.keep_master();
         let paths = [self.site.path("bin"), venv().join("bin")];
         let paths: Vec<String> = paths.iter().map(|dir| dir.display().to_string()).collect();
         let rest = std::env::var("PATH").unwrap_or_default();
@@ -274,6 +275,15 @@ impl Place {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env_remove("ROTAD_CONFIG");
         finish(command, SECONDS)
+    }
+
+    /// Gives a configuration that a command has written a `[master]` with its files in the directory.
+    fn keep_master(&self) {
+        let written = self.site.read("rotad.toml");
+        if !written.is_empty() && !written.contains("runtime_dir = ") {
+            let kept = with_master(&written, &self.site.path("masters"));
+            self.site.write("rotad.toml", &kept);
+        }
     }
 
     /// What `rotad init` makes of the directory has the same values as this configuration ("this file"), or as this pool
