@@ -7,10 +7,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use support::{Load, Random, Site, all_ready, alone, never, pids, pool, proc, spaced, until};
+use support::{
+    Load, Random, Site, all_ready, alone, never, pids, pool, proc, spaced, until, until_some,
+};
 
 const WEB: &str = r#"
 [pool.web]
@@ -252,6 +254,29 @@ fn the_guardian_passes_signals_on_and_ends_with_the_masters_code() {
     kill(Pid::from_raw(guardian), Signal::SIGTERM).expect("the guardian");
     assert!(site.await_exit(20).success());
     site.assert_empty();
+}
+
+/// A stop that comes while the first master has no handlers yet ends it in place of being forgotten.
+#[test]
+fn a_stop_in_the_first_moment_is_not_lost() {
+    for signal in [Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGINT] {
+        let site = Site::new(WEB);
+        let mut guardian = site
+            .run_command()
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("rotad run");
+        let pid = guardian.id() as i32;
+        while proc::children(pid).is_empty() {
+            assert!(!proc::gone(pid), "it has ended by itself");
+        }
+        kill(Pid::from_raw(pid), signal).expect("the guardian");
+        let status = until_some(15, || guardian.try_wait().expect("a child"));
+        guardian.kill().ok();
+        guardian.wait().expect("its end");
+        let status = status.unwrap_or_else(|| panic!("{signal} had no effect: {}", site.log()));
+        assert_eq!(status.code(), Some(0), "{signal}: {}", site.log());
+    }
 }
 
 /// What workers print while there is no master is in the log, line by line.

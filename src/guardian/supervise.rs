@@ -173,7 +173,12 @@ impl Guardian {
     }
 
     /// Starts masters, one after the other. `mask`: the signal mask that a master begins with.
-    fn run(mut self, mask: SigSet) -> io::Result<Side> {
+    fn run(mut self, mut mask: SigSet) -> io::Result<Side> {
+        // A stop that comes before the master's handlers are installed, which unblocks these, would end it, and the next
+        // one would not know that it was asked for.
+        mask.add(Signal::SIGTERM);
+        mask.add(Signal::SIGQUIT);
+        mask.add(Signal::SIGINT);
         loop {
             let first = self.state.succession() == Succession::First;
             // A master says itself from when on its loop turns.
