@@ -30,7 +30,7 @@ macro_rules! pages {
 
 pages! {
     deploying: "deploying", [python("gunicorn")];
-    monitoring: "monitoring", [python("gunicorn"), program("jq")];
+    monitoring: "monitoring", [root(), python("gunicorn"), program("jq")];
     from_docker: "moving/docker", [python("gunicorn")];
     from_einhorn: "moving/einhorn", [program("python3")];
     from_gunicorn: "moving/gunicorn", [python("gunicorn")];
@@ -58,7 +58,7 @@ pages! {
     spring: "recipes/spring", [];
     swoole: "recipes/swoole", [];
     symfony: "recipes/symfony", [need("php-fpm", php_fpm().is_some())];
-    wordpress: "recipes/wordpress", [need("php-fpm", php_fpm().is_some()), program("nginx")];
+    wordpress: "recipes/wordpress", [root(), need("php-fpm", php_fpm().is_some()), program("nginx")];
     workerman: "recipes/workerman", [];
 }
 
