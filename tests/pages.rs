@@ -10,6 +10,7 @@ use support::example::{node_package, python};
 use support::need;
 use support::need::{program, root};
 use support::page::{Block, Page, docs, line_has, php_fpm};
+use support::site::verb;
 
 /// What a recipe says of itself.
 const RUN: &str = "\nA test runs this page as it is written";
@@ -88,6 +89,49 @@ fn each_recipe_says_whether_a_test_runs_it() {
         let said = if page.is_run() { "| yes |" } else { "| no |" };
         assert!(row.ends_with(said), "{row}");
     }
+}
+
+/// What only a part of a configuration lacks.
+const PARTS: &[&str] = &[
+    "there is no pool: nothing to run",
+    "has no `command`",
+    "unknown listener",
+    "`{port}` without `ports`",
+];
+
+/// Every configuration on every page is right, as far as a part of one can be.
+#[test]
+fn configurations_of_all_pages_are_right() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md")];
+    markdown(&docs(), &mut pages);
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join(".env"), "").expect("the file that a page names");
+    let file = dir.path().join("rotad.toml");
+    let mut checked = 0;
+    for path in &pages {
+        let page = Page::of("", &fs::read_to_string(path).expect("a page"));
+        for block in page.blocks.iter().filter(|it| it.language == "toml") {
+            // Keys alone are those of a pool.
+            let first = block
+                .text
+                .lines()
+                .find(|line| !line.is_empty() && !line.starts_with('#'));
+            let keys =
+                first.is_some_and(|line| !line.starts_with('[') && !line.starts_with("include"));
+            let head = if keys { "[pool.jobs]\n" } else { "" };
+            fs::write(&file, format!("{head}{}", block.text)).expect("a file");
+            let run = verb(&file, &["check"], 60);
+            let wrong = run.text();
+            let mut wrong = wrong
+                .lines()
+                .filter(|line| line.starts_with("error"))
+                .filter(|line| !PARTS.iter().any(|part| line.contains(part)));
+            assert_eq!(wrong.next(), None, "{}:{}", path.display(), block.line);
+            checked += 1;
+        }
+    }
+    assert!(checked > 60, "{checked}");
 }
 
 /// Each link between the pages leads to a file that is there, and to a heading of it.
