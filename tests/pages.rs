@@ -30,7 +30,7 @@ macro_rules! pages {
 }
 
 pages! {
-    deploying: "deploying", [python("gunicorn")];
+    deploying: "deploying", [python("gunicorn"), program("git")];
     monitoring: "monitoring", [root(), python("gunicorn"), program("jq")];
     from_docker: "moving/docker", [python("gunicorn")];
     from_einhorn: "moving/einhorn", [program("python3")];

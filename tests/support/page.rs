@@ -4,7 +4,8 @@
 //! "`package.json`:", is that file. A block in
 //! `toml` is a whole configuration, and passes `rotad check`. A block in `sh` is run, in the order of the page; so is
 //! each line of a block in `console` that begins with `$ `, and the lines below it are what it prints, `…` in place of
-//! what differs. A comment `<!-- not run: REASON -->` above a block says that it is not run.
+//! what differs. A comment `<!-- not run: REASON -->` above a block says that it is not run; `<!-- run before: COMMAND -->`
+//! is what a reader has done already.
 
 use super::example::{node_modules, venv};
 use super::jobs::Server;
@@ -58,6 +59,12 @@ impl Block {
     pub fn not_run(&self) -> Option<&str> {
         let (_, mark) = self.above.rsplit_once("<!-- not run: ")?;
         mark.strip_suffix(" -->")
+    }
+
+    /// What is run before it.
+    fn before(&self) -> impl Iterator<Item = &str> {
+        let lines = self.above.lines();
+        lines.filter_map(|line| line.strip_prefix("<!-- run before: ")?.strip_suffix(" -->"))
     }
 
     /// It holds commands.
@@ -237,6 +244,10 @@ impl Place {
 
     /// Runs its commands; what a block in `console` shows is what they print.
     fn commands(&self, block: &Block, place: &str) {
+        for command in block.before() {
+            let run = self.shell(&self.in_page(command));
+            assert_eq!(run.code, 0, "{place}: {command}: {run:?}");
+        }
         let text = self.in_page(&block.text);
         if block.language == "sh" {
             let run = self.shell(&format!("set -e\n{text}"));
@@ -273,6 +284,15 @@ impl Place {
             .env("XDG_STATE_HOME", self.site.path("state"))
             // Two versions of a file may have one time.
             .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("GIT_CONFIG_COUNT", "2")
+            .envs([
+                ("GIT_CONFIG_KEY_0", "user.name"),
+                ("GIT_CONFIG_VALUE_0", "Test"),
+            ])
+            .envs([
+                ("GIT_CONFIG_KEY_1", "user.email"),
+                ("GIT_CONFIG_VALUE_1", "test@example.com"),
+            ])
             .env_remove("ROTAD_CONFIG");
         finish(command, SECONDS)
     }
