@@ -4,6 +4,7 @@ use super::client::{Client, ClientError, WaitLimits};
 use super::{print, request};
 use crate::control::protocol::{Method, Response};
 use crate::exit_code::ExitCode;
+use crate::observe::counted::missing;
 use crate::observe::events::{Event, EventKind};
 use crate::observe::sanitize::sanitize_json;
 use serde_json::json;
@@ -107,7 +108,10 @@ impl Style {
                 json!({"event": "skipped", "count": count, "text": text})
             );
         }
-        format!("… {count} events are missing here: they came faster than they were read\n")
+        format!(
+            "… {} here: they came faster than they were read\n",
+            missing(count, "event")
+        )
     }
 }
 

@@ -5,6 +5,7 @@ use super::client::{Client, ClientError, WaitLimits};
 use super::{print, request};
 use crate::control::protocol::{Line, LogPlace, Method, Response};
 use crate::exit_code::ExitCode;
+use crate::observe::counted::missing;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -108,7 +109,10 @@ fn show(
                 style.line(&line)
             }
             Response::Skipped { count } => {
-                format!("… {count} lines are missing here: they came faster than they were read\n")
+                format!(
+                    "… {} here: they came faster than they were read\n",
+                    missing(count, "line")
+                )
             }
             Response::Hint { text } => {
                 print::plain_error(&print::sanitize_lines(&text));

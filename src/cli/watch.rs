@@ -9,6 +9,7 @@ use super::{print, request, status};
 use crate::event_loop::clock::{Clock, Deadline};
 use crate::event_loop::signal_pipe::SignalPipe;
 use crate::exit_code::ExitCode;
+use crate::observe::counted::counted;
 use crate::observe::status::Status;
 use crate::sys::terminal;
 use nix::libc;
@@ -154,7 +155,7 @@ fn repaint(page: &str, rows: u16, columns: u16) -> String {
         .map(|line| cut(line, usize::from(columns)))
         .collect();
     if lines.len() > rows {
-        shown[rows - 1] = format!("… {} more lines", lines.len() - rows + 1);
+        shown[rows - 1] = format!("… {}", counted(lines.len() - rows + 1, "more line"));
     }
     format!("\x1b[H{}\x1b[K\x1b[J", shown.join("\x1b[K\r\n"))
 }

@@ -3,6 +3,7 @@
 
 use super::rotating_file::{RotatingFile, Rotation};
 use super::write_record::{WriteRecord, place_of};
+use crate::observe::counted::{counted, were};
 use crate::sys::poll::is_ready;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -133,8 +134,9 @@ impl LogSink {
         }
         if self.lost > 0 {
             let reported = format!(
-                "rotad: {} bytes of log were lost here: the log could not be written\n",
-                self.lost
+                "rotad: {} of log {} lost here: the log could not be written\n",
+                counted(self.lost, "byte"),
+                were(self.lost)
             );
             if self.write_once(&mut WriteRecord::none(), 0, reported.as_bytes()) < reported.len() {
                 return 0;

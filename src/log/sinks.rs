@@ -7,6 +7,7 @@ use super::pipe_peek::Pipe;
 use super::rotating_file::{RotatingFile, Rotation};
 use super::sink::{LogSink, SinkState};
 use super::write_record::WriteRecord;
+use crate::observe::counted::{counted, were};
 use crate::plan::LogFormat;
 use std::collections::BTreeMap;
 use std::io;
@@ -250,8 +251,9 @@ impl Sinks {
         self.write_queued();
         if self.dropped > 0 && self.queued.is_empty() {
             let reported = format!(
-                "rotad: {} lines of the master's own log were dropped: the log is too slow\n",
-                self.dropped
+                "rotad: {} of the master's own log {} dropped: the log is too slow\n",
+                counted(self.dropped, "line"),
+                were(self.dropped)
             );
             self.dropped = 0;
             self.queued.extend_from_slice(reported.as_bytes());

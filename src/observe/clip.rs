@@ -1,5 +1,7 @@
 //! Cuts text that is too long, and marks that it was cut.
 
+use super::counted::counted;
+
 /// The text, or as much of its beginning as fits into `max` bytes, and a mark that says how much is missing.
 pub fn clip(text: &str, max: usize) -> String {
     if text.len() <= max {
@@ -9,7 +11,8 @@ pub fn clip(text: &str, max: usize) -> String {
         .rev()
         .find(|at| text.is_char_boundary(*at))
         .unwrap_or(0);
-    format!("{} … ({} bytes left out)", &text[..end], text.len() - end)
+    let left_out = counted(text.len() - end, "byte");
+    format!("{} … ({left_out} left out)", &text[..end])
 }
 
 /// The texts, one on each line, in about `max` bytes. If they are longer, each is cut to its share, so that every

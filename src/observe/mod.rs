@@ -2,6 +2,7 @@
 //! types in, the control socket carries them, the commands print them.
 
 pub mod clip;
+pub mod counted;
 pub mod events;
 pub mod print;
 pub mod sanitize;

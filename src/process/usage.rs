@@ -228,14 +228,17 @@ mod tests {
             let found = of_workers(&root, &[]);
             let usage = found[0].1;
             match usage.tree {
-                Some(tree) if tree.processes == 2 => break (usage.main, tree),
+                // Between its fork and its exec the child may have no memory of its own.
+                Some(tree) if tree.processes == 2 && tree.sum.rss_bytes > usage.main.rss_bytes => {
+                    break (usage.main, tree);
+                }
                 _ => assert!(!until.has_passed(), "{found:?}"),
             }
         };
-        assert!(main.rss_bytes > 100_000 && tree.sum.rss_bytes > main.rss_bytes);
+        assert!(main.rss_bytes > 0 && tree.sum.cpu_s >= main.cpu_s);
         let late = read(&root, &[], Deadline::after(Duration::ZERO));
         assert_eq!(late[0].1.tree, None, "the first processes are read anyway");
-        assert!(late[0].1.main.rss_bytes > 100_000);
+        assert!(late[0].1.main.rss_bytes > 0);
     }
 
     #[test]

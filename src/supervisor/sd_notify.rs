@@ -1,6 +1,7 @@
 //! Messages to the service manager that started the master (sd_notify(3), sd_watchdog_enabled(3)): systemd, or
 //! another rotad. `service_manager.rs` decides when to send what.
 
+use crate::observe::counted::counted;
 use crate::observe::sanitize::sanitize;
 use std::time::Duration;
 
@@ -41,8 +42,8 @@ pub(super) fn status(word: &str, pools: &[PoolLine]) -> String {
         .collect();
     match pools.len() - lines.len() {
         0 => {}
-        others if lines.is_empty() => lines.push(format!("{others} pools")),
-        others => lines.push(format!("{others} others")),
+        others if lines.is_empty() => lines.push(counted(others, "pool")),
+        others => lines.push(counted(others, "other")),
     }
     if lines.is_empty() {
         word.to_owned()

@@ -7,6 +7,7 @@ use super::sd_notify::{self, PoolLine};
 use super::workers::exit_report::ExitReport;
 use crate::event_loop::clock::Clock;
 use crate::guardian::{Link, ManagerSocket};
+use crate::observe::counted::counted;
 use crate::observe::status::outdated;
 use nix::time::{ClockId, clock_gettime};
 use rotad_core::{Cause, PoolId, PoolState, PoolView, RollState, Span, Time, WorkerId};
@@ -123,7 +124,10 @@ impl ServiceManager {
         }
         self.ping_watchdog();
         self.ask_for_time();
-        let status = format!("stopping {left} processes that a killed master left");
+        let status = format!(
+            "stopping {} that a killed master left",
+            counted(left, "process")
+        );
         if status != self.status {
             self.send(&format!("STATUS={status}"));
             self.status = status;

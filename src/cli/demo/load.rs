@@ -1,6 +1,7 @@
 //! HTTP load for `demo --once`: half of the clients close after each request, the others keep their connection.
 
 use crate::event_loop::clock::Deadline;
+use crate::observe::counted::counted;
 use crate::sys::thread;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -156,8 +157,8 @@ fn more(stream: &mut TcpStream, read: &mut Vec<u8>) -> io::Result<()> {
     let mut some = [0; 4096];
     match stream.read(&mut some)? {
         0 => Err(io::Error::other(format!(
-            "closed after {} bytes of a response",
-            read.len()
+            "closed after {} of a response",
+            counted(read.len(), "byte")
         ))),
         n => {
             read.extend_from_slice(&some[..n]);

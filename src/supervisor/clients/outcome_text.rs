@@ -1,6 +1,7 @@
 //! Outcomes in words: exit code and text of each way in which a request ends, for clients and the log. `describer.rs` asks.
 
 use crate::exit_code::ExitCode;
+use crate::observe::counted::counted;
 use crate::observe::worker_output;
 use crate::supervisor::workers::exit_report::{ExitReport, describe};
 use rotad_core::{Cause, Failure, Generation, NothingDone, Outcome, Standing, SupersededBy, Up};
@@ -327,11 +328,7 @@ fn describe_standing(context: OutcomeContext<'_>, standing: &Standing, stuck: bo
 }
 
 pub(crate) fn workers(count: u32) -> String {
-    if count == 1 {
-        "1 worker".to_owned()
-    } else {
-        format!("{count} workers")
-    }
+    counted(count, "worker")
 }
 
 /// Why it failed, with the last lines of the worker that failed.

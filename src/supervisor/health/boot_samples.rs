@@ -3,6 +3,7 @@
 
 use crate::event_loop::clock::Clock;
 use crate::event_loop::mailbox::Mailbox;
+use crate::observe::counted::counted;
 use crate::process::cpu_sampler::{CpuSampler, StartingProcess};
 use crate::supervisor::action::Action;
 use rotad_core::{Input, Span, Time, WorkerId};
@@ -146,12 +147,10 @@ impl BootSamples {
         let crowded =
             starting > processors as usize && computed.as_secs_f64() * 10.0 >= lived.as_secs_f64();
         crowded.then(|| {
-            let processors = if processors == 1 {
-                "1 processor".to_owned()
-            } else {
-                format!("{processors} processors")
-            };
-            format!("{starting} were booting at once on {processors}")
+            format!(
+                "{starting} were booting at once on {}",
+                counted(processors, "processor")
+            )
         })
     }
 }

@@ -18,6 +18,7 @@
 //! or by `Unavailable`; the next one follows an interval later.
 
 use super::spread::spread;
+use crate::observe::counted::counted;
 use crate::plan::TimeOfDay;
 use crate::process::rss_sampler::TreeMemory;
 use rotad_core::{Span, Time, WorkerId};
@@ -312,9 +313,9 @@ impl Recycling {
             {
                 let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
                 let text = format!(
-                    "{:.1} MiB in {} processes, max_rss is {:.1} MiB",
+                    "{:.1} MiB in {}, max_rss is {:.1} MiB",
                     mib(memory.rss_bytes),
-                    memory.processes,
+                    counted(memory.processes, "process"),
                     mib(limit)
                 );
                 actions.extend(recycled.request(worker, Reason::Memory, text, now));

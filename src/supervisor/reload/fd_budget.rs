@@ -1,6 +1,7 @@
 //! The budget of open files: how many descriptors the master needs, and whether its limit allows them.
 
 use crate::exit_code::ExitCode;
+use crate::observe::counted::counted;
 use crate::plan::{Kind, Plan};
 use crate::supervisor::Failed;
 use crate::supervisor::fd_table::{grow_fd_table, need, workers};
@@ -9,8 +10,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rotad_core::PoolId;
 
 fn too_low(workers: u64, need: u64, hard: u64) -> String {
+    let needs = if workers == 1 { "needs" } else { "need" };
+    let workers = counted(workers, "worker");
     format!(
-        "{workers} workers (surge included) need {need} open files, but the limit is {hard}: raise it (ulimit -n, \
+        "{workers} (surge included) {needs} {need} open files, but the limit is {hard}: raise it (ulimit -n, \
          LimitNOFILE=), or have fewer workers"
     )
 }

@@ -15,6 +15,7 @@ use crate::event_loop::signals::Signals;
 use crate::exit_code::ExitCode;
 use crate::guardian::{Link, SharedState, Succession};
 use crate::log::{SavedLeftOutput, WorkerOutput, WriteRecord};
+use crate::observe::counted::counted;
 use crate::observe::events::{Event, EventKind};
 use crate::plan::{LogPlan, Plan};
 use crate::process::{SavedPaths, unreported};
@@ -471,7 +472,13 @@ impl Supervisor {
         } else {
             ""
         };
-        let text = format!("{why}; {count} workers were taken over and serve on{given_up}{doubts}");
+        let serve = if count == 1 {
+            "was taken over and serves"
+        } else {
+            "were taken over and serve"
+        };
+        let workers = counted(count, "worker");
+        let text = format!("{why}; {workers} {serve} on{given_up}{doubts}");
         self.emit(EventBuilder::new(EventKind::MasterRestored, text).warn());
         self.refresh_plan();
         self.reload.file_watch.restore(resume.watched);

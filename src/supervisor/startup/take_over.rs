@@ -5,6 +5,7 @@ use crate::event_loop::clock::Deadline;
 use crate::event_loop::signals::{Meaning, Signals};
 use crate::exit_code::ExitCode;
 use crate::log::LogWriter;
+use crate::observe::counted::counted;
 use crate::observe::events::EventKind;
 use crate::plan::{Plan, PoolPlan};
 use crate::runtime_dir::RuntimeDir;
@@ -152,8 +153,8 @@ impl TakeOver<'_> {
             ),
         };
         let text = format!(
-            "what a killed master (pid {dead}) had left is stopped ({} processes){killed}",
-            done.found
+            "what a killed master (pid {dead}) had left is stopped ({}){killed}",
+            counted(done.found, "process")
         );
         tracing::warn!("{text}");
         if stop.asked {

@@ -172,7 +172,7 @@ pub(crate) fn describe(cause: Cause, exit_report: Option<&ExitReport>) -> String
         Some(o) => {
             // Why the exit status is unknown: for example, a tracer holds the process.
             let what = match (cause, &o.exit.error) {
-                (Cause::Exited(Exit::Unknown), Some(why)) => format!("ended, how is {why};"),
+                (Cause::Exited(Exit::Unknown), Some(why)) => format!("ended, how is {why}"),
                 _ => what,
             };
             let when = if o.served {
@@ -180,7 +180,7 @@ pub(crate) fn describe(cause: Cause, exit_report: Option<&ExitReport>) -> String
             } else {
                 "before it was ready"
             };
-            format!("{what} {:.1} s after its start, {when}", o.exit.after_s)
+            format!("{what}, {:.1} s after its start, {when}", o.exit.after_s)
         }
     }
 }

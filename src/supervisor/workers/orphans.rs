@@ -2,6 +2,7 @@
 //! thread and acts on its results. `trees.rs` decides what happens to each tree; this file carries it out.
 
 use crate::event_loop::signals;
+use crate::observe::counted::counted;
 use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
 use crate::process::orphan_scanner::{OrphanScanner, ScanReport};
@@ -129,11 +130,7 @@ impl Workers {
                 }
                 trees::Action::Gone(worker) => self.tree_gone(context, worker, actions),
                 trees::Action::ReportKilled(worker, killed) => {
-                    let many = if killed == 1 {
-                        "one process".to_owned()
-                    } else {
-                        format!("{killed} processes")
-                    };
+                    let many = counted(killed, "process");
                     let text = format!("killed {many} that the worker left behind");
                     let event = EventBuilder::new(EventKind::DescendantsKilled, text);
                     actions.push(Action::Emit(event.worker(worker)));
@@ -488,7 +485,10 @@ impl Workers {
             actions.push(Action::UnownedProcess { pid: *pid, name });
         }
         if unowned.len() > MAX_NAMED {
-            let text = format!("{} more processes are like that", unowned.len() - MAX_NAMED);
+            let text = match unowned.len() - MAX_NAMED {
+                1 => "one more process is like that".to_owned(),
+                many => format!("{many} more processes are like that"),
+            };
             actions.push(Action::Emit(
                 EventBuilder::new(EventKind::Orphan, text).warn(),
             ));
@@ -498,10 +498,7 @@ impl Workers {
 
 /// "2 processes: python3 (pid 12), node (pid 14)".
 pub(crate) fn list_members(members: &[Member]) -> String {
-    let mut text = match members.len() {
-        1 => "1 process: ".to_owned(),
-        many => format!("{many} processes: "),
-    };
+    let mut text = counted(members.len(), "process") + ": ";
     let some: Vec<String> = members
         .iter()
         .take(MAX_NAMED)
