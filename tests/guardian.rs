@@ -36,6 +36,12 @@ fn kill_master(site: &Site, signal: Signal) {
     });
 }
 
+/// The name by which pidof(1) and killall(1) find it.
+fn comm_of(pid: i32) -> String {
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).expect("its name");
+    comm.trim().to_owned()
+}
+
 fn restarts(status: &Value) -> u64 {
     status["master"]["restarts"].as_u64().expect("a number")
 }
@@ -59,6 +65,19 @@ fn a_killed_master_is_replaced_and_its_workers_serve_on() {
     let status = site.await_ready();
     let guardian = status["master"]["guardian"].as_i64().expect("a pid") as i32;
     assert_eq!(proc::parent(site.pid()), Some(guardian));
+    for (pid, role) in [(site.pid(), "master"), (guardian, "guardian")] {
+        let title = proc::command_line(pid);
+        let config = site.config.display().to_string();
+        assert!(
+            title.starts_with(&format!("rotad: {role} site [")) && title.contains(&config),
+            "{title}"
+        );
+        assert_eq!(comm_of(pid), "rotad");
+    }
+    let found = Command::new("pidof").arg("rotad").output().expect("pidof");
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    let found: Vec<&str> = found.split_whitespace().collect();
+    assert!(found.contains(&&*site.pid().to_string()), "{found:?}");
     let events = site.events();
     let restored = events
         .iter()

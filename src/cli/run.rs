@@ -130,7 +130,7 @@ fn serve(plan: Plan, mut context: StartContext) -> ExitCode {
         return supervisor::serve(plan, context, reader, None);
     }
     supervisor::prepare_fd_table(&plan);
-    match guardian::guard(context.hup_ignored) {
+    match guardian::guard(context.hup_ignored, &plan.master.name) {
         Ok(guardian::Side::Guardian(code)) => {
             // The master has closed the descriptors in it, or will: they are shared.
             let _ = ManuallyDrop::new((plan, context));

@@ -20,6 +20,8 @@ use std::os::unix::ffi::OsStringExt;
 
 /// The variable with the number of the state's descriptor. Workers do not see it.
 const STATE: &str = "ROTAD_GUARDIAN_STATE";
+/// The variable with the master's name, which the title of the process shows. A program that does not find it goes on without.
+const NAME: &str = "ROTAD_GUARDIAN_NAME";
 /// The first descriptor that is not a standard stream.
 const FIRST_FD: RawFd = 3;
 
@@ -35,19 +37,22 @@ pub(super) fn own_program() -> io::Result<OwnedFd> {
     Ok(open("/proc/self/exe", flags, Mode::empty())?)
 }
 
-/// Executes the program of this descriptor with our arguments, and with all descriptors that are open. All signals are
+/// Executes the program of this descriptor with our arguments, and with all descriptors that are open. `name`: the master's. All signals are
 /// blocked from here on: they wait for the program's handlers.
 ///
 /// Returns only on failure. The calling thread has a descriptor table of its own then, if the error is one of execve(2).
-pub(super) fn execute(program: RawFd, state: &SharedState) -> io::Error {
+pub(super) fn execute(program: RawFd, state: &SharedState, name: &str) -> io::Error {
     let entry = |name: OsString, value: OsString| -> Option<CString> {
         let bytes = [name.into_vec(), value.into_vec()].join(&b'=');
         CString::new(bytes).ok()
     };
     let memory = state.memory().as_fd().as_raw_fd();
-    let others = std::env::vars_os().filter(|(name, _)| name != STATE);
+    let others = std::env::vars_os().filter(|(name, _)| name != STATE && name != NAME);
     let environment: Vec<CString> = others
-        .chain([(STATE.into(), memory.to_string().into())])
+        .chain([
+            (STATE.into(), memory.to_string().into()),
+            (NAME.into(), name.into()),
+        ])
         .filter_map(|(name, value)| entry(name, value))
         .collect();
     let arguments: Vec<CString> = std::env::args_os()
@@ -62,14 +67,16 @@ pub(super) fn execute(program: RawFd, state: &SharedState) -> io::Error {
     }
 }
 
-/// In a program that was executed so: the state. None: it was not.
+/// In a program that was executed so: the state, and the master's name. None: it was not.
 ///
 /// # Errors
 /// What the variable names is no state.
-pub(super) fn take() -> Option<io::Result<SharedState>> {
+pub(super) fn take() -> Option<io::Result<(SharedState, String)>> {
     let number = std::env::var_os(STATE)?;
     let number = number.to_str().and_then(|number| number.parse().ok());
     let number = number.filter(|number| *number >= FIRST_FD);
     let fd = number.ok_or(io::ErrorKind::InvalidInput.into());
-    Some(fd.and_then(take_inherited).and_then(SharedState::of))
+    let name = std::env::var(NAME).unwrap_or_default();
+    let state = fd.and_then(take_inherited).and_then(SharedState::of);
+    Some(state.map(|state| (state, name)))
 }

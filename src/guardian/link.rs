@@ -161,6 +161,8 @@ impl AsFd for End {
 pub struct Link {
     end: End,
     guardian: Process,
+    /// The master's name.
+    name: String,
     /// The descriptors of the guardian itself, this connection's and the state's among them.
     own_fds: Vec<RawFd>,
     last_death: Option<Death>,
@@ -173,10 +175,11 @@ pub struct Link {
 }
 
 impl Link {
-    pub(super) fn new(end: End, guardian: Process) -> Self {
+    pub(super) fn new(end: End, guardian: Process, name: String) -> Self {
         Self {
             end,
             guardian,
+            name,
             own_fds: Vec::new(),
             last_death: None,
             died_at: 0,
@@ -196,6 +199,11 @@ impl Link {
         self.keeps_dying = state.keeps_dying();
         self.succession = state.succession();
         self.program = state.program();
+    }
+
+    /// The master's name. Empty: a program of another version has not passed it on.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Why this master goes on after another one.
@@ -309,7 +317,7 @@ impl Link {
         let program = self.program?;
         state.set_programs(Some(program), None);
         state.set_succession(why);
-        Some(handover::execute(program, state))
+        Some(handover::execute(program, state, &self.name))
     }
 
     /// Sends a message to the service manager, which listens to the guardian. Dropped if the guardian does not read.

@@ -14,6 +14,7 @@ use crate::sys::process::Process;
 use crate::sys::reaper;
 use crate::sys::resident_pages::UnusedPages;
 use crate::sys::signal::{self, Sender, ignore_until_handled, reset_faults};
+use crate::sys::title;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::prctl;
@@ -81,19 +82,19 @@ struct Master {
 }
 
 /// Makes this process the guardian, and forks the first master. The process must have one thread, and its signal mask and
-/// dispositions must be those that a master begins with. `hup_ignored`: nohup(1) asked for that.
+/// dispositions must be those that a master begins with. `hup_ignored`: nohup(1) asked for that. `name`: the master's.
 ///
 /// Returns in each master. In the guardian it returns once a master has ended on purpose; until then nothing that the
 /// caller owns may be dropped there, since it shares its descriptors with the master.
 ///
 /// # Errors
 /// EMFILE, ENOMEM; ENOSYS: no memfd_create(2); EAGAIN: no first master can be forked. No process was made.
-pub fn guard(hup_ignored: bool) -> io::Result<Side> {
+pub fn guard(hup_ignored: bool, name: &str) -> io::Result<Side> {
     let forwarded = forwarded(hup_ignored);
     let before = SigSet::thread_get_mask()?;
     forwarded.thread_set_mask()?;
     let result = SharedState::new()
-        .and_then(|state| Guardian::new(&forwarded, state))
+        .and_then(|state| Guardian::new(&forwarded, state, name.to_owned()))
         .and_then(|guardian| {
             guardian.state.set_hup_ignored(hup_ignored);
             // Without it there is no upgrade, and a master whose guardian has died goes on without one.
@@ -113,21 +114,21 @@ pub fn guard(hup_ignored: bool) -> io::Result<Side> {
 /// # Errors
 /// What was handed over cannot be used.
 pub fn resume() -> Option<io::Result<Side>> {
-    let state = match handover::take()? {
-        Ok(state) => state,
+    let (state, name) = match handover::take()? {
+        Ok(taken) => taken,
         Err(error) => return Some(Err(error)),
     };
-    Some(resume_with(state))
+    Some(resume_with(state, name))
 }
 
-fn resume_with(state: SharedState) -> io::Result<Side> {
+fn resume_with(state: SharedState, name: String) -> io::Result<Side> {
     // Every signal is blocked, so the order of this does not matter; HUP may be delivered, and is ignored.
     let forwarded = forwarded(state.hup_ignored());
     forwarded.thread_set_mask()?;
     reset_faults();
     // The name of the program is that of its descriptor, a number.
     prctl::set_name(c"rotad").ok();
-    let mut guardian = Guardian::new(&forwarded, state)?;
+    let mut guardian = Guardian::new(&forwarded, state, name)?;
     guardian.end_master_before();
     if guardian.state.previous_program().is_some() {
         guardian.probation = Some(guardian.clock.elapsed() + PROBATION);
@@ -150,7 +151,7 @@ fn pause(time: Duration) {
 }
 
 impl Guardian {
-    fn new(signals: &SigSet, state: SharedState) -> io::Result<Self> {
+    fn new(signals: &SigSet, state: SharedState, name: String) -> io::Result<Self> {
         reaper::become_subreaper()?;
         let (end, master_end) = link::pair()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -160,7 +161,11 @@ impl Guardian {
             manager: ManagerSocket::find(),
             end,
             // Each master gets a copy: the descriptors are shared, and none of this is dropped in the guardian.
-            link: Link::new(master_end, Process::open_pid(std::process::id() as i32)?),
+            link: Link::new(
+                master_end,
+                Process::open_pid(std::process::id() as i32)?,
+                name,
+            ),
             clock: Clock::start(),
             ending: None,
             deaths: VecDeque::new(),
@@ -179,6 +184,7 @@ impl Guardian {
         mask.add(Signal::SIGTERM);
         mask.add(Signal::SIGQUIT);
         mask.add(Signal::SIGINT);
+        self.set_title("guardian");
         loop {
             let first = self.state.succession() == Succession::First;
             // A master says itself from when on its loop turns.
@@ -186,6 +192,7 @@ impl Guardian {
             let pid = match fork_sharing_descriptors() {
                 Ok(Fork::Parent { child }) => child,
                 Ok(Fork::Child) => {
+                    self.set_title("master");
                     // A group of its own: what a terminal or `kill -- -PGID` sends to the group reaches the guardian
                     // alone.
                     setpgid(Pid::from_raw(0), Pid::from_raw(0)).ok();
@@ -228,6 +235,13 @@ impl Guardian {
         }
     }
 
+    /// A kernel that cannot change it leaves the command line as it was.
+    fn set_title(&self, role: &str) {
+        if !self.link.name().is_empty() {
+            title::set(role, self.link.name()).ok();
+        }
+    }
+
     /// The master before is our child and waits for its end, or this process is the one that it was.
     fn end_master_before(&self) {
         let pid = self.state.master();
@@ -250,14 +264,14 @@ impl Guardian {
         let own = self.state.program();
         self.state.set_programs(Some(program), own);
         self.state.set_succession(Succession::Upgrade);
-        let error = handover::execute(program, &self.state);
+        let error = handover::execute(program, &self.state, self.link.name());
         // From here on the master opens and closes its descriptors in a table of its own. What it has is enough to go on.
         let errno = error.raw_os_error().unwrap_or_default();
         let setback = Setback::NotExecuted(errno);
         self.state.set_programs(own, None);
         self.state.set_succession(Succession::WentBack(setback));
         if let Some(own) = own {
-            handover::execute(own, &self.state);
+            handover::execute(own, &self.state, self.link.name());
         }
         // Then the master takes our place.
         exit_now(ExitCode::FAILED.number().into());
@@ -272,7 +286,7 @@ impl Guardian {
         let failed = self.state.program();
         self.state.set_programs(Some(previous), None);
         self.state.set_succession(Succession::WentBack(setback));
-        handover::execute(previous, &self.state);
+        handover::execute(previous, &self.state, self.link.name());
         // The new program is what there is.
         self.probation = None;
         self.state.set_programs(failed, None);

@@ -60,6 +60,7 @@ use crate::plan::Plan;
 use crate::runtime_dir::stale_workers::{Adoption, JournalNotes, ListenerNote, PoolNote};
 use crate::saved_state::store::Store;
 use crate::saved_state::tracked::Tracked;
+use crate::sys::title;
 
 use action::Action;
 use clients::Clients;
@@ -207,6 +208,10 @@ fn start(
     reader: Reader,
     guardian: Option<(Arc<Link>, Store)>,
 ) -> ExitCode {
+    if guardian.is_none() {
+        // A kernel that cannot change it leaves the command line as it was.
+        title::set("master", &plan.master.name).ok();
+    }
     match Supervisor::start(plan, context, reader, guardian) {
         Ok((supervisor, (events, adoption))) => supervisor.run(events, adoption),
         Err((context, failed)) => {

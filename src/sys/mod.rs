@@ -19,4 +19,5 @@ pub mod signal;
 pub mod socket;
 pub mod terminal;
 pub mod thread;
+pub mod title;
 pub mod xattr;

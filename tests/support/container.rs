@@ -166,7 +166,7 @@ impl Container {
     /// `docker run`: returns once the first process of the container is rotad.
     pub fn start(&mut self) {
         self.launch();
-        let is_rotad = |pid: i32| proc::command_line(pid).starts_with("/bin/rotad");
+        let is_rotad = |pid: i32| proc::command_line(pid).contains("/bin/rotad");
         until("rotad is the first process", 20, || {
             assert!(
                 !self.has_ended(),

@@ -79,8 +79,14 @@ pub fn masters_of(guardian: i32) -> Vec<i32> {
 }
 
 fn is_copy(one: i32, other: i32) -> bool {
-    let line = command_line(one);
-    !line.is_empty() && line == command_line(other)
+    let started = |pid: i32| {
+        let line = command_line(pid);
+        let title = line
+            .strip_prefix("rotad: ")
+            .and_then(|title| title.split_once(" ["));
+        title.map(|(_, started)| started.to_owned())
+    };
+    started(one).is_some_and(|line| started(other) == Some(line))
 }
 
 /// `kill -9` of a master and its guardian, of which either may be named, at the same moment: neither can react to the
