@@ -93,6 +93,23 @@ impl Container {
         Some(container)
     }
 
+    /// The root file system is this tree and nothing else, as an engine unpacks an image; the configuration is `config`
+    /// in it.
+    pub fn of_image(tree: &Path, config: &'static str) -> Option<Self> {
+        let mut container = Self::new("")?;
+        fs::remove_dir_all(container.root()).expect("the root that was made");
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(tree).arg(container.root());
+        assert_eq!(finish(copy, 60).code, 0);
+        // What an engine makes to mount on it.
+        for name in ["dev", "proc", "sys"] {
+            fs::create_dir_all(container.root().join(name)).expect("a directory");
+        }
+        container.set("TMPFS", "");
+        container.configured_at(config);
+        Some(container)
+    }
+
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }

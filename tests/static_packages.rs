@@ -1,12 +1,14 @@
-//! The wheel and the packages for npm: built from the static binary, installed from local files into directories of the
-//! test's own, without a network, and run.
+//! The archive, the wheel and the packages for npm: built from the static binary, installed from local files into
+//! directories of the test's own, without a network, and run.
 
 mod support;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -52,10 +54,11 @@ fn stripped() -> &'static Path {
     path
 }
 
-/// Builds with packaging/NAME into a directory; the files.
-fn packed(name: &str, rotad: &Path, into: &Path) -> Vec<PathBuf> {
-    let files = ok(script(name), &[&rotad, &into]);
-    files.lines().map(PathBuf::from).collect()
+/// Builds with packaging/NAME ROTAD [MORE] into a directory; the files.
+fn packed(name: &str, more: &[&str], into: &Path) -> Vec<PathBuf> {
+    let mut pack = Command::new(script(name));
+    pack.arg(stripped()).args(more).arg(into);
+    output(pack).lines().map(PathBuf::from).collect()
 }
 
 fn file_name(path: &Path) -> &str {
@@ -68,7 +71,11 @@ fn file_name(path: &Path) -> &str {
 fn refuses_dynamic(name: &str) {
     let dir = directory();
     let mut pack = Command::new(script(name));
-    pack.arg(support::rotad()).arg(dir.path());
+    pack.arg(support::rotad());
+    if name == "archive" {
+        pack.arg("x86_64");
+    }
+    pack.arg(dir.path());
     let run = finish(pack, 60);
     assert_ne!(run.code, 0);
     assert!(run.err.contains("not static"), "{}", run.err);
@@ -126,7 +133,7 @@ fn a_wheel_installs_runs_and_goes() {
         return;
     }
     let dir = directory();
-    let wheels = packed("wheel", stripped(), dir.path());
+    let wheels = packed("wheel", &[], dir.path());
     let arch = std::env::consts::ARCH;
     let version = env!("CARGO_PKG_VERSION");
     let tags = format!("manylinux_2_17_{arch}.manylinux2014_{arch}.musllinux_1_1_{arch}");
@@ -138,7 +145,7 @@ fn a_wheel_installs_runs_and_goes() {
         [format!("rotad-{version}-py3-none-{tags}.whl")]
     );
     let again = directory();
-    let second = packed("wheel", stripped(), again.path());
+    let second = packed("wheel", &[], again.path());
     assert!(
         fs::read(&wheels[0]).expect("a wheel") == fs::read(&second[0]).expect("a wheel"),
         "not the same bytes twice"
@@ -182,6 +189,66 @@ fn a_wheel_installs_runs_and_goes() {
 }
 
 #[test]
+fn an_archive_has_what_is_installed_by_hand() {
+    let dir = directory();
+    let name = format!("{}-unknown-linux-gnu-static", std::env::consts::ARCH);
+    let archives = packed("archive", &[&name], dir.path());
+    let version = env!("CARGO_PKG_VERSION");
+    let name = format!("rotad-{version}-{name}");
+    assert_eq!(archives, [dir.path().join(format!("{name}.tar.gz"))]);
+    ok("tar", &[&"-C", &dir.path(), &"-xzf", &archives[0]]);
+    let tree = dir.path().join(name);
+    let program = tree.join("rotad");
+    assert_eq!(ok(&program, &[&"--version"]), format!("rotad {version}\n"));
+    for (file, verb) in [
+        ("rotad.1", &["man"] as &[&str]),
+        ("rotad.schema.json", &["schema"]),
+        ("completions/rotad.bash", &["completions", "bash"]),
+    ] {
+        let mut command = Command::new(&program);
+        command.args(verb);
+        let text = fs::read_to_string(tree.join(file)).expect(file);
+        assert_eq!(text, output(command), "{file}");
+    }
+    for file in ["systemd/rotad.service", "rotad.toml", "LICENSE-MIT"] {
+        assert!(tree.join(file).exists(), "{file}");
+    }
+}
+
+/// The workflow of a release cannot be run here; what it names can be looked for.
+#[test]
+fn every_script_and_action_of_the_release_is_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let workflow = fs::read_to_string(root.join(".github/workflows/release.yml")).expect("it");
+    let words = workflow.split(|c: char| !(c.is_ascii_alphanumeric() || "/-._".contains(c)));
+    let named: BTreeSet<&str> = words
+        .filter(|word| word.starts_with("packaging/") || word.starts_with("tests/"))
+        .collect();
+    let scripts = ["archive", "deb", "npm", "wheel", "image/Dockerfile"];
+    for path in scripts.map(|name| format!("packaging/{name}")) {
+        assert!(
+            named.contains(path.as_str()),
+            "the release does not call {path}"
+        );
+    }
+    for path in named {
+        let mode = fs::metadata(root.join(path)).unwrap_or_else(|_| panic!("{path} is not there"));
+        let executable = mode.permissions().mode() & 0o111 == 0o111;
+        let is_script =
+            path.starts_with("packaging/") && !path.contains('.') && !path.ends_with("Dockerfile");
+        assert!(executable || !is_script, "{path} cannot be executed");
+    }
+    for line in workflow
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- uses: "))
+    {
+        let (_, commit) = line.split_once('@').expect("a version");
+        let commit: String = commit.chars().take_while(char::is_ascii_hexdigit).collect();
+        assert_eq!(commit.len(), 40, "{line}: a tag can be moved");
+    }
+}
+
+#[test]
 fn a_dynamic_binary_is_not_packed() {
     for script in ["wheel", "npm", "archive"] {
         refuses_dynamic(script);
@@ -194,7 +261,7 @@ fn an_npm_package_runs_the_binary_without_node() {
         return;
     }
     let dir = directory();
-    let tarballs = packed("npm", stripped(), dir.path());
+    let tarballs = packed("npm", &[], dir.path());
     let cpu = match std::env::consts::ARCH {
         "x86_64" => "x64",
         "aarch64" => "arm64",
