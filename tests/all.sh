@@ -131,11 +131,23 @@ if [ "${1:-}" = --quick ]; then
     exec "${defaults[@]}" cargo test --locked --workspace --lib "${tests[@]}" -- --test-threads=4
 fi
 
-install_packages
-install_python
-install_node
-install_cargo
-check_components
+install() {
+    install_packages
+    install_python
+    install_node
+    install_cargo
+}
+
+# It mostly waits for the network: the sources are checked meanwhile, where there is a C compiler already.
+mkdir -p target
+if command -v cc >/dev/null; then
+    say "installing what is missing (target/install.log)"
+    install >target/install.log 2>&1 &
+    installing=$!
+    trap 'kill "$installing" 2>/dev/null || true' EXIT
+else
+    install
+fi
 
 say "cargo fmt --check"
 cargo fmt --check
@@ -143,6 +155,12 @@ say "cargo clippy"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 say "cargo doc"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+if [ -n "${installing:-}" ]; then
+    wait "$installing" || true
+    trap - EXIT
+    cat target/install.log
+fi
+check_components
 say "cargo test"
 # Two at a time in a test binary, whatever the machine: the load tests lock among themselves.
 exec "${defaults[@]}" cargo test --workspace --locked --no-fail-fast -- --test-threads=2
