@@ -129,7 +129,6 @@ fn a_plain_loop_runs_jobs_again() {
     let Some((server, mut site)) = example("gearman-php") else {
         return;
     };
-    let _alone = alone();
     site.write("worker.php", PLAIN);
     site.run();
     site.await_ready();
@@ -153,7 +152,6 @@ fn without_a_timeout_an_idle_worker_stays() {
     let Some((server, mut site)) = example("gearman-php") else {
         return;
     };
-    let _alone = alone();
     site.change("worker.php", "$worker->setTimeout(500);", "");
     site.run();
     let old = pids(&site.await_ready(), "jobs");
@@ -181,7 +179,6 @@ fn settings_and_hup(name: &str, settings: &str, from: &str, to: &str) {
     let Some((server, mut site)) = example(name) else {
         return;
     };
-    let _alone = alone();
     site.run();
     let first = pids(&site.await_ready(), "jobs");
     site.await_log("watching", 20);

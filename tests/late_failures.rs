@@ -10,7 +10,7 @@ use support::example::python;
 use support::jobs::Server;
 use support::need::program;
 use support::site::Run;
-use support::{Site, all_ready, alone, never, number, pids, pool, until};
+use support::{Site, all_ready, never, number, pids, pool, until};
 
 /// Seconds after which an import fails.
 const DELAYS: [&str; 4] = ["0.5", "2.5", "5", "9"];
@@ -400,7 +400,6 @@ fn real(name: &str, file: &str, from: &str, broken: &str, late: &str) {
 
 #[test]
 fn celery_that_fails_late_is_noticed() {
-    let _alone = alone();
     if python("celery") {
         real(
             "celery",
@@ -414,7 +413,6 @@ fn celery_that_fails_late_is_noticed() {
 
 #[test]
 fn rq_that_fails_late_is_noticed() {
-    let _alone = alone();
     if python("rq") {
         let broken = "import time\ntime.sleep(@LATE@)\nimport nosuch\nimport tasks";
         real("rq", "worker.py", "import tasks", broken, "5");
@@ -423,7 +421,6 @@ fn rq_that_fails_late_is_noticed() {
 
 #[test]
 fn sidekiq_that_fails_late_is_noticed() {
-    let _alone = alone();
     if program("sidekiq") {
         real(
             "sidekiq",
@@ -437,7 +434,6 @@ fn sidekiq_that_fails_late_is_noticed() {
 
 #[test]
 fn a_php_loop_that_fails_late_is_noticed() {
-    let _alone = alone();
     if program("php") {
         let broken = "usleep((int) (@LATE@ * 1e6));\nrequire 'nosuch.php';\n$redis = stream";
         real("php-worker", "worker.php", "$redis = stream", broken, "9");

@@ -135,7 +135,6 @@ fn celery_runs_each_task_once() {
 #[test]
 fn celery_is_killed_after_its_stop_steps() {
     let Some(mut queue) = celery() else { return };
-    let _alone = alone();
     queue
         .site
         .change("tasks.py", "time.sleep(0.4)", "time.sleep(60)");
@@ -166,7 +165,6 @@ fn rq_is_killed_after_its_stop_steps() {
     let Some(mut queue) = Queue::of("rq", python("rq"), RQ) else {
         return;
     };
-    let _alone = alone();
     queue
         .site
         .change("tasks.py", "time.sleep(0.1)", "time.sleep(60)");
@@ -204,7 +202,6 @@ fn sidekiq_returns_unfinished_jobs() {
     let Some(mut queue) = Queue::of("sidekiq", program("sidekiq"), SIDEKIQ) else {
         return;
     };
-    let _alone = alone();
     queue.site.change("worker.rb", "sleep 0.1", "sleep 60");
     queue.site.change("rotad.toml", "\"290\"", "\"4\"");
     queue.site.change("rotad.toml", "count = 2", "count = 1");
@@ -229,7 +226,6 @@ fn exit_code_0_is_no_failure() {
     let Some(mut queue) = Queue::of("php-worker", program("php"), PHP) else {
         return;
     };
-    let _alone = alone();
     queue
         .site
         .change("rotad.toml", "JOBS = \"50\"", "JOBS = \"3\"");

@@ -55,7 +55,6 @@ fn workers_are_recycled_by_age() {
 /// The heavy one of a pool alone; what its children have counts as well.
 #[test]
 fn workers_are_recycled_by_memory() {
-    let _alone = alone();
     let slim = "[pool.slim]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\"]\nready = \"notify\"\n\
                 [pool.slim.recycle]\nmax_rss = \"64MiB\"\n";
     let heavy = "[pool.heavy]\ncommand = [\"sh\", \"-c\", \"@WORKER@ wait --notify --mib 90 & trap 'kill $!; exit 0' TERM; \
@@ -117,7 +116,6 @@ fn local(seconds: u64) -> String {
 /// before. A master that dies meanwhile is followed by one that finishes, and one that dies later by one that does nothing.
 #[test]
 fn workers_are_recycled_once_at_a_local_time() {
-    let _alone = alone();
     let how = |seconds: u64| format!("at = \"{}\"", local(seconds));
     let far = how(7200);
     let mut site = Site::new(&web("", &far));

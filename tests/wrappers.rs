@@ -264,7 +264,6 @@ fn is_zombie(pid: i32) -> bool {
 /// A tree that is deaf is cut at the end of the steps, not earlier and not later; the warning and the event name it.
 #[test]
 fn killed_trees_are_named() {
-    let _alone = alone();
     let mut site = Site::up(
         r#"
 [pool.job]
@@ -311,7 +310,6 @@ stop = [{ signal = "TERM", wait = "700ms" }, { wait = "300ms" }, { signal = "INT
 /// Not a stop: what a crash leaves behind is killed immediately, even if it is working.
 #[test]
 fn the_tree_of_a_crashed_worker_is_killed() {
-    let _alone = alone();
     let site = Site::up(
         r#"
 [pool.job]
@@ -340,7 +338,6 @@ stop = "60s"
 /// `to = "tree"`: a wrapper that ignores the signal does not keep it from its children; each gets it once.
 #[test]
 fn a_stop_step_can_reach_the_whole_tree() {
-    let _alone = alone();
     let mut site = Site::up(
         r#"
 [pool.job]
@@ -367,7 +364,6 @@ stop = [{ signal = "TERM", wait = "20s", to = "tree" }]
 /// `stop --now` and a second INT do not wait for a tree that finishes.
 #[test]
 fn stop_now_kills_the_tree() {
-    let _alone = alone();
     const SLOW: &str = r#"
 [pool.job]
 command = ["sh", "-c", "@WORKER@ wait --notify --drain-ms 20000 --terms @DIR@/terms; true"]
