@@ -23,18 +23,9 @@ fn run(arguments: &[&str]) -> Run {
 /// Verbs and their flags, as the help of each tells them.
 fn verbs() -> Vec<(String, BTreeSet<String>)> {
     let help = run(&["--help"]).out;
-    let list = help
-        .split("Commands:")
-        .nth(1)
-        .expect("verbs")
-        .split("Options:")
-        .next()
-        .expect("verbs");
-    let names = list
-        .lines()
-        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
-    let names: Vec<&str> = names
-        .filter(|name| !name.is_empty() && *name != "help")
+    let list = help.lines().skip(2).take_while(|line| !line.is_empty());
+    let names: Vec<&str> = list
+        .filter_map(|line| line.get(11..)?.split(' ').next())
         .collect();
     assert!(names.len() > 15, "{names:?}");
     let flags = |verb: &str| {

@@ -524,3 +524,33 @@ fn a_pipe_and_a_dumb_terminal_get_no_escape_sequence() {
         "{start:?}{stop:?}"
     );
 }
+
+/// As rustc's: the level and the place in colours on a terminal, unless NO_COLOR forbids it; and the level of each line that
+/// `run` logs to a terminal.
+#[test]
+fn findings_and_levels_have_colours_on_a_terminal() {
+    let site = site();
+    let log = site.read("rotad.toml");
+    site.write("rotad.toml", &log.replace("count = 2", "cuont = 2"));
+    let window = Window::open(&site);
+    asks(&window, &site, "check");
+    window.sees("code 78");
+    window.sees("\x1b[91merror\x1b[0m");
+    window.sees("\x1b[94m--> \x1b[0m");
+    window.types("export NO_COLOR=1\n");
+    asks(&window, &site, "check");
+    window.sees("code 78");
+    let seen = window.seen.lock().expect("the screen").clone();
+    assert!(
+        seen.contains("error: unknown key `cuont`") && !seen.contains("\x1b["),
+        "{seen:?}"
+    );
+    site.write("rotad.toml", &log);
+    window.types("unset NO_COLOR\n");
+    window.runs(&site, "TERM=xterm", "");
+    window.sees(" \x1b[32mINFO\x1b[0m rotad ");
+    window.sees("every worker is ready at http://127.0.0.1:");
+    window.types("\x03");
+    window.sees("\x1b[32mINFO\x1b[0m stopped");
+    gone(&site, &window);
+}

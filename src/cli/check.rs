@@ -1,7 +1,7 @@
 //! `check`: validates the configuration and starts nothing.
 
 use super::{print, run};
-use crate::config::{self, Loaded};
+use crate::config::{self, Loaded, Report};
 use crate::exit_code::ExitCode;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -15,7 +15,7 @@ pub(super) fn check(file: Option<&Path>, json: bool) -> ExitCode {
                 json,
                 None,
                 false,
-                &format!("rotad: {message}"),
+                || print::error(&message),
                 json!([{"severity": "error", "message": message}]),
             );
         }
@@ -28,37 +28,47 @@ pub(super) fn check(file: Option<&Path>, json: bool) -> ExitCode {
         }
         Err(findings) => (false, findings),
     };
-    let mut text = if report.is_empty() {
-        String::new()
-    } else {
-        report.to_string()
-    };
     let mut findings = report.to_json();
     for message in &lost {
-        text.push_str(&format!("warning: {message}\n"));
         if let Some(findings) = findings.as_array_mut() {
             findings.push(json!({"severity": "warning", "message": message}));
         }
     }
-    print_result(json, Some(&path), valid, &text, findings)
+    let text = || {
+        show(&report);
+        lost.iter().for_each(|message| print::warning(message));
+    };
+    print_result(json, Some(&path), valid, text, findings)
+}
+
+/// Prints findings to stderr, on a terminal with colours.
+pub(super) fn show(report: &Report) {
+    match print::error_colour() {
+        _ if report.is_empty() => {}
+        true => print::coloured_error(&report.styled()),
+        false => print::plain_error(&report.to_string()),
+    }
 }
 
 fn print_result(
     json: bool,
     path: Option<&Path>,
     valid: bool,
-    text: &str,
+    text: impl FnOnce(),
     findings: Value,
 ) -> ExitCode {
     if json {
         let json = json!({"config": path, "valid": valid, "findings": findings}).to_string();
         print::raw(&format!("{}\n", print::sanitize_json(&json)));
     } else {
-        if !text.is_empty() {
-            print::plain_error(text.trim_end());
-        }
+        text();
         if let (Some(path), true) = (path, valid) {
-            print::line(&format!("{}: valid", path.display()));
+            let path = print::sanitize(&*path.to_string_lossy());
+            let valid = match print::colour() {
+                true => "\x1b[32mvalid\x1b[0m",
+                false => "valid",
+            };
+            print::raw(&format!("{path}: {valid}\n"));
         }
     }
     if valid {

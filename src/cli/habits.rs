@@ -778,6 +778,14 @@ impl Typed {
         self.words.first().map(String::as_str)
     }
 
+    /// The only word, if there are no others.
+    pub(super) fn only(&self) -> Option<&str> {
+        match self.words.as_slice() {
+            [word] => Some(word),
+            _ => None,
+        }
+    }
+
     fn arguments(&self) -> &[String] {
         self.words.get(1..).unwrap_or_default()
     }

@@ -123,11 +123,9 @@ fn section(verb: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     man.render_synopsis_section(&mut part)?;
     without_heading(&part, page);
     let mut about = Roff::new();
-    about.control("PP", []).text([roman(format!(
-        "{}.{}",
-        help(verb.get_about()),
-        names(verb, "")
-    ))]);
+    about.control("PP", []).text([roman(
+        format!("{}{}", described(verb), names(verb, "")).replace('…', "..."),
+    )]);
     about.to_writer(page)?;
     if verb.get_arguments().next().is_some() {
         part.clear();
@@ -166,6 +164,18 @@ fn help(text: Option<&clap::builder::StyledStr>) -> String {
     text.map(ToString::to_string).unwrap_or_default()
 }
 
+/// What a verb does, in sentences: its summary, and what its own help adds.
+fn described(verb: &Command) -> String {
+    let long = verb.get_long_about().or(verb.get_about());
+    let sentences = help(long);
+    let sentences = sentences.split("\n\n").map(|part| {
+        let part = part.trim().replace('\n', " ");
+        let end = if part.ends_with('.') { "" } else { "." };
+        format!("{part}{end}")
+    });
+    sentences.collect::<Vec<_>>().join(" ")
+}
+
 /// The other names of a verb, as a sentence. `quote`: what stands around each.
 fn names(verb: &Command, quote: &str) -> String {
     let names: Vec<String> = verb
@@ -197,8 +207,8 @@ pub fn reference() -> String {
 
 fn table(title: &str, command: &Command, page: &mut String) {
     // Writing to a String cannot fail.
-    let (about, names) = (help(command.get_about()), names(command, "`"));
-    let _ = write!(page, "### `{title}`\n\n{about}.{names}\n\n");
+    let (about, names) = (described(command), names(command, "`"));
+    let _ = write!(page, "### `{title}`\n\n{about}{names}\n\n");
     if command.get_arguments().next().is_none() {
         return;
     }

@@ -15,6 +15,7 @@ mod live;
 mod logs;
 mod man;
 mod notify;
+mod overview;
 mod pools;
 mod progress;
 mod rates;

@@ -1,7 +1,7 @@
 //! `run` and `start`: this process becomes the master, or launches one.
 
 use super::live::Live;
-use super::{client, print, request};
+use super::{check, client, print, request};
 use crate::config::{self, Loaded};
 use crate::daemon::{self, Side, StartContext, StartOptions};
 use crate::event_loop::clock::Deadline;
@@ -59,7 +59,7 @@ pub(super) fn start(file: Option<&Path>, options: Start, hup_ignored: bool) -> E
     };
     let until = options.timeout.and_then(Deadline::checked_after);
     for message in lost_output(&plan) {
-        print::plain_error(&format!("warning: {message}"));
+        print::warning(&message);
     }
     if !plan.master.daemonize {
         return serve(plan, daemon::foreground(start_options, hup_ignored));
@@ -110,13 +110,11 @@ fn load(file: Option<&Path>) -> Result<Plan, ExitCode> {
     }
     match config::load_found(file, &path) {
         Ok(Loaded { plan, warnings }) => {
-            if !warnings.is_empty() {
-                print::plain_error(&warnings.to_string());
-            }
+            check::show(&warnings);
             Ok(plan)
         }
         Err(findings) => {
-            print::plain_error(&findings.to_string());
+            check::show(&findings);
             Err(ExitCode::CONFIG)
         }
     }

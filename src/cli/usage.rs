@@ -2,7 +2,7 @@
 //! words that other tools have (`habits`), then what the parser has found.
 
 use super::habits::{self, Typed};
-use super::print;
+use super::{overview, print};
 use crate::exit_code::ExitCode;
 use clap::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -25,11 +25,16 @@ pub(super) fn report(error: &Error, words: &[String]) -> ExitCode {
     match error.kind() {
         // To stdout; a closed pipe must not panic.
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            error.print().ok();
+            match (error.kind(), Typed::new(words).only()) {
+                (ErrorKind::DisplayHelp, Some(word)) => {
+                    print::raw(&overview::text(word != "-h", print::colour()));
+                }
+                _ => drop(error.print()),
+            }
             return ExitCode::DONE;
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            error.print().ok();
+            print::coloured_error(&overview::text(false, print::error_colour()));
             return ExitCode::USAGE;
         }
         _ => {}

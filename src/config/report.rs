@@ -31,6 +31,13 @@ impl Severity {
             Self::Warning => "warning",
         }
     }
+
+    fn level(self) -> Level<'static> {
+        match self {
+            Self::Error => Level::ERROR,
+            Self::Warning => Level::WARNING,
+        }
+    }
 }
 
 /// One finding.
@@ -211,6 +218,33 @@ impl Report {
         self.refused
     }
 
+    /// The text of `Display` with colours (SGR sequences), as rustc has them. No other escape sequence is in it.
+    pub fn styled(&self) -> String {
+        self.rendered(|finding| {
+            let clean = |text: &str| text.replace('\x1b', "\u{241b}");
+            let clean = Finding {
+                file: clean(&finding.file.to_string_lossy()).into(),
+                message: clean(&finding.message),
+                hint: finding.hint.as_deref().map(clean),
+                ..finding.clone()
+            };
+            clean.render(finding.severity.level(), finding.severity.as_str(), true)
+        })
+    }
+
+    fn rendered(&self, render: impl Fn(&Finding) -> String) -> String {
+        let shown = self.findings.iter().take(PRINTED);
+        let mut text: String = shown.map(render).collect::<Vec<_>>().join("\n\n");
+        if !self.findings.is_empty() {
+            text.push('\n');
+        }
+        match self.findings.len().saturating_sub(PRINTED) + self.more {
+            0 => {}
+            more => text.push_str(&format!("\nand {more} more\n")),
+        }
+        text
+    }
+
     /// An array of `{severity, file, line, column, message, hint}`; `line` and `column` are null for a finding about
     /// a file as a whole.
     pub fn to_json(&self) -> serde_json::Value {
@@ -232,16 +266,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, finding) in self.findings.iter().take(PRINTED).enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            writeln!(f, "{finding}")?;
-        }
-        match self.findings.len().saturating_sub(PRINTED) + self.more {
-            0 => Ok(()),
-            more => writeln!(f, "\nand {more} more"),
-        }
+        f.write_str(&self.rendered(ToString::to_string))
     }
 }
 
@@ -249,31 +274,29 @@ impl std::error::Error for Report {}
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.severity {
-            Severity::Error => Level::ERROR,
-            Severity::Warning => Level::WARNING,
-        };
-        f.write_str(&self.render(level, self.severity.as_str()))
+        let (level, word) = (self.severity.level(), self.severity.as_str());
+        f.write_str(&self.render(level, word, false))
     }
 }
 
 impl Finding {
     /// As `check` shows a finding, under a word of the caller's instead of the severity.
     pub(crate) fn render_as(&self, word: &'static str) -> String {
-        self.render(Level::WARNING.with_name(word), word)
+        self.render(Level::WARNING.with_name(word), word, false)
     }
 
-    fn render(&self, level: Level<'_>, word: &str) -> String {
+    fn render(&self, level: Level<'_>, word: &str, styled: bool) -> String {
         let path = self.file.to_string_lossy();
         let mut group = match &self.place {
-            None => return self.without_text(word, &path),
+            None => return self.without_text(word, &path, styled),
             Some(Place {
                 line,
                 column,
                 text: None,
                 ..
             }) => {
-                return self.without_text(word, &format!("{path}:{line}:{column}"));
+                let place = format!("{path}:{line}:{column}");
+                return self.without_text(word, &place, styled);
             }
             // Only the line is passed on, so that the cost of a finding does not grow with the file.
             Some(Place {
@@ -291,7 +314,10 @@ impl Finding {
         if let Some(hint) = &self.hint {
             group = group.element(Level::HELP.message(hint.as_str()));
         }
-        Renderer::plain().render(&[group])
+        match styled {
+            true => Renderer::styled().render(&[group]),
+            false => Renderer::plain().render(&[group]),
+        }
     }
 
     fn for_log(&self) -> String {
@@ -307,10 +333,24 @@ impl Finding {
     }
 
     /// In the same form, if there is no line to show.
-    fn without_text(&self, word: &str, place: &str) -> String {
+    fn without_text(&self, word: &str, place: &str, styled: bool) -> String {
+        let paint = |colour: u8, text: &str| match styled {
+            true => format!("\x1b[1m\x1b[{colour}m{text}\x1b[0m"),
+            false => text.to_owned(),
+        };
+        let word = match self.severity {
+            Severity::Error => paint(91, word),
+            Severity::Warning => paint(33, word),
+        };
         let hint = self.hint.as_ref();
-        let hint = hint.map_or(String::new(), |hint| format!("\n  = help: {hint}"));
-        format!("{word}: {}\n --> {place}{hint}", self.message)
+        let hint = hint.map_or(String::new(), |hint| {
+            format!("\n  {} help: {hint}", paint(94, "="))
+        });
+        format!(
+            "{word}: {}\n {} {place}{hint}",
+            self.message,
+            paint(94, "-->")
+        )
     }
 }
 

@@ -25,13 +25,18 @@ type SetLevel = Box<dyn Fn(LevelFilter) + Send + Sync>;
 
 static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
 
-/// Sends every `tracing` event as a line to the sink. Only the first call in a process has an effect.
-pub fn open(sink: Sink, format: LogFormat, level: LogLevel) {
+/// Sends every `tracing` event as a line to the sink. `colour`: the level of a text line gets its colour, for a terminal.
+/// Only the first call in a process has an effect.
+pub fn open(sink: Sink, format: LogFormat, level: LogLevel, colour: bool) {
     let (filter, handle) = reload::Layer::new(level_of(level));
     // Without `log_internal_errors(false)` the subscriber would report a failing writer with `eprintln!`, which panics
     // on a full disk.
     let layer = fmt::layer()
-        .with_writer(Lines { sink, format })
+        .with_writer(Lines {
+            sink,
+            format,
+            colour,
+        })
         .with_target(false)
         .with_ansi(false)
         .log_internal_errors(false);
@@ -68,6 +73,7 @@ fn level_of(level: LogLevel) -> LevelFilter {
 struct Lines {
     sink: Sink,
     format: LogFormat,
+    colour: bool,
 }
 
 struct Line<'a>(&'a Lines);
@@ -85,17 +91,45 @@ impl io::Write for Line<'_> {
         let plain = bytes
             .iter()
             .all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\n'));
-        (self.0.sink)(if plain {
+        let line = if plain {
             bytes.to_vec()
         } else {
             self.0.sanitize(bytes)
-        });
+        };
+        let coloured = self.0.colour && self.0.format == LogFormat::Text;
+        (self.0.sink)(if coloured { with_colour(line) } else { line });
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A line of text with its level coloured: the word behind the time.
+fn with_colour(line: Vec<u8>) -> Vec<u8> {
+    let Some(from) = line.iter().position(|byte| *byte == b' ') else {
+        return line;
+    };
+    let Some(word) = line[from..]
+        .trim_ascii_start()
+        .split(|byte| *byte == b' ')
+        .next()
+    else {
+        return line;
+    };
+    let colour = match word {
+        b"ERROR" => "1;31",
+        b"WARN" => "33",
+        b"INFO" => "32",
+        b"DEBUG" | b"TRACE" => "90",
+        _ => return line,
+    };
+    let at = line.len() - line[from..].trim_ascii_start().len();
+    let (before, rest) = line.split_at(at);
+    let (word, behind) = rest.split_at(word.len());
+    let (on, off) = (format!("\x1b[{colour}m"), b"\x1b[0m");
+    [before, on.as_bytes(), word, off, behind].concat()
 }
 
 impl Lines {
@@ -117,6 +151,22 @@ mod tests {
     use std::sync::Mutex;
 
     #[test]
+    fn only_the_level_is_coloured() {
+        for (line, coloured) in [
+            (
+                "2026T1Z  WARN INFO a=\"b\"\n",
+                "2026T1Z  \x1b[33mWARN\x1b[0m INFO a=\"b\"\n",
+            ),
+            ("2026T1Z ERROR x\n", "2026T1Z \x1b[1;31mERROR\x1b[0m x\n"),
+            ("half\n", "half\n"),
+            ("a b\n", "a b\n"),
+        ] {
+            let line = with_colour(line.as_bytes().to_vec());
+            assert_eq!(String::from_utf8(line).unwrap(), coloured);
+        }
+    }
+
+    #[test]
     fn lines_of_the_log_are_sanitized() {
         for (format, line, expected) in [
             (
@@ -135,7 +185,11 @@ mod tests {
                 let seen = seen.clone();
                 move |line| seen.lock().unwrap().extend(line)
             });
-            let lines = Lines { sink, format };
+            let lines = Lines {
+                sink,
+                format,
+                colour: false,
+            };
             lines.make_writer().write_all(line.as_bytes()).unwrap();
             assert_eq!(
                 String::from_utf8(seen.lock().unwrap().clone()).unwrap(),

@@ -1,7 +1,7 @@
 //! Printing that never panics: a full disk, a closed terminal or `| head` must not end a command half-way. Used by
 //! the commands and by the parent process of a daemon.
 
-pub use super::sanitize::{sanitize, sanitize_json, sanitize_lines};
+pub use super::sanitize::{sanitize, sanitize_coloured, sanitize_json, sanitize_lines};
 use std::io::{IsTerminal, Write};
 
 /// Prints text and a line break to stdout, sanitized.
@@ -32,14 +32,40 @@ pub fn error(text: &str) {
 /// Prints text to stderr without the program's name (rendered findings), sanitized, since paths, names and answers
 /// may hold anything.
 pub fn plain_error(text: &str) {
-    // One write for each message, so that messages of several processes do not mix.
-    let text = format!("{}\n", sanitize_lines(text.trim_end_matches('\n')));
+    whole(&sanitize_lines(text.trim_end_matches('\n')));
+}
+
+/// The same for text with colours of ours.
+pub fn coloured_error(text: &str) {
+    whole(&sanitize_coloured(text.trim_end_matches('\n')));
+}
+
+/// One write for each message, so that messages of several processes do not mix.
+fn whole(text: &str) {
+    let text = format!("{text}\n");
     std::io::stderr().lock().write_all(text.as_bytes()).ok();
+}
+
+/// Prints `warning: TEXT` to stderr, as findings have it.
+pub fn warning(text: &str) {
+    match error_colour() {
+        true => coloured_error(&format!("\x1b[1m\x1b[33mwarning\x1b[0m: {text}")),
+        false => plain_error(&format!("warning: {text}")),
+    }
 }
 
 /// Whether stdout may be coloured. NO_COLOR (no-color.org) forbids it unless it is empty.
 pub fn colour() -> bool {
-    std::io::stdout().is_terminal()
+    may_colour(&std::io::stdout())
+}
+
+/// Whether stderr may be coloured.
+pub fn error_colour() -> bool {
+    may_colour(&std::io::stderr())
+}
+
+fn may_colour(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
 }

@@ -30,6 +30,35 @@ pub fn sanitize_lines(text: &str) -> String {
     text.lines().map(sanitize).collect::<Vec<_>>().join("\n")
 }
 
+/// As [`sanitize_lines`], for text that has colours of ours: SGR sequences (`ESC [ … m`) stay.
+pub fn sanitize_coloured(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let mut out = parts.next().map(clean_lines).unwrap_or_default();
+    for part in parts {
+        let end = part.find(|letter: char| !letter.is_ascii_digit() && letter != ';');
+        match end.filter(|end| part[*end..].starts_with('m')) {
+            Some(end) => {
+                out.push_str("\x1b[");
+                out.push_str(&part[..=end]);
+                out.push_str(&clean_lines(&part[end + 1..]));
+            }
+            None => {
+                out.push_str("\\x1b[");
+                out.push_str(&clean_lines(part));
+            }
+        }
+    }
+    out
+}
+
+/// Keeps line breaks, also at the end.
+fn clean_lines(text: &str) -> String {
+    let lines = text
+        .split('\n')
+        .map(|line| sanitize(line.trim_end_matches('\r')));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// Escapes the characters that JSON itself would pass to a terminal: DEL, C1, and those that change the reading
 /// direction. The value stays the same.
 pub fn sanitize_json(json: &str) -> String {
@@ -52,6 +81,13 @@ fn changes_direction(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_escape_sequences_only_colours_stay() {
+        let text = "\x1b[1m\x1b[91merror\x1b[0m: \x1b[2J\x1b]0;x\x07\n\x1b[m\x1b[";
+        let clean = "\x1b[1m\x1b[91merror\x1b[0m: \\x1b[2J\\x1b]0;x\\x07\n\x1b[m\\x1b[";
+        assert_eq!(sanitize_coloured(text), clean);
+    }
 
     #[test]
     fn control_characters_are_escaped() {

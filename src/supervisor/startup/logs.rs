@@ -3,6 +3,7 @@
 use crate::event_loop::clock::Clock;
 use crate::log::tracing_setup;
 use crate::log::{self, LogWriter, MasterLog, Rotation, WriteRecord};
+use crate::observe::print;
 use crate::plan::{Plan, Sink};
 use crate::supervisor::Failed;
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ pub(super) fn open(
         Arc::new(move |line| sink.line(line)),
         plan.master.log_format,
         plan.master.log_level,
+        log_file(plan, foreground).is_none() && print::error_colour(),
     );
     Ok(log_writer)
 }

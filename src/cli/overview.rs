@@ -1,0 +1,142 @@
+//! `rotad`, `rotad -h`, `rotad --help`: the verbs in groups, on one screen of 24 lines and 80 columns.
+
+use super::args::{AFTER_HELP, Args};
+use crate::sys::terminal;
+use clap::CommandFactory;
+
+const GROUPS: [(&str, &[&str]); 5] = [
+    (
+        "Run",
+        &["run", "start", "stop", "scale", "signal", "upgrade"],
+    ),
+    ("Deploy", &["reload", "roll", "rollback", "cancel"]),
+    ("Look", &["status", "logs", "events"]),
+    (
+        "Configure",
+        &["init", "import", "check", "doctor", "schema"],
+    ),
+    ("Help", &["demo", "completions", "man"]),
+];
+
+/// Lines that are read, not scanned, are not made longer.
+const MAX_WIDTH: usize = 100;
+
+/// What is shown. `long`: with the options, signals and exit codes (`--help`).
+pub(super) fn text(long: bool, colour: bool) -> String {
+    let columns = terminal::size(&std::io::stdout()).map_or(80, |(_, columns)| columns.into());
+    render(long, colour, MAX_WIDTH.min(columns))
+}
+
+fn render(long: bool, colour: bool, width: usize) -> String {
+    let command = Args::command();
+    let bold = |text: &str| match colour && !text.trim().is_empty() {
+        true => format!("\x1b[1m{text}\x1b[0m"),
+        false => text.to_owned(),
+    };
+    let about = command.get_about().map(ToString::to_string);
+    let mut out = format!("{}\n", about.unwrap_or_default());
+    out += &format!(
+        "{} rotad VERB [-c FILE] …   (more: `rotad VERB --help`, `rotad --help`)\n",
+        bold("Usage:")
+    );
+    for (group, verbs) in GROUPS {
+        for (at, name) in verbs.iter().enumerate() {
+            let summary = command
+                .find_subcommand(name)
+                .and_then(|verb| verb.get_about())
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let group = if at == 0 { group } else { "" };
+            out += &format!("{}{name:<13}{summary}\n", bold(&format!("{group:<11}")));
+        }
+    }
+    if !long {
+        return out;
+    }
+    out += &format!("\n{}\n", bold("Options:"));
+    for argument in command.get_arguments() {
+        let names = match (argument.get_short(), argument.get_long()) {
+            (Some(short), Some(long)) => format!("-{short}, --{long}"),
+            (_, long) => format!("--{}", long.unwrap_or_default()),
+        };
+        let value = argument.get_value_names().unwrap_or_default().join(" ");
+        let value = match argument.get_action().takes_values() {
+            true => format!(" {value}"),
+            false => String::new(),
+        };
+        let help = argument.get_help().map(ToString::to_string);
+        out += &wrapped(
+            &format!("  {names}{value}  {}", help.unwrap_or_default()),
+            width,
+            6,
+        );
+    }
+    out += "  -h, --help     Show the verbs, and with --help this\n";
+    out += "  -V, --version  Show the version (also: `rotad version`)\n\n";
+    for paragraph in AFTER_HELP.lines() {
+        out += &wrapped(paragraph, width, 2);
+    }
+    out
+}
+
+/// The text in lines of at most `width` characters, those behind the first indented.
+fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    let mut out = String::new();
+    let mut length = 0;
+    let begins = text.len() - text.trim_start().len();
+    out.push_str(&text[..begins]);
+    length += begins;
+    for (at, word) in text.trim_start().split(' ').enumerate() {
+        let letters = word.chars().count();
+        if at > 0 && length + 1 + letters > width {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            length = indent;
+        } else if at > 0 {
+            out.push(' ');
+            length += 1;
+        }
+        out.push_str(word);
+        length += letters;
+    }
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_verb_is_in_one_group() {
+        let command = Args::command();
+        let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+        let mut verbs: Vec<&str> = verbs.map(|verb| verb.get_name()).collect();
+        let mut listed: Vec<&str> = GROUPS
+            .iter()
+            .flat_map(|(_, verbs)| verbs.iter().copied())
+            .collect();
+        verbs.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, verbs);
+    }
+
+    /// With the prompt below it.
+    #[test]
+    fn the_verbs_fit_a_small_terminal() {
+        let text = render(false, false, 80);
+        assert!(text.lines().count() <= 23, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() < 80), "{text}");
+    }
+
+    #[test]
+    fn the_whole_help_is_wrapped() {
+        let text = render(true, false, 80);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        assert!(text.contains("-c, --config-file FILE"), "{text}");
+        assert_eq!(wrapped("  a bc d", 6, 4), "  a bc\n    d\n");
+    }
+}
