@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::site::{finish, verb};
 use support::{Run, all_ready, rotad, testworker, until};
@@ -259,20 +259,27 @@ fn nothing_is_overwritten() {
 #[test]
 fn the_systemd_unit_is_valid() {
     let place = Place::new();
-    assert_eq!(place.run(&["init", "--", "sleep", "1000"]).code, 0);
+    let init = place.run(&["init", "--", "sleep", "1000"]);
+    assert_eq!(init.code, 0);
     let unit = place.read("rotad.service");
     let config = place.path().join("rotad.toml");
+    // The program of the tests lies in a build directory: one that is installed is better.
+    let installed = ["/usr/local/bin/rotad", "/usr/bin/rotad"].map(PathBuf::from);
+    let installed = installed.into_iter().find(|path| path.is_file());
+    let is_said = init.out.contains("not installed where programs stay");
+    assert_eq!(is_said, installed.is_none(), "{init:?}");
+    let program = installed.unwrap_or_else(rotad);
+    let (program, config) = (program.display(), config.display());
+    let name = place.path().file_name().expect("a name");
+    let name = name.to_str().expect("a name").to_owned();
+    assert!(
+        init.out.contains(&format!("rotad-{name}.service")),
+        "{init:?}"
+    );
     for line in [
-        format!(
-            "ExecStart={} run -c {}",
-            rotad().display(),
-            config.display()
-        ),
-        format!(
-            "ExecReload={} reload -c {}",
-            rotad().display(),
-            config.display()
-        ),
+        format!("Description={name}: pools of workers under rotad"),
+        format!("ExecStart={program} run -c {config}"),
+        format!("ExecReload={program} reload -c {config}"),
         "Type=notify".to_owned(),
         "KillMode=mixed".to_owned(),
         "Delegate=yes".to_owned(),

@@ -131,7 +131,7 @@ pub fn foreground(options: StartOptions, hup_ignored: bool) -> StartContext {
 
 /// The path by which this program was started: a symlink to it stays one, so that an upgrade follows it. To be called before
 /// the working directory changes.
-fn started_program() -> Option<PathBuf> {
+pub fn started_program() -> Option<PathBuf> {
     let name = PathBuf::from(std::env::args_os().next()?);
     let candidates = if name.components().count() > 1 {
         vec![std::path::absolute(&name).ok()?]

@@ -13,6 +13,7 @@ mod unit;
 
 use super::{print, schema};
 use crate::config::{self, Loaded};
+use crate::daemon;
 use crate::exit_code::ExitCode;
 use detect::Found;
 use std::fs::{self, OpenOptions};
@@ -65,16 +66,19 @@ fn write(full: bool, command: &[String]) -> Result<ExitCode, String> {
             ));
         }
     }
-    let rotad = std::env::current_exe()
-        .map_err(|error| format!("the rotad binary cannot be found: {error}"))?;
+    let rotad = daemon::started_program().ok_or("the rotad binary cannot be found")?;
+    let rotad = unit::program(rotad);
     let found = detect::find(&here, command);
     let text = schema::headed(&here, &text(&found, full));
-    let mut files = vec![(config.clone(), text)];
-    files.push((unit.clone(), unit::text(&rotad, &config)));
+    create(&config, &text)?;
+    // By its rules, which are those of a file that is there.
+    let name = config::peek(&config).name;
+    let mut files = vec![(unit.clone(), unit::text(&rotad, &config, &name))];
     let more = found.files.iter();
     files.extend(more.map(|(name, text)| (here.join(name), text.clone())));
     for (at, (path, text)) in files.iter().enumerate() {
         create(path, text).inspect_err(|_| {
+            fs::remove_file(&config).ok();
             for (written, _) in &files[..at] {
                 fs::remove_file(written).ok();
             }
@@ -87,7 +91,10 @@ fn write(full: bool, command: &[String]) -> Result<ExitCode, String> {
         }
     }
     let valid = check(&config);
-    print_summary(&found, &config, &unit);
+    print_summary(&found, &config, &unit, &name);
+    if rotad.may_go {
+        print::line(&format!("  ExecStart in it: {}", unit::MAY_GO));
+    }
     Ok(if valid {
         ExitCode::DONE
     } else {
@@ -155,7 +162,7 @@ fn check(config: &Path) -> bool {
     valid
 }
 
-fn print_summary(found: &Found, config: &Path, unit: &Path) {
+fn print_summary(found: &Found, config: &Path, unit: &Path, master: &str) {
     let mut text = format!("wrote {}\n", config.display());
     if let Some((name, imported)) = &found.imported {
         text.push_str(&format!(
@@ -190,7 +197,7 @@ fn print_summary(found: &Found, config: &Path, unit: &Path) {
     for (name, _) in &found.files {
         text.push_str(&format!("wrote {name}\n"));
     }
-    let name = service(config);
+    let name = unit::service(master);
     text.push_str(&format!(
         "wrote {unit}\n\nnext:\n  rotad run        in the foreground; Ctrl-C stops it\n  rotad start      in the \
          background\n  rotad status     what runs\n  rotad reload     after a deploy\nat boot, as root:\n  cp {from} \
@@ -220,11 +227,6 @@ fn pools_of(text: &str) -> Vec<(String, String)> {
             (name.clone(), print::sanitize(command).to_string())
         })
         .collect()
-}
-
-/// The name of the service: the master's name.
-fn service(config: &Path) -> String {
-    config::peek(config).name
 }
 
 #[cfg(test)]
