@@ -10,7 +10,7 @@ use support::example::python;
 use support::jobs::Server;
 use support::need::program;
 use support::site::finish;
-use support::{Site, alone, never, pids, pool, until};
+use support::{Site, alone, never, pids, pool, rolls, until};
 
 /// Jobs of clients that wait for the answer begin here.
 const WAITED_FOR: u64 = 1_000_000;
@@ -71,7 +71,7 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Rolls with jobs in hand, 200 sent by clients that do not wait, and others; how many of either there were.
+/// Rolls with jobs in hand, 40 a roll sent by clients that do not wait, and others; how many of either there were.
 fn roll(site: &Site, server: &Server, rolls: u64) -> [Range<u64>; 2] {
     let stop = AtomicBool::new(false);
     let stop = &stop;
@@ -97,7 +97,7 @@ fn roll(site: &Site, server: &Server, rolls: u64) -> [Range<u64>; 2] {
     })
 }
 
-/// Ten rolling restarts, 200 jobs at least.
+/// Rolling restarts, 40 jobs in each at least.
 fn each_job_once(name: &str) {
     let Some((server, mut site)) = example(name) else {
         return;
@@ -105,9 +105,9 @@ fn each_job_once(name: &str) {
     let _alone = alone();
     site.run();
     site.await_ready();
-    let jobs = roll(&site, &server, 10);
+    let jobs = roll(&site, &server, rolls());
     let ledger = site.ledger();
-    ledger.tell(name, 10);
+    ledger.tell(name, rolls());
     jobs.iter().for_each(|jobs| ledger.assert_each_once(jobs));
     // Nobody has a job in hand: an idle worker does not use up the 300 s that it has.
     site.stop_politely(30);

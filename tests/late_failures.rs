@@ -237,7 +237,7 @@ fn a_pool_that_fails_late_never_looks_well() {
             .iter()
             .all(|(name, ..)| state(status, name) == "crash-loop")
     });
-    never("a pool looked well", 25.0, || {
+    never("a pool looked well", 12.0, || {
         let status = site.status()?;
         let wrong = cases
             .iter()

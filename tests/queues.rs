@@ -8,7 +8,7 @@ use std::ops::Range;
 use support::example::python;
 use support::jobs::Server;
 use support::need::program;
-use support::{Site, all_ready, alone, pool, until};
+use support::{Site, all_ready, alone, pool, rolls, until};
 
 /// How a client of each puts a range of jobs into the queue: `FROM` and `TO` are in its environment.
 const CELERY: &[&str] = &[
@@ -80,15 +80,17 @@ impl Queue {
         );
     }
 
-    /// Five rolling restarts, then TERM.
+    /// Rolling restarts, then TERM.
     fn each_job_once(mut self, ahead: u64) {
         let _alone = alone();
         self.site.run();
         self.site
             .await_status("every worker is ready", 60, all_ready);
-        let sent = self.site.roll_with_jobs(5, ahead, &|jobs| self.send(jobs));
+        let sent = self
+            .site
+            .roll_with_jobs(rolls(), ahead, &|jobs| self.send(jobs));
         let ledger = self.site.ledger();
-        ledger.tell(self.client[0], 5);
+        ledger.tell(self.client[0], rolls());
         ledger.assert_each_once(&(0..sent));
         self.site.stop_politely(60);
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use support::load::burst;
-use support::{Load, Site, all_ready, alone, need, number, pids, pool, proc, until};
+use support::{Load, Site, all_ready, alone, need, number, pids, pool, proc, rolls, until};
 
 const WEB: &str = "@WORKER@ http --stdin --work-ms 100";
 /// What it has in hand when TERM comes takes a while.
@@ -43,7 +43,7 @@ address = "127.0.0.1:@PORT@"
     Site::new(&text)
 }
 
-/// Ten rolls under load and a stop with requests in flight: no request is lost, no job is cut short, and every process has
+/// Rolls under load and a stop with requests in flight: no request is lost, no job is cut short, and every process has
 /// got its signal once.
 #[expect(
     clippy::print_stderr,
@@ -55,7 +55,7 @@ fn nothing_is_lost(name: &str, mut site: Site) {
     site.await_status("every worker is ready", 60, all_ready);
     let load = Load::on(&site.address(), 3, 3);
     load.await_more(20);
-    for _ in 0..10 {
+    for _ in 0..rolls() {
         let run = site.rotad(&["roll", "--drained"]);
         assert_eq!(run.code, 0, "{run:?}");
     }
@@ -85,7 +85,7 @@ fn nothing_is_lost(name: &str, mut site: Site) {
         .collect();
     let ended: BTreeSet<String> = site.lines("ended").into_iter().collect();
     assert_eq!(started, ended, "started and ended by themselves");
-    assert_eq!(started.len(), 22, "2 workers, 10 rolls");
+    assert_eq!(started.len() as u64, 2 + 2 * rolls(), "2 workers");
     let mut termed = site.lines("terms");
     termed.sort_unstable();
     termed.dedup();
@@ -97,8 +97,9 @@ fn nothing_is_lost(name: &str, mut site: Site) {
     site.await_exit(5);
     site.assert_empty();
     eprintln!(
-        "| {name} | {} requests in 10 rolls, {} lost | 8 in hand at the stop, 0 lost | {} jobs, 0 cut |",
+        "| {name} | {} requests in {} rolls, {} lost | 8 in hand at the stop, 0 lost | {} jobs, 0 cut |",
         report.ok,
+        rolls(),
         report.lost(),
         started.len()
     );

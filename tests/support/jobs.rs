@@ -172,16 +172,16 @@ impl Site {
     }
 
     /// Rolls the pool `jobs` so many times by USR2, always with jobs in hand and more in the queue, `ahead` of them,
-    /// and 200 in all at the least. Then waits until all are done and the old workers gone. Gives how many there were.
+    /// and 40 a roll at the least. Then waits until all are done and the old workers gone. Gives how many there were.
     pub fn roll_with_jobs(&self, rolls: u64, ahead: u64, send: &dyn Fn(Range<u64>)) -> u64 {
         let mut sent = 0;
         for roll in 1..=rolls {
-            self.feed(&mut sent, (ahead, 200 * roll / rolls), send);
+            self.feed(&mut sent, (ahead, 40 * roll), send);
             let before = generation(&self.status().expect("a status"));
             self.signal(Signal::SIGUSR2);
             self.await_generation(before + 1);
         }
-        self.feed(&mut sent, (ahead, 200), send);
+        self.feed(&mut sent, (ahead, 40 * rolls), send);
         self.await_done(&(0..sent));
         self.await_status("the old workers are gone", 60, all_ready);
         assert!(

@@ -193,6 +193,12 @@ pub fn asked_for(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// How many rolling restarts a test with load does: `ROTAD_ROLLS`, for the figures of docs/programs/ and
+/// docs/worker-contract.md; fewer in a normal run.
+pub fn rolls() -> u64 {
+    asked_for("ROTAD_ROLLS").unwrap_or(3)
+}
+
 /// A number of a status.
 pub fn number(value: &Value) -> f64 {
     value
