@@ -46,6 +46,7 @@ pub fn main() -> std::process::ExitCode {
     match hidden_verb().as_deref() {
         Some("__demo-web") => return demo::web::main().into(),
         Some("__demo-task") => return demo::task::main().into(),
+        Some(complete::VERB) => return complete::candidates().into(),
         Some(notify::VERB) => return notify::notify().into(),
         Some(CHECK_VERB) => return run::check_state().into(),
         _ => {}
