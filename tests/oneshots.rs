@@ -155,7 +155,7 @@ fn a_failed_oneshot_stops_the_start() {
     for part in [
         "the table is locked",
         "waits for migrate, which failed",
-        "alive: alone",
+        "alone: 1 worker alive",
     ] {
         assert!(run.text().contains(part), "{part}: {run:?}");
     }
