@@ -37,6 +37,8 @@ pub(super) struct Row {
     pub(super) cells: Vec<String>,
     /// The cell that gets the mark's colour.
     pub(super) painted: usize,
+    /// A cell that is left out where its column has no room beside the others.
+    pub(super) beside_only: Option<usize>,
     /// What is said of it: in the last column, or below.
     pub(super) note: String,
 }
@@ -93,7 +95,7 @@ pub(super) fn render(
             out += &below(&row.note, INDENT, width);
         }
         let folded = (0..columns.len()).filter(|at| !beside.contains(at));
-        let folded = folded.filter(|at| !row.cells[*at].is_empty());
+        let folded = folded.filter(|at| !row.cells[*at].is_empty() && row.beside_only != Some(*at));
         let folded = folded
             .map(|at| columns[at].below.unwrap_or_default().to_owned() + &row.cells[at])
             .collect::<Vec<_>>();
@@ -225,6 +227,7 @@ mod tests {
             mark: ('●', 32),
             cells: vec![name.to_owned(), "ok".to_owned(), listen.to_owned()],
             painted: 1,
+            beside_only: None,
             note: note.to_owned(),
         }
     }
@@ -262,6 +265,19 @@ mod tests {
      beside the row
 ";
         assert_eq!(render(&COLUMNS, &rows, Some(24), false), narrower);
+    }
+
+    #[test]
+    fn what_is_worth_no_line_is_left_out_below() {
+        let mut plain = row("web", "0.0.0.0:8000", "");
+        plain.beside_only = Some(2);
+        let rows = [plain, row("api", "0.0.0.0:8001", "")];
+        let narrow = render(&COLUMNS, &rows, Some(24), false);
+        assert!(
+            !narrow.contains("8000") && narrow.contains("8001"),
+            "{narrow}"
+        );
+        assert!(render(&COLUMNS, &rows, None, false).contains("8000"));
     }
 
     #[test]

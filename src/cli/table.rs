@@ -48,6 +48,12 @@ pub(crate) fn pools(status: &Status, style: TableStyle<'_>) -> String {
     let rows = status.pools.iter().map(|pool| Row {
         mark: pool_mark(pool.state),
         painted: 2,
+        // That it was started says no more than that it is up.
+        beside_only: pool
+            .last_deploy
+            .as_ref()
+            .filter(|deploy| is_start(deploy))
+            .map(|_| DEPLOYED),
         cells: vec![
             sanitize(&pool.name),
             ready_of(pool),
@@ -90,6 +96,9 @@ const POOL_COLUMNS: [Column; 10] = [
         below: Some("deployed "),
     },
 ];
+
+/// The column of the last deploy.
+const DEPLOYED: usize = POOL_COLUMNS.len() - 1;
 
 const WORKER_COLUMNS: [Column; 9] = [
     Column::new("SLOT"),
@@ -140,11 +149,12 @@ pub(crate) fn workers(pool: &PoolStatus, style: TableStyle<'_>) -> String {
     let rows = pool.workers.iter().map(|worker| Row {
         mark: worker_mark(worker.state),
         painted: 2,
+        beside_only: None,
         cells: vec![
             worker.slot.to_string(),
             worker.pid.map_or_else(dash, |pid| pid.to_string()),
             worker_word(worker),
-            duration(worker.age_s),
+            worker.pid.map_or_else(dash, |_| duration(worker.age_s)),
             number(worker.generation),
             worker.ready_in_s.map_or_else(dash, |s| format!("{s:.2}s")),
             worker.restarts.to_string(),
@@ -184,6 +194,11 @@ fn listens_on(pool: &PoolStatus) -> Option<String> {
     let ports = pool.ports.as_ref().map(|ports| format!("ports {ports}"));
     let all: Vec<String> = pool.listen.iter().cloned().chain(ports).collect();
     (!all.is_empty()).then(|| sanitize(all.join(", ")))
+}
+
+/// Nothing was deployed since the master or the pool was started.
+fn is_start(deploy: &LastDeploy) -> bool {
+    deploy.by == "start"
 }
 
 /// `2h03m ago, reload by uid 1000`.

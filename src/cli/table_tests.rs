@@ -121,6 +121,10 @@ fn sample() -> Status {
         vec![worker(0, SlotState::Ready), sick(1)],
     );
     web.listen = vec!["0.0.0.0:8000".to_owned()];
+    let mut off = pool("off", PoolState::Stopped, vec![]);
+    if let Some(deploy) = &mut off.last_deploy {
+        deploy.by = "start".to_owned();
+    }
     Status {
         master: MasterStatus {
             pid: 812,
@@ -133,12 +137,7 @@ fn sample() -> Status {
             restarts: 0,
             last_death: None,
         },
-        pools: vec![
-            web,
-            rolled,
-            rolling,
-            pool("off", PoolState::Stopped, vec![]),
-        ],
+        pools: vec![web, rolled, rolling, off],
     }
 }
 
@@ -150,7 +149,7 @@ rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
  ◐ web   1/2    degraded   2    6         2.5s  60M     1d2h  0.0.0.0:8000  2h03m ago, reload by uid 1000  web/1: exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
  ● api   1/1    ok         2    1         2.5s  60M     1d2h                2h03m ago, reload by uid 1000  generation 3 rolled back: api/0: exit 1 before ready
  ↻ task  1/1    reloading  2    1         2.5s  60M     1d2h                2h03m ago, reload by uid 1000  1 of 4 replaced
- ○ off   0/0    stopped    2    0         –     –       –                   2h03m ago, reload by uid 1000  until `rotad start` starts it
+ ○ off   0/0    stopped    2    0         –     –       –                   2h03m ago, start by uid 1000   until `rotad start` starts it
 ";
     assert_eq!(pools(&sample(), PLAIN), expected);
 }
@@ -176,7 +175,6 @@ rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
      deployed 2h03m ago, reload by uid 1000
  ○ off   0/0    stopped    2    0         –     –       –
      until `rotad start` starts it
-     deployed 2h03m ago, reload by uid 1000
 ";
     assert_eq!(pools(&sample(), narrow), expected);
 }
@@ -189,7 +187,7 @@ fn the_table_of_one_pool() {
   generation 2 deployed 2h03m ago, reload by uid 1000 (2026-11-27T18:30:23Z)
    SLOT  PID   STATE    AGE   GEN  READY-IN  RESTARTS  CPU   MEMORY  NOTE
  ● 0     4711  ready    3.2s  2    0.40s     1         2.5s  60M
- × 1     –     backoff  3.2s  2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
+ × 1     –     backoff  –     2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
 ";
     assert_eq!(workers(&sample().pools[0], PLAIN), expected);
 }

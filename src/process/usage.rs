@@ -5,7 +5,7 @@ use crate::event_loop::clock::Deadline;
 use crate::process::cgroup;
 use crate::process::procfs::{self, Stat};
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Most processes of one tree that are read: a fork bomb must not cost the other workers their figures.
@@ -69,7 +69,7 @@ fn read(roots: &[Root], parents: &[i32], until: Deadline) -> Vec<(i32, WorkerUsa
         .filter(|(_, stat)| parents.contains(&stat.parent))
         .collect();
     let children = Children::new();
-    let mut orphans = orphans(&roots, &parents, &children);
+    let mut orphans = orphans(&roots, &parents, &children, until);
     let of_root = |(root, stat): &(&Root, Stat)| {
         let orphans = orphans.remove(&root.pid).unwrap_or_default();
         let usage = WorkerUsage {
@@ -121,17 +121,25 @@ fn orphans(
     roots: &[(&Root, Stat)],
     parents: &[i32],
     children: &Children,
+    until: Deadline,
 ) -> HashMap<i32, Vec<Stat>> {
     let pids: HashSet<i32> = roots.iter().map(|(root, _)| root.pid).collect();
+    let cgroups = roots
+        .iter()
+        .filter_map(|(root, _)| Some((root.cgroup.as_deref()?, root.pid)));
+    let cgroups: HashMap<&Path, i32> = cgroups.collect();
     let is_stranger = |pid: &i32| !pids.contains(pid) && !parents.contains(pid);
     let all = parents.iter().flat_map(|pid| children.of_pid(*pid));
     let mut found: HashMap<i32, Vec<Stat>> = HashMap::new();
     for pid in all.filter(is_stranger).take(MAX_ORPHANS) {
+        if until.has_passed() {
+            break;
+        }
         let Ok(stat) = Stat::of(pid) else { continue };
         let owner = if pids.contains(&stat.session) {
             Some(stat.session)
         } else {
-            owner_by_cgroup(roots, pid)
+            owner_by_cgroup(&cgroups, pid)
         };
         if let Some(owner) = owner {
             found.entry(owner).or_default().push(stat);
@@ -140,15 +148,12 @@ fn orphans(
     found
 }
 
-fn owner_by_cgroup(roots: &[(&Root, Stat)], pid: i32) -> Option<i32> {
-    let mut own = roots
-        .iter()
-        .filter_map(|(root, _)| Some((root.pid, root.cgroup.as_ref()?)))
-        .peekable();
-    own.peek()?;
+fn owner_by_cgroup(cgroups: &HashMap<&Path, i32>, pid: i32) -> Option<i32> {
+    if cgroups.is_empty() {
+        return None;
+    }
     let dir = cgroup::of(pid)?;
-    own.find(|(_, cgroup)| dir.starts_with(cgroup))
-        .map(|(pid, _)| pid)
+    dir.ancestors().find_map(|dir| cgroups.get(dir).copied())
 }
 
 fn tree(
