@@ -181,18 +181,16 @@ fn is_about_the_value(message: &str) -> bool {
 
 /// Blocks of TOML in the documentation.
 fn documented() -> Vec<String> {
-    let mut dirs = vec![project("docs"), project("docs/programs")];
-    dirs.push(project("README.md"));
-    let pages = dirs.iter().flat_map(|path| match fs::read_dir(path) {
-        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
-        Err(_) => vec![path.clone()],
-    });
-    let pages = pages.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let mut paths = vec![project("docs"), project("README.md")];
     let mut blocks = Vec::new();
-    for page in pages {
-        let text = fs::read_to_string(&page).expect("a page");
-        let parts = text.split("\n```toml\n").skip(1);
-        blocks.extend(parts.filter_map(|part| Some(part.split_once("\n```")?.0.to_owned())));
+    while let Some(path) = paths.pop() {
+        if let Ok(entries) = fs::read_dir(&path) {
+            paths.extend(entries.flatten().map(|entry| entry.path()));
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            let text = fs::read_to_string(&path).expect("a page");
+            let parts = text.split("\n```toml\n").skip(1);
+            blocks.extend(parts.filter_map(|part| Some(part.split_once("\n```")?.0.to_owned())));
+        }
     }
     blocks
 }
