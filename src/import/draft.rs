@@ -179,6 +179,9 @@ const NOT_FOR_ONESHOTS: [&str; 6] = [
     "health.",
 ];
 
+/// What is written behind `surge = 0`, which keeps what a program did under its former master.
+const WHY_NO_SURGE: &str = "  # one stops before the next starts, as it may open a port; with `listen` no request is lost: docs/recipes";
+
 fn is_default(key: &str, value: &Value) -> bool {
     let default: Value = match key {
         "kind" => "worker".into(),
@@ -280,6 +283,8 @@ impl Table {
             }
             let line = format!("{key} = {}", value.render());
             match value {
+                Value::Number(0) if key == "reload.surge" => lines.push(line + WHY_NO_SURGE),
+
                 Value::Table(entries) if key == "env" && line.chars().count() > WIDE => {
                     wide.push(format!("\n[{title}.{key}]"));
                     for (name, value) in entries {
