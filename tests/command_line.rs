@@ -82,3 +82,51 @@ fn demo_workers_by_hand_fail_with_a_reason() {
             .contains("rotad demo")
     );
 }
+
+/// One voice: the name first, one line or a first line of its own, no full stop.
+#[test]
+fn every_error_begins_and_ends_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("rotad.toml");
+    std::fs::write(&file, "[pool.web]\ncommand = \"sleep 1\"\n").unwrap();
+    let file = file.display();
+    for line in [
+        "nosuch",
+        "status --nosuch",
+        "roll --timeout soon",
+        "signal web NOPE",
+        "completions cmd",
+        "restart web/x",
+        "start app.js -i 4",
+        "monit",
+        "check /nosuch.toml",
+        "start -c /nosuch.toml",
+        "run /nosuch.toml",
+        "import /nosuch.conf",
+        "stop -c /nosuch.toml",
+        &format!("status -c {file}"),
+        &format!("status web -c {file}"),
+        &format!("reload -c {file}"),
+        &format!("roll web/0 -c {file}"),
+        &format!("rollback -c {file}"),
+        &format!("cancel -c {file}"),
+        &format!("upgrade -c {file}"),
+        &format!("scale web 2 -c {file}"),
+        &format!("signal web HUP -c {file}"),
+        &format!("start web -c {file}"),
+        &format!("logs -c {file}"),
+        &format!("events -c {file}"),
+    ] {
+        let out = run(line);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(
+            !out.status.success() && text.starts_with("rotad: "),
+            "{line}: {text}"
+        );
+        assert!(
+            !text.lines().any(|line| line.ends_with('.')),
+            "{line}: {text}"
+        );
+        assert_eq!(text.matches("rotad: ").count(), 1, "{line}: {text}");
+    }
+}

@@ -85,8 +85,14 @@ const HABITS: &[(&str, i32, &str)] = &[
     ("is-active web", 2, "`rotad status web --check`"),
     ("status web.service", 4, "no master reachable"),
     ("logs -u web", 2, "`rotad logs -f web`"),
-    ("logs --since yesterday", 2, "`rotad logs -n 1000"),
-    ("logs -t", 2, "`rotad logs`"),
+    ("logs --since yesterday", 2, "expected a duration"),
+    (
+        "logs --until today web",
+        2,
+        "`rotad logs --since 10min web`",
+    ),
+    ("logs -t", 4, "no master reachable"),
+    ("logs --raw", 2, "`rotad logs`"),
     ("log", 2, "`rotad logs -f`"),
     // docker, compose
     ("logs --tail 3", 4, "no master reachable"),

@@ -90,6 +90,62 @@ fn logs_shows_the_last_lines() {
     assert!(run.err.contains("no such worker: talk/9"), "{run:?}");
 }
 
+/// Several pools and workers, the time, and how old lines may be; without a master, the end of the files.
+#[test]
+fn logs_are_chosen_by_name_and_time() {
+    let site = up();
+    let both = |arguments: &[&str]| {
+        until("the lines", 10, || {
+            let run = site.rotad(arguments);
+            ["talk/0 |", "twice/0 | out"]
+                .iter()
+                .all(|line| run.out.contains(line))
+                .then_some(run)
+        })
+    };
+    assert_eq!(both(&["logs", "talk", "twice/0"]).code, 0);
+    assert_eq!(both(&["logs", "t*"]).code, 0);
+    assert_eq!(both(&["logs", "--since", "1h"]).code, 0);
+    let run = site.rotad(&["logs", "twice/0", "talk/9", "nobody"]);
+    assert_eq!(run.code, 4, "{run:?}");
+    std::fs::write(site.path("fifo"), "late\n").expect("written");
+    let run = until("the line", 10, || {
+        let run = site.rotad(&["logs", "-t", "-n", "1", "talk/0"]);
+        run.out.ends_with(" late\n").then_some(run)
+    });
+    let time = run.out.split(' ').next().expect("a time");
+    humantime::parse_rfc3339(time).unwrap_or_else(|error| panic!("{error}: {run:?}"));
+    let old = until("a second is over", 10, || {
+        let run = site.rotad(&["logs", "--since", "500ms", "talk"]);
+        run.out.is_empty().then_some(run)
+    });
+    assert_eq!(
+        (old.code, old.err.as_str()),
+        (0, ""),
+        "nothing older is missing: {old:?}"
+    );
+
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    let run = site.rotad(&["logs", "twice"]);
+    assert_eq!((run.code, run.out.as_str()), (4, "err\nout\n"), "{run:?}");
+    assert!(run.err.starts_with("rotad: no master reachable"), "{run:?}");
+    let run = site.rotad(&["logs", "-n", "1", "talk/0"]);
+    assert!(
+        run.out.contains("\"line\":\"late\"") && run.out.lines().count() == 1,
+        "{run:?}"
+    );
+    assert!(
+        run.err
+            .contains(&site.path("master.log").display().to_string()),
+        "{run:?}"
+    );
+    let run = site.rotad(&["logs"]);
+    assert!(
+        run.out.contains("\"message\":\"stopped\"") && run.out.contains("\nout\n"),
+        "{run:?}"
+    );
+}
+
 /// `-f`: what was, what comes, until Ctrl-C (0), or until the master leaves (0).
 #[test]
 fn following_logs_ends_with_the_master() {

@@ -174,22 +174,24 @@ pub(super) enum Verb {
         signal: i32,
     },
     /// Show the last lines that workers printed
+    ///
+    /// Without a master: the last lines of their log files, or of the master's.
     Logs {
         /// Then show new lines as they come, until Ctrl-C
         #[arg(short, long)]
         follow: bool,
-        /// How many of the last lines
-        #[arg(
-            short = 'n',
-            long = "lines",
-            visible_alias = "tail",
-            value_name = "N",
-            default_value_t = 20
-        )]
-        lines: u32,
-        /// Only this pool or worker; default: all
+        /// How many of the last lines; default: 20
+        #[arg(short = 'n', long = "lines", visible_alias = "tail", value_name = "N")]
+        lines: Option<u32>,
+        /// Only lines that are not older than this ("90s", "2h"); with -n at most so many
+        #[arg(long, value_name = "DURATION", value_parser = value_parsers::duration)]
+        since: Option<Duration>,
+        /// The time before each line: when the master read it, UTC
+        #[arg(short, long)]
+        timestamps: bool,
+        /// Only these pools or workers; default: all
         #[arg(value_name = "POOL[/SLOT]")]
-        target: Option<Target>,
+        targets: Vec<Target>,
     },
     /// Show what the master did and why
     Events {

@@ -570,8 +570,8 @@ const fn flag(verb: &'static str, typed: &'static [&'static str], say: &'static 
 const FLAGS: &[Flag] = &[
     flag(
         "logs",
-        &["--since", "--until", "-S", "-U", "--grep", "-g", "-b"],
-        "lines are kept by number: `rotad logs -n 1000{one}`, and grep or the pool's log file",
+        &["--until", "-S", "-U", "--grep", "-g", "-b"],
+        "`--since` goes by time and `-n` by number: `rotad logs --since 10min{one}`, and grep or the pool's log file",
     ),
     flag(
         "logs",
@@ -580,15 +580,7 @@ const FLAGS: &[Flag] = &[
     ),
     flag(
         "logs",
-        &[
-            "-t",
-            "--timestamps",
-            "--format",
-            "-o",
-            "--output",
-            "--raw",
-            "--json",
-        ],
+        &["--format", "-o", "--output", "--raw", "--json"],
         "lines are printed as workers print them: `rotad logs{one}`",
     ),
     flag(
@@ -1170,7 +1162,7 @@ mod tests {
             ("UPDATE", "`rotad reload --config`"),
             ("sendSignal SIGUSR2 web", "`rotad signal web SIGNAL`"),
             ("startOrReload ecosystem.config.js", "`rotad reload` brings"),
-            ("logs --since today web", "`rotad logs -n 1000 web`"),
+            ("logs --until today web", "`rotad logs --since 10min web`"),
         ] {
             let (code, text) = said(line).expect(line);
             assert_eq!(code, ExitCode::USAGE, "{line}");

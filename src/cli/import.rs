@@ -43,7 +43,7 @@ pub(super) fn import(config: Option<&Path>, args: &ImportArgs) -> ExitCode {
             Imported { text, ..imported }
         }
         Err(error) => {
-            print::plain_error(&error.to_string());
+            print::error(&error.to_string());
             return ExitCode::CONFIG;
         }
     };
@@ -54,7 +54,7 @@ pub(super) fn import(config: Option<&Path>, args: &ImportArgs) -> ExitCode {
     print_account(&imported.account);
     let counts = format!("{}: {}", imported.kind.name(), imported.account.counts());
     if args.strict && imported.account.counts().lost > 0 {
-        print::plain_error(&format!(
+        print::error(&format!(
             "{counts}; nothing was written, because of --strict"
         ));
         return ExitCode::FAILED;

@@ -2,47 +2,78 @@
 
 use super::args::Target;
 use super::client::{Client, ClientError, WaitLimits};
-use super::{print, request};
-use crate::control::protocol::{Line, LogPlace, Method, Response};
+use super::{log_files, print, request};
+use crate::control::protocol::{Line, LogPlace, LogTarget, Method, Response};
 use crate::exit_code::ExitCode;
 use crate::observe::counted::missing;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::IsTerminal;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 /// The colours of pools (SGR numbers); none of them means an error.
 const COLOURS: [u8; 6] = [36, 33, 35, 34, 32, 96];
 const RED: u8 = 31;
+const GREY: u8 = 90;
 
 /// So many connections in a row may end without an answer before following ends.
 const MOST_UNANSWERED: u32 = 5;
 
+/// How many of the last lines are shown if nothing is said.
+const LINES: u32 = 20;
+
+/// What `logs` is asked for.
+pub(super) struct Wanted {
+    pub(super) follow: bool,
+    pub(super) lines: Option<u32>,
+    pub(super) since: Option<Duration>,
+    pub(super) timestamps: bool,
+    /// If empty, all.
+    pub(super) targets: Vec<Target>,
+}
+
+impl Wanted {
+    fn most(&self) -> u32 {
+        let all = self.since.map_or(LINES, |_| u32::MAX);
+        self.lines.unwrap_or(all)
+    }
+}
+
 /// Prints the last lines of workers and, if asked, those to come, until Ctrl-C or until stdout is closed. Goes on with
-/// the next master when this one is replaced.
-pub(super) fn logs(
-    file: Option<&Path>,
-    follow: bool,
-    lines: u32,
-    target: Option<Target>,
-) -> ExitCode {
+/// the next master when this one is replaced. Without a master: the last lines of the log files.
+pub(super) fn logs(file: Option<&Path>, wanted: &Wanted) -> ExitCode {
     let paths = match request::master_paths(file) {
         Ok(paths) => paths,
         Err(code) => return code,
     };
     let limits = request::until_interrupted();
-    // The lines of a single worker are printed without its name.
-    let named = target.as_ref().is_none_or(|target| target.slot.is_none());
-    let (pool, slot) = target.map_or((None, None), |target| (Some(target.pool), target.slot));
+    let follow = wanted.follow;
     let mut style = Style {
-        named,
+        // The lines of a single worker are printed without its name.
+        named: !matches!(wanted.targets.as_slice(), [Target { slot: Some(_), .. }]),
+        timestamps: wanted.timestamps,
         colour: print::colour(),
         aligned: std::io::stdout().is_terminal(),
         width: 0,
     };
+    let mut since = Since {
+        from: wanted
+            .since
+            .and_then(|ago| SystemTime::now().checked_sub(ago)),
+        hint: None,
+    };
+    let mut targets = wanted.targets.iter().map(|target| LogTarget {
+        pool: target.pool.clone(),
+        slot: target.slot,
+    });
+    let first = targets.next();
+    let (pool, slot) = first.map_or((None, None), |first| (Some(first.pool), first.slot));
+    let more: Vec<LogTarget> = targets.collect();
     let method = |after: Option<LogPlace>| Method::Logs {
         pool: pool.clone(),
         slot,
-        lines,
+        more: more.clone(),
+        lines: wanted.most(),
         follow,
         after,
     };
@@ -52,7 +83,7 @@ pub(super) fn logs(
         let mut answered = false;
         let done = Client::connect(&paths, &limits).and_then(|mut client| {
             client.send(method(place))?;
-            let shown = show(&mut client, &limits, &mut style, &mut place);
+            let shown = show(&mut client, &limits, &mut style, &mut since, &mut place);
             answered = client.has_answered();
             shown
         });
@@ -68,14 +99,37 @@ pub(super) fn logs(
         Err(ClientError::Detached) => ExitCode::DONE,
         Err(error @ (ClientError::Unreachable(_) | ClientError::Uncertain { .. })) => {
             let code = request::failed(&error, &paths.config);
-            let more = "pools with a log file of their own (`[pool.NAME.log] stdout`) print there";
-            let place = request::log_file(&paths);
-            print::plain_error(&format!(
-                "what workers of an earlier master printed is in {place}; {more}"
-            ));
+            let most = wanted.lines.unwrap_or(LINES) as usize;
+            log_files::print_last(&paths, &wanted.targets, most);
             code
         }
         done => request::finish(done, &paths.config),
+    }
+}
+
+/// `--since`: which lines are shown, and what is said about older ones.
+struct Since {
+    from: Option<SystemTime>,
+    /// Where older lines are, until a line shows that there are none of the time that is asked for.
+    hint: Option<String>,
+}
+
+impl Since {
+    /// Whether a line is recent enough.
+    fn takes(&mut self, line: &Line) -> bool {
+        let Some(from) = self.from else { return true };
+        let recent = humantime::parse_rfc3339(&line.time).is_ok_and(|time| time >= from);
+        match recent {
+            true => self.tell(),
+            false => self.hint = None,
+        }
+        recent
+    }
+
+    fn tell(&mut self) {
+        if let Some(text) = self.hint.take() {
+            print::plain_error(&print::sanitize_lines(&text));
+        }
     }
 }
 
@@ -83,6 +137,7 @@ pub(super) fn logs(
 #[derive(Debug)]
 struct Style {
     named: bool,
+    timestamps: bool,
     colour: bool,
     /// Names are padded to the widest so far.
     aligned: bool,
@@ -93,11 +148,15 @@ fn show(
     client: &mut Client,
     limits: &WaitLimits,
     style: &mut Style,
+    since: &mut Since,
     place: &mut Option<LogPlace>,
 ) -> Result<(ExitCode, String), ClientError> {
     loop {
         let text = match client.next_response(limits)? {
-            Response::Done { code, message } => return Ok((code, message)),
+            Response::Done { code, message } => {
+                since.tell();
+                return Ok((code, message));
+            }
             Response::LogFrom(from) => {
                 *place = Some(from);
                 continue;
@@ -105,6 +164,9 @@ fn show(
             Response::Line(line) => {
                 if let Some(place) = place {
                     place.end = line.end;
+                }
+                if !since.takes(&line) {
+                    continue;
                 }
                 style.line(&line)
             }
@@ -115,7 +177,10 @@ fn show(
                 )
             }
             Response::Hint { text } => {
-                print::plain_error(&print::sanitize_lines(&text));
+                since.hint = Some(text);
+                if since.from.is_none() {
+                    since.tell();
+                }
                 continue;
             }
             _ => continue,
@@ -127,8 +192,13 @@ fn show(
 impl Style {
     fn line(&mut self, line: &Line) -> String {
         let text = print::sanitize(&line.text);
+        let time = match (self.timestamps, self.colour) {
+            (false, _) => String::new(),
+            (true, false) => format!("{} ", print::sanitize(&line.time)),
+            (true, true) => format!("\x1b[{GREY}m{}\x1b[0m ", print::sanitize(&line.time)),
+        };
         if !self.named {
-            return format!("{text}\n");
+            return format!("{time}{text}\n");
         }
         let name = format!("{}/{}", print::sanitize(&line.pool), line.slot);
         if self.aligned {
@@ -139,7 +209,7 @@ impl Style {
         let is_error = line.stream == "stderr";
         let bar = if is_error { '!' } else { '|' };
         if !self.colour {
-            return format!("{name:width$} {bar} {text}\n");
+            return format!("{time}{name:width$} {bar} {text}\n");
         }
         let colour = colour_of(&line.pool);
         let bar = if is_error {
@@ -147,7 +217,7 @@ impl Style {
         } else {
             format!("\x1b[{colour}m{bar}\x1b[0m")
         };
-        format!("\x1b[{colour}m{name:width$}\x1b[0m {bar} {text}\n")
+        format!("{time}\x1b[{colour}m{name:width$}\x1b[0m {bar} {text}\n")
     }
 }
 
@@ -178,6 +248,7 @@ mod tests {
     fn style(named: bool, colour: bool, aligned: bool) -> Style {
         Style {
             named,
+            timestamps: false,
             colour,
             aligned,
             width: 0,
@@ -204,6 +275,29 @@ mod tests {
             ..line("both")
         });
         assert!(aligned.line(&line("both")).starts_with("web/0    | hello"));
+    }
+
+    #[test]
+    fn a_time_may_stand_before_each_line() {
+        let mut timed = Style {
+            timestamps: true,
+            ..style(true, false, false)
+        };
+        let line = Line {
+            time: "2026-11-27T18:19:53.111Z".into(),
+            ..line("both")
+        };
+        let text = timed.line(&line);
+        assert!(
+            text.starts_with("2026-11-27T18:19:53.111Z web/0 | hello"),
+            "{text}"
+        );
+        timed.named = false;
+        assert!(
+            timed
+                .line(&line)
+                .starts_with("2026-11-27T18:19:53.111Z hello")
+        );
     }
 
     #[test]

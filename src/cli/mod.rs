@@ -12,6 +12,7 @@ mod import;
 mod init;
 mod layout;
 mod live;
+mod log_files;
 mod logs;
 mod man;
 mod notify;
@@ -179,8 +180,19 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
         Verb::Logs {
             follow,
             lines,
-            target,
-        } => logs::logs(config.as_deref(), follow, lines, target),
+            since,
+            timestamps,
+            targets,
+        } => logs::logs(
+            config.as_deref(),
+            &logs::Wanted {
+                follow,
+                lines,
+                since,
+                timestamps,
+                targets,
+            },
+        ),
         Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
         Verb::Init { full, command } => init::init(config.as_deref(), full, &command),
         Verb::Import(args) => import::import(config.as_deref(), &args),

@@ -140,7 +140,7 @@ mod tests {
                 "completions cmd",
                 "`cmd` cannot be <SHELL>: there are bash, ",
             ),
-            ("logs web jobs", "`rotad logs` does not take `jobs`"),
+            ("events web", "`rotad events` does not take `web`"),
             ("status -c", "needs a value"),
             ("run --take-over --take-over", "twice"),
         ] {

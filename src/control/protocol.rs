@@ -130,6 +130,9 @@ pub enum Method {
         pool: Option<String>,
         /// One worker of the pool; by default all.
         slot: Option<u32>,
+        /// More pools or workers, beside that one.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        more: Vec<LogTarget>,
         /// How many of the last lines.
         lines: u32,
         /// Continue with new lines.
@@ -189,6 +192,17 @@ pub struct Selector {
     pub workers: bool,
     /// Pools of kind task.
     pub tasks: bool,
+}
+
+/// A pool, or one of its workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogTarget {
+    /// The pool.
+    pub pool: String,
+    /// One worker of the pool; by default all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
 }
 
 /// A place in what all workers print. A master that goes on after another one continues its log.

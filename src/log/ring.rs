@@ -60,16 +60,16 @@ pub enum FollowFrom {
 /// Which workers' lines match. The default matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only these pools; all if there are none.
-    pub pools: Vec<String>,
-    /// Only this slot of each.
-    pub slot: Option<u32>,
+    /// Only these pools, of each perhaps only one slot; all if there are none.
+    pub workers: Vec<(String, Option<u32>)>,
 }
 
 impl Filter {
     fn matches(&self, chunk: &Chunk) -> bool {
-        (self.pools.is_empty() || self.pools.iter().any(|pool| **pool == *chunk.pool))
-            && self.slot.is_none_or(|slot| slot == chunk.slot)
+        let meant = |(pool, slot): &(String, Option<u32>)| {
+            **pool == *chunk.pool && slot.is_none_or(|slot| slot == chunk.slot)
+        };
+        self.workers.is_empty() || self.workers.iter().any(meant)
     }
 }
 
@@ -403,11 +403,14 @@ mod tests {
             ["else", "", "unfinished"]
         );
         let filter = Filter {
-            pools: vec!["web".into()],
-            slot: Some(0),
+            workers: vec![("web".into(), Some(0))],
         };
         assert_eq!(texts(&recent.last(&filter, 9)), ["one", "two"]);
         assert_eq!(recent.last(&filter, 9)[0].pid, 7);
+        let filter = Filter {
+            workers: vec![("web".into(), Some(1)), ("api".into(), None)],
+        };
+        assert_eq!(texts(&recent.last(&filter, 9)), ["else", "", "unfinished"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Requests over the control socket: checks that they mean this master's configuration, and dispatches them
 //! (`requests.rs`, `reload/`, `log_clients.rs`, `status.rs`).
 
-use crate::control::protocol::{LogPlace, Method, Request, Response};
+use crate::control::protocol::{LogPlace, LogTarget, Method, Request, Response};
 use crate::exit_code::ExitCode;
 use crate::log::FollowFrom;
 use crate::observe::events::EventKind;
@@ -146,13 +146,16 @@ impl Supervisor {
             Method::Logs {
                 pool,
                 slot,
+                more,
                 lines,
                 follow,
                 after,
             } => {
                 let last = FollowFrom::Last(lines as usize);
                 let behind = |LogPlace { log, end }| FollowFrom::After { log, end };
-                self.logs_for(client, pool, slot, after.map_or(last, behind), follow);
+                let first = pool.map(|pool| LogTarget { pool, slot });
+                let targets = first.into_iter().chain(more).collect();
+                self.logs_for(client, targets, after.map_or(last, behind), follow);
             }
         }
     }

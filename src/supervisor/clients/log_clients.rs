@@ -2,7 +2,7 @@
 //! main loop. However much workers print, and however slowly a client reads, neither the main loop nor the log writer
 //! waits for it.
 
-use crate::control::protocol::{Line, LogPlace, Response};
+use crate::control::protocol::{Line, LogPlace, LogTarget, Response};
 use crate::event_loop::poller::Poller;
 use crate::event_loop::waker::Waker;
 use crate::exit_code::ExitCode;
@@ -131,32 +131,29 @@ impl Supervisor {
     pub(crate) fn logs_for(
         &mut self,
         client: u64,
-        name: Option<String>,
-        slot: Option<u32>,
+        targets: Vec<LogTarget>,
         from: FollowFrom,
         follow: bool,
     ) {
-        let mut pools = Vec::new();
-        if let Some(name) = &name {
-            let Some(found) = self.find_pools(client, name) else {
+        let mut workers: Vec<(PoolId, Option<u32>)> = Vec::new();
+        for LogTarget { pool, slot } in targets {
+            let Some(found) = self.find_pools(client, &pool) else {
                 return; // answered
             };
-            pools = found;
+            workers.extend(found.into_iter().map(|pool| (pool, slot)));
         }
+        let pools: Vec<PoolId> = workers.iter().map(|(pool, _)| *pool).collect();
         let hint = where_more_is(&self.pools, &pools, self.log.file.as_deref());
         let view = self.engine.view();
-        let missing = |slot| {
-            let missing = |pool: &PoolId| no_such_slot(&self.pools, &view, *pool, slot);
-            pools.iter().map(missing).collect::<Option<Vec<_>>>()
+        let missing = |(pool, slot): &(PoolId, Option<u32>)| {
+            slot.and_then(|slot| no_such_slot(&self.pools, &view, *pool, slot))
         };
-        let unknown = slot
-            .and_then(missing)
-            .and_then(|said| said.into_iter().next());
-        let names = pools.iter().map(|pool| self.pools.name(*pool).to_owned());
+        let missing: Option<Vec<String>> = workers.iter().map(missing).collect();
+        let unknown = missing.and_then(|said| said.into_iter().next());
+        let named = |(pool, slot)| (self.pools.name(pool).to_owned(), slot);
         let request = LogRequest {
             filter: Filter {
-                pools: names.collect(),
-                slot,
+                workers: workers.into_iter().map(named).collect(),
             },
             from,
             follow,
