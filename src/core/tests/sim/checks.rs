@@ -135,6 +135,7 @@ impl Oracle {
             self.failed_roll_ends(id)?;
             self.done_in_time(id, now.0)?;
             self.counters(id, engine)?;
+            self.serving_since(id, now, engine)?;
             self.floor_and_ceiling(id)?;
             self.begun_and_up(id, now.0)?;
             self.filled(id, now.0, engine)?;
@@ -551,6 +552,26 @@ impl Oracle {
             known == model.of(id).count(),
             "view",
             "{known} workers known"
+        );
+        Ok(())
+    }
+
+    /// Since when a pool serves without a gap.
+    fn serving_since(&mut self, id: u32, now: Time, engine: &Engine) -> Checked {
+        let since = engine
+            .view()
+            .pool(PoolId(id))
+            .and_then(|view| view.serving_since);
+        let serves = self.model.serving(id) > 0;
+        let Some(pool) = self.model.pools.get_mut(&id) else {
+            return Ok(());
+        };
+        let expected = serves.then(|| pool.serving_since.unwrap_or(now));
+        pool.serving_since = expected;
+        hold!(
+            since == expected,
+            "true numbers",
+            "pool {id} serves since {since:?}, not {expected:?}"
         );
         Ok(())
     }

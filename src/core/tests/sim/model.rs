@@ -4,7 +4,7 @@
 use crate::oracle::{Checked, hold};
 use rotad_core::{
     Cause, Failure, Generation, Policy, PoolKind, Readiness, RestartPolicy, Slot as SlotId,
-    Standing, StopReason, To,
+    Standing, StopReason, Time, To,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -180,6 +180,8 @@ pub(crate) struct Pool {
     pub(crate) unready_since: Option<u64>,
     /// The same, at the earliest: when a pool that waits for others begins is not known exactly.
     pub(crate) may_be_unready_since: Option<u64>,
+    /// Since when at least one worker serves, as seen after each input.
+    pub(crate) serving_since: Option<Time>,
     pub(crate) unready_reported: bool,
     /// `EssentialEnded` was reported.
     pub(crate) end_reported: bool,
@@ -238,6 +240,7 @@ impl Pool {
             made,
             unready_since: None,
             may_be_unready_since: None,
+            serving_since: None,
             unready_reported: false,
             end_reported: false,
             undisturbed: true,
