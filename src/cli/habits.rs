@@ -778,6 +778,14 @@ impl Typed {
         }
     }
 
+    /// The verb whose help is asked for: `VERB --help`, `help VERB`.
+    pub(super) fn helped(&self) -> Option<&str> {
+        match self.verb() {
+            Some("help") => self.words.get(1).map(String::as_str),
+            verb => verb,
+        }
+    }
+
     fn arguments(&self) -> &[String] {
         self.words.get(1..).unwrap_or_default()
     }

@@ -230,6 +230,7 @@ fn pool_line(pool: &PoolProgress) -> Line {
 
 fn slot_line(slot: &SlotProgress) -> Line {
     let (mark, colour, what) = match slot.state {
+        SlotState::Starting if slot.oneshot => ('◐', YELLOW, "running"),
         SlotState::Starting => ('◐', YELLOW, "starting"),
         SlotState::Soaking => ('◐', YELLOW, "soaking"),
         SlotState::Ready => ('◐', YELLOW, "alive, watched"),
@@ -327,6 +328,7 @@ mod tests {
             state,
             since_s,
             of_s,
+            oneshot: false,
             says: None,
         }
     }
@@ -369,6 +371,10 @@ mod tests {
                 slot(3, SlotState::Backoff, None, Some(0.3)),
                 slot(0, SlotState::Stopping, Some(61.0), Some(300.0)),
                 slot(4, SlotState::Killing, None, None),
+                SlotProgress {
+                    oneshot: true,
+                    ..slot(5, SlotState::Starting, Some(12.0), None)
+                },
             ],
             more: 0,
             death: Some(Death {
@@ -390,6 +396,7 @@ mod tests {
                 "× web/3  started again in 0.3 s",
                 "○ web/0  stopping pid 7, 61 s of 5 min",
                 "○ web/4  killing pid 7",
+                "◐ web/5  running, 12 s",
                 "× web/3  died 7 s ago: exited with 3",
                 "    | Error: no",
             ]
@@ -398,7 +405,7 @@ mod tests {
         assert_eq!(
             few[1..],
             [
-                "… 7 more",
+                "… 8 more",
                 "× web/3  died 7 s ago: exited with 3",
                 "    | Error: no"
             ]

@@ -27,6 +27,22 @@ pub(super) fn text(long: bool, colour: bool) -> String {
     render(long, colour, MAX_WIDTH.min(columns))
 }
 
+/// The help of a verb: what it does in full, and a line for each option where that fits. None: there is no such verb.
+pub(super) fn verb(name: &str, colour: bool) -> Option<String> {
+    let all = Args::command();
+    let known = all.find_subcommand(name)?;
+    let name = known.get_name().to_owned();
+    let about = known.get_long_about().or(known.get_about()).cloned();
+    let about = about.unwrap_or_default();
+    let mut all = Args::command().mut_subcommand(&name, |verb| verb.about(about).long_about(None));
+    all.build();
+    let help = all.find_subcommand_mut(&name)?.render_help();
+    Some(match colour {
+        true => help.ansi().to_string(),
+        false => help.to_string(),
+    })
+}
+
 fn render(long: bool, colour: bool, width: usize) -> String {
     let command = Args::command();
     let bold = |text: &str| match colour && !text.trim().is_empty() {

@@ -29,6 +29,13 @@ pub(super) fn report(error: &Error, words: &[String]) -> ExitCode {
                 (ErrorKind::DisplayHelp, Some(word)) => {
                     print::raw(&overview::text(word != "-h", print::colour()));
                 }
+                (ErrorKind::DisplayHelp, None) => {
+                    let verb = Typed::new(words).helped().map(str::to_owned);
+                    match verb.and_then(|verb| overview::verb(&verb, print::colour())) {
+                        Some(text) => print::raw(&text),
+                        None => drop(error.print()),
+                    }
+                }
                 _ => drop(error.print()),
             }
             return ExitCode::DONE;

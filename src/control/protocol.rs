@@ -279,6 +279,9 @@ pub struct SlotProgress {
     pub since_s: Option<f64>,
     /// How long it may take in all, in seconds; in a backoff: how long it takes. `None`: no limit.
     pub of_s: Option<f64>,
+    /// It is a oneshot, which runs to its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oneshot: bool,
     /// The status text that the worker sent.
     pub says: Option<String>,
 }

@@ -169,7 +169,7 @@ pub struct WorkerView {
     pub by_age: bool,
     /// SIGKILL has not ended it: the kernel holds it.
     pub lost: bool,
-    /// What it is given time for at present. `None`: nothing, or without a limit.
+    /// What it is given time for at present. `None`: nothing.
     pub patience: Option<Patience>,
 }
 
@@ -178,8 +178,8 @@ pub struct WorkerView {
 pub struct Patience {
     /// When that began.
     pub since: Time,
-    /// When it ends at the latest. Of a stop: the end of all its steps, when SIGKILL is sent.
-    pub until: Time,
+    /// When it ends at the latest. Of a stop: the end of all its steps, when SIGKILL is sent. `None`: it has no limit.
+    pub until: Option<Time>,
 }
 
 /// A slot without a living worker.
@@ -486,5 +486,6 @@ fn patience(worker: &Worker) -> Option<Patience> {
         }
         State::Unreachable | State::Killing { .. } | State::KillingTree { .. } => return None,
     };
-    (until.0 < Span::FOREVER.0).then_some(Patience { since, until })
+    let until = Some(until).filter(|until| until.0 < Span::FOREVER.0);
+    Some(Patience { since, until })
 }

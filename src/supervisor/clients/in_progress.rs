@@ -5,6 +5,7 @@ use crate::control::protocol::{Death, InProgress, PoolProgress, Response, SlotPr
 use crate::observe::events::{Event, EventKind};
 use crate::observe::status::SlotState;
 use crate::observe::worker_output::telling_line;
+use crate::plan::Kind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::status::slot_state;
 use rotad_core::{EmptyState, PoolId, PoolView, RollState, WorkerState, WorkerView};
@@ -46,6 +47,7 @@ impl Supervisor {
                 state: SlotState::Backoff,
                 since_s: None,
                 of_s: Some(retry_in.as_secs_f64()),
+                oneshot: false,
                 says: None,
             }));
         }
@@ -69,18 +71,18 @@ impl Supervisor {
 
     fn worker_progress(&self, worker: &WorkerView, pool: &PoolView) -> Option<SlotProgress> {
         let now = self.clock.now();
-        let watched = worker.patience.is_some_and(|of| of.until > now)
-            && matches!(pool.roll.state, RollState::Running);
+        let until = worker.patience.and_then(|of| of.until);
+        let watched =
+            until.is_some_and(|until| until > now) && matches!(pool.roll.state, RollState::Running);
         if worker.state == WorkerState::Ready && !watched {
             return None;
         }
-        let mut patience = worker.patience;
         let cap = self.engine.view().stop_cap();
-        if let (WorkerState::Stopping, Some(patience), Some(cap)) =
-            (worker.state, &mut patience, cap)
-        {
-            patience.until = patience.until.min(cap);
-        }
+        let until = match worker.state {
+            WorkerState::Stopping => until.map(|until| cap.map_or(until, |cap| until.min(cap))),
+            _ => until,
+        };
+        let since = worker.patience.map(|of| of.since);
         let process = self.workers.processes.get(worker.id);
         let says = process.and_then(|process| process.status_text.clone());
         Some(SlotProgress {
@@ -88,8 +90,12 @@ impl Supervisor {
             slot: worker.slot.0,
             pid: process.and_then(|process| process.pid()),
             state: slot_state(worker.state),
-            since_s: patience.map(|of| (now - of.since).as_secs_f64()),
-            of_s: patience.map(|of| (of.until - of.since).as_secs_f64()),
+            since_s: since.map(|since| (now - since).as_secs_f64()),
+            of_s: since.and_then(|since| Some((until? - since).as_secs_f64())),
+            oneshot: self
+                .pools
+                .plan(worker.pool)
+                .is_some_and(|plan| plan.kind == Kind::Oneshot),
             says: says.filter(|_| worker.state == WorkerState::Starting),
         })
     }
