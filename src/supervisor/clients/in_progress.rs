@@ -92,22 +92,25 @@ impl Supervisor {
             state: slot_state(worker.state),
             since_s: since.map(|since| (now - since).as_secs_f64()),
             of_s: since.and_then(|since| Some((until? - since).as_secs_f64())),
-            oneshot: self
-                .pools
-                .plan(worker.pool)
-                .is_some_and(|plan| plan.kind == Kind::Oneshot),
+            oneshot: self.is_oneshot(worker.pool),
             says: says.filter(|_| worker.state == WorkerState::Starting),
         })
     }
 
-    /// None: the pool has what it wants.
+    fn is_oneshot(&self, pool: PoolId) -> bool {
+        let plan = self.pools.plan(pool);
+        plan.is_some_and(|plan| plan.kind == Kind::Oneshot)
+    }
+
+    /// None: the pool has what it wants, or is a oneshot, whose run says all.
     fn pool_progress(&self, id: PoolId, pool: &PoolView) -> Option<PoolProgress> {
         let view = self.engine.view();
         let empty = view.empty_slots(id);
         let waiting = empty.filter(|slot| slot.state == EmptyState::Waits).count();
         let before = pool.held_by.iter().chain(&pool.roll.after);
         let waits_for: Vec<String> = before.map(|of| self.pools.name(*of).to_owned()).collect();
-        if pool.ready >= pool.wanted && waits_for.is_empty() {
+        let complete = pool.ready >= pool.wanted || self.is_oneshot(id);
+        if complete && waits_for.is_empty() {
             return None;
         }
         Some(PoolProgress {
