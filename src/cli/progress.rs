@@ -1,6 +1,7 @@
 //! Prints progress while a command waits, one line for each worker.
 
 use crate::control::protocol::Response;
+use crate::observe::counted::counted;
 use crate::observe::print;
 use std::io::IsTerminal;
 
@@ -47,7 +48,10 @@ impl Progress {
                 )
             }
             Response::Skipped { count } => {
-                format!("({count} lines left out: they came faster than they were read)\n")
+                format!(
+                    "({} left out: they came faster than they were read)\n",
+                    counted(*count, "line")
+                )
             }
             Response::Status(_)
             | Response::InProgress(_)
