@@ -70,6 +70,8 @@ fn demo_shows_what_to_type() {
         .as_ref()
         .map(|address| support::until_some(20, || support::load::get(address, "/").ok()));
     let pid = Pid::from_raw(child.id() as i32);
+    kill(pid, Signal::SIGHUP).expect("the demo");
+    let ended = child.try_wait().expect("a child");
     kill(pid, Signal::SIGINT).expect("the demo");
     let left = support::until_some(15, || child.try_wait().expect("a child"));
     if left.is_none() {
@@ -83,7 +85,11 @@ fn demo_shows_what_to_type() {
     );
     let full = format!("{} status", support::rotad().display());
     assert!(text().contains(&full), "full paths: {}", text());
-    assert!(left.is_some(), "INT does not end it");
+    assert!(!text().contains("HUP was ignored"), "{}", text());
+    assert!(
+        ended.is_none() && left.is_some_and(|status| status.code() == Some(0)),
+        "HUP has no effect, INT ends it: {ended:?} {left:?}"
+    );
     until("the demo is gone", 5, || {
         proc::gone(pid.as_raw()).then_some(())
     });

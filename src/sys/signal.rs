@@ -52,6 +52,13 @@ pub fn reset_all() {
     }
 }
 
+/// Sets the dispositions of these signals to their defaults: before a handler for one that was ignored.
+pub fn reset(signals: &[i32]) {
+    for &signal in signals {
+        set(signal, libc::SIG_DFL);
+    }
+}
+
 /// Has a fault of our own end this process, as in every program: the runtime's handlers, which look for an overflow of the
 /// stack, let one SEGV or BUS that is sent to us pass.
 pub fn reset_faults() {

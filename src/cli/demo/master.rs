@@ -12,7 +12,8 @@ use crate::event_loop::signal_pipe::SignalPipe;
 use crate::exit_code::ExitCode;
 use crate::observe::status::{PoolState, RollState, Status};
 use crate::sys::poll::poll;
-use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
+use crate::sys::signal;
+use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -34,20 +35,26 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the demo waits for its workers. Far more than they need, also on a busy machine.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Signals to the demo: INT and TERM, which it passes on, and CHLD, which reports the exit of its master.
+/// Signals to the demo: INT and TERM, which it passes on, CHLD, which reports the exit of its master, and HUP, which has no
+/// effect.
 pub(super) struct DemoSignals {
     int: SignalPipe,
     term: SignalPipe,
     child: SignalPipe,
+    /// Caught, because a signal that is ignored stays ignored in the master (execve(2)): HUP would not apply its
+    /// configuration, and its log would say that nohup(1) asked for that.
+    _hup: SignalPipe,
 }
 
 impl DemoSignals {
     pub(super) fn new() -> std::io::Result<Self> {
         let (int, term) = (SignalPipe::on(&[SIGINT])?, SignalPipe::on(&[SIGTERM])?);
+        signal::reset(&[SIGHUP]);
         Ok(Self {
             int,
             term,
             child: SignalPipe::on(&[SIGCHLD])?,
+            _hup: SignalPipe::on(&[SIGHUP])?,
         })
     }
 
