@@ -128,6 +128,10 @@ fn errors_are_those_of_the_workers_user() {
     fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
     write(&root.join("ours"), b"#!/bin/sh\n", 0o700);
     write(&root.join("orphan"), b"#!/no/such\n", 0o755);
+    let python = root.join("closed/python");
+    write(&python, b"#!/bin/sh\n", 0o755);
+    let script = format!("#!{} -u\n", python.display());
+    write(&root.join("lent"), script.as_bytes(), 0o755);
     let spawner = spawner();
     let account = Account {
         name: "nobody".into(),
@@ -148,6 +152,15 @@ fn errors_are_those_of_the_workers_user() {
             "./ours",
             ".",
             format!("permission denied: {}/ours", root.display()),
+        ),
+        (
+            "./lent",
+            ".",
+            format!(
+                "permission denied: {} (the interpreter of {}/lent)",
+                python.display(),
+                root.display()
+            ),
         ),
         (
             "./orphan",

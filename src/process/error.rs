@@ -1,7 +1,9 @@
 //! Why a worker could not be spawned, as text that fits after "cannot start: ".
 
 use crate::sys::exec::step;
+use nix::errno::Errno;
 use nix::libc;
+use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File};
@@ -253,6 +255,12 @@ impl SpawnError {
             }
             _ => SpawnFault::Other,
         };
+        if stage == SpawnStage::Exec
+            && fault == SpawnFault::PermissionDenied
+            && let Some(denied) = denied_interpreter(subject)
+        {
+            return Self::with_fault(stage, errno, Path::new(&denied), fault);
+        }
         Self::with_fault(stage, errno, subject, fault)
     }
 }
@@ -261,6 +269,22 @@ impl SpawnError {
 pub(super) fn executable(program: &Path) -> bool {
     fs::metadata(program)
         .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+/// The interpreter of a script that we may execute, where it is the interpreter that we may not: a virtual environment of
+/// another user's Python. Asks by access(2), so as the user of this process: it runs as the worker's.
+fn denied_interpreter(program: &Path) -> Option<String> {
+    if access(program, AccessFlags::X_OK).is_err() {
+        return None;
+    }
+    let interpreter = interpreter(program);
+    match access(Path::new(&interpreter), AccessFlags::X_OK) {
+        Err(Errno::EACCES) => Some(format!(
+            "{interpreter} (the interpreter of {})",
+            program.display()
+        )),
+        _ => None,
+    }
 }
 
 /// The interpreter in a script's first line (execve(2)).
