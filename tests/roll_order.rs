@@ -123,7 +123,7 @@ fn a_failed_pool_leaves_those_after_it_untouched() {
         "{text}"
     );
     assert!(
-        text.contains("the old workers (generation 1) serves on: 1 of 1"),
+        text.contains("one old worker (generation 1) serves on: 1 of 1"),
         "{text}"
     );
     let after = site.status().expect("a status");

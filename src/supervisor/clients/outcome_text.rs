@@ -288,8 +288,13 @@ fn describe_standing(context: OutcomeContext<'_>, standing: &Standing, stuck: bo
         (0, true) => format!("nobody serves (0 of {wanted}); still retrying generation {base}"),
         (0, false) => format!("none of the old workers (generation {base}) serves"),
         (n, _) => {
+            let who = if *n == 1 {
+                "one old worker"
+            } else {
+                "the old workers"
+            };
             let serve = if *n == 1 { "serves" } else { "serve" };
-            format!("the old workers (generation {base}) {serve} on: {n} of {wanted}")
+            format!("{who} (generation {base}) {serve} on: {n} of {wanted}")
         }
     };
     if stuck {
@@ -431,7 +436,7 @@ mod tests {
         let (code, text) = describe_outcome(context(true), &aborted(mix));
         assert_eq!(code, ExitCode::OLD_SERVE);
         for part in [
-            "serves on: 1 of 3",
+            "one old worker (generation 1) serves on: 1 of 3",
             "slots 0, 2 serve on with generation 2",
             "cannot go back",
             "a crash would start",
