@@ -119,6 +119,8 @@ const KEYS: &[(&str, &str)] = &[
     ("threads = 2", "stays with"),
     ("processes = 4", "count = 4"),
     ("harakiri = 30", "uwsgi"),
+    ("static-map = \"/static=/srv\"", "uwsgi"),
+    ("fast_termination = true", "horizon"),
     ("daemonize = \"x.log\"", "foreground"),
     ("touch-reload = \"x\"", "reload = { watch"),
     ("pm = \"dynamic\"", "php-fpm"),

@@ -93,6 +93,8 @@ const HABITS: &[(&str, i32, &str)] = &[
     ),
     ("logs -t", 4, "no master reachable"),
     ("logs --raw", 2, "`rotad logs`"),
+    ("events -n 8", 2, "`rotad events | tail -n 20`"),
+    ("events --since yesterday", 2, "`rotad events | grep POOL`"),
     ("log", 2, "`rotad logs -f`"),
     // docker, compose
     ("logs --tail 3", 4, "no master reachable"),

@@ -569,6 +569,16 @@ const fn flag(verb: &'static str, typed: &'static [&'static str], say: &'static 
 
 const FLAGS: &[Flag] = &[
     flag(
+        "events",
+        &["-n", "--lines", "--tail"],
+        "`rotad events` prints all that the master keeps: `rotad events | tail -n 20`",
+    ),
+    flag(
+        "events",
+        &["--since", "--until", "--grep", "-g", "-t", "--timestamps"],
+        "each line begins with its time, and with a name: `rotad events | grep POOL`, `--json` for scripts",
+    ),
+    flag(
         "logs",
         &["--until", "-S", "-U", "--grep", "-g", "-b"],
         "`--since` goes by time and `-n` by number: `rotad logs --since 10min{one}`, and grep or the pool's log file",

@@ -272,7 +272,7 @@ const KEYS: &[ForeignKey] = &[
     key(GUNICORN, &["reload_dir", "reload_dirs", "reload_include", "reload_extra_files"], "reload = { watch = [\"src/**/*.py\"] }", ""),
     key(GUNICORN, &["daemon"], "", "a worker stays in the foreground").within(POOL),
     // uwsgi
-    key(UWSGI, &["module", "wsgi-file", "master", "enable-threads", "harakiri", "plugin", "plugins", "lazy-apps", "need-app", "cheaper", "reload-mercy", "post-buffering", "single-interpreter", "die-on-term", "no-orphans", "thunder-lock"], "", "it stays in uwsgi's own file: command = \"uwsgi --ini uwsgi.ini\""),
+    key(UWSGI, &["module", "wsgi-file", "master", "enable-threads", "harakiri", "plugin", "plugins", "lazy-apps", "need-app", "cheaper", "reload-mercy", "post-buffering", "single-interpreter", "die-on-term", "no-orphans", "thunder-lock", "disable-logging", "static-map", "stats", "strict", "hook-post-fork", "idle", "ignore-sigpipe", "master-fifo", "memory-report", "protocol", "pythonpath"], "", "it stays in uwsgi's own file: command = \"uwsgi --ini uwsgi.ini\""),
     key(UWSGI, &["http-socket", "uwsgi-socket", "fastcgi-socket"], "listen = \"{address:127.0.0.1:8000}\"", "and http-socket = fd://3 in uwsgi's file"),
     key(UWSGI, &["chmod-socket"], "mode = \"{octal:0660}\"", "").within(LISTEN),
     key(UWSGI, &["chown-socket"], "user = \"www-data\"", "and `group`").within(LISTEN),
@@ -340,7 +340,7 @@ const KEYS: &[ForeignKey] = &[
     key(OTHERS, &["disabled", "enabled", "is_disabled"], "", "every pool of the file is started; `rotad stop POOL` keeps one down"),
     key(OTHERS, &["is_daemon", "is_tty", "is_elevated"], "", "a worker stays in the foreground, without a terminal"),
     key(OTHERS, &["schedule", "crontab", "cronspec"], "", "a job on a clock: a timer that runs `rotad start` of a oneshot; recycle = { at = \"04:00\" } replaces workers"),
-    key(OTHERS, &["balance", "maxProcesses", "minProcesses", "queue", "connection", "tries", "maxJobs", "autoScalingStrategy"], "", "it stays with the program: command = \"php artisan horizon\", kind = \"task\""),
+    key(OTHERS, &["balance", "maxProcesses", "minProcesses", "queue", "connection", "tries", "maxJobs", "maxTime", "autoScalingStrategy", "fast_termination", "environments"], "", "it stays with the program: command = \"php artisan horizon\", kind = \"task\""),
     key(OTHERS, &["max_memory"], "recycle = { max_rss = \"{size:512MiB}\" }", ""),
     key(OTHERS, &["shell", "bash"], "command = [\"sh\", \"-c\", \"exec {text:program $OPTION}\"]", "no shell reads a command otherwise"),
     key(OTHERS, &["program"], "command = \"program --option\"", "`kind` is worker, task or oneshot"),

@@ -197,7 +197,7 @@ fn daemon(import: &mut Import, sections: &mut [Section]) {
             name if name.starts_with("rpcinterface:") || name.starts_with("ctlplugin:") => {
                 section
                     .keys
-                    .rest_not_needed("the command line speaks to the control socket");
+                    .rest_not_needed("the command line uses the control socket");
             }
             _ => {}
         }
