@@ -217,8 +217,12 @@ fn an_invalid_configuration_changes_nothing() {
             .or_else(|_| std::fs::remove_dir(&file))
             .expect("removed");
     };
-    for what in ["half", "large", "gone", "folder", "pipe"] {
+    for what in ["typo", "half", "large", "gone", "folder", "pipe"] {
         match what {
+            "typo" => {
+                let typo = "[pool.jobs]\ncommand = \"sleep 1000\"\ncuont = 2\n";
+                drop(site.write("rotad.toml", &format!("{good}{typo}")));
+            }
             "half" => drop(site.write("rotad.toml", &good[..good.len() / 2])),
             "large" => drop(site.write("rotad.toml", &"# comment\n".repeat(1 << 20))),
             "gone" => clear(),
@@ -234,6 +238,8 @@ fn an_invalid_configuration_changes_nothing() {
             run.message.contains("nothing was changed"),
             "{what}: {run:?}"
         );
+        // The pool with the typing mistake has only its age to be ready by, which is not the reason.
+        assert!(!run.message.contains("warning:"), "{what}: {run:?}");
     }
     clear();
     site.signal(Signal::SIGHUP);

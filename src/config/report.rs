@@ -186,14 +186,20 @@ impl Report {
         });
     }
 
-    /// Text for a log: without lines of the configuration and without text that may be a secret.
+    /// Text for a log: without lines of the configuration and without text that may be a secret. Without the warnings of a
+    /// configuration that is refused: its errors are the reason.
     pub fn for_log(&self) -> String {
         let mut text = String::new();
-        for finding in self.findings.iter().take(PRINTED) {
+        let told: Vec<_> = self
+            .findings
+            .iter()
+            .filter(|finding| !self.refused || finding.severity == Severity::Error)
+            .collect();
+        for finding in told.iter().take(PRINTED) {
             text.push_str(&finding.for_log());
             text.push('\n');
         }
-        match self.findings.len().saturating_sub(PRINTED) + self.more {
+        match told.len().saturating_sub(PRINTED) + self.more {
             0 => {}
             more => text.push_str(&format!("and {more} more\n")),
         }
