@@ -196,7 +196,10 @@ fn recognised(project: Project<'_>, words: &[String]) -> Pool {
             let address = bind
                 .and_then(Address::parse)
                 .unwrap_or_else(|| Address::local(8000));
-            let pool = typed().inherits(address);
+            let mut pool = typed().inherits(address);
+            if python::has_control_socket(project, &words[at]) && !has("--no-control-socket") {
+                pool = pool.note(python::CONTROL_SOCKET_NOTE);
+            }
             match bind {
                 Some(bind) if bind.starts_with("fd://") => pool.note(
                     "gunicorn finds rotad's socket by itself, and fails if it is given the descriptor as well: leave out --bind",
@@ -367,6 +370,24 @@ mod tests {
     fn typed(line: &str) -> Pool {
         let directory = directory(&[]);
         of_command(Project::new(directory.path()), &words(line))
+    }
+
+    #[test]
+    fn a_typed_gunicorn_with_a_control_socket_is_told_of_it() {
+        let notes = |version: &str, line: &str| {
+            let info =
+                format!(".venv/lib/python3.11/site-packages/gunicorn-{version}.dist-info/METADATA");
+            let directory = directory(&[(".venv/bin/gunicorn", ""), (&info, "")]);
+            of_command(Project::new(directory.path()), &words(line)).notes
+        };
+        let told =
+            |version, line| notes(version, line).contains(&python::CONTROL_SOCKET_NOTE.to_owned());
+        assert!(told("27.0.1", ".venv/bin/gunicorn app:app"));
+        assert!(!told("25.0.3", ".venv/bin/gunicorn app:app"));
+        assert!(!told(
+            "27.0.1",
+            ".venv/bin/gunicorn --no-control-socket app:app"
+        ));
     }
 
     #[test]

@@ -397,6 +397,7 @@ fn serve(project: Project<'_>, packages: &BTreeSet<String>, application: &Applic
 
 /// uvicorn waits for running requests without limit, and its listen() call would lower the backlog for every worker.
 pub(super) const UVICORN: [&str; 4] = ["--timeout-graceful-shutdown", "25", "--backlog", "4096"];
+pub(super) const CONTROL_SOCKET_NOTE: &str = "all gunicorns of a user share one control socket, and each worker is one: add --no-control-socket to its command";
 pub(super) const UVICORN_NOTE: &str = "uvicorn cuts kept connections when it stops: 15 lines beside the app prevent that \
                                        (docs/programs/python.md, drain.py)";
 pub(super) const DRAIN_NOTE: &str = "it cuts connections when it stops: a few lines beside the app prevent that \
@@ -447,7 +448,7 @@ impl Pool {
 }
 
 /// gunicorn has a control socket since 25.1; older ones do not know the option that switches it off.
-fn has_control_socket(project: Project<'_>, program: &str) -> bool {
+pub(super) fn has_control_socket(project: Project<'_>, program: &str) -> bool {
     let Some(lib) = project
         .locate(program)
         .and_then(|path| Some(path.parent()?.parent()?.join("lib")))
