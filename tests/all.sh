@@ -75,6 +75,15 @@ node_is_there() {
     cmp -s tests/install/node.txt target/node/installed.txt
 }
 
+# The packages of Bun and Deno bring their programs by a script of their own; target/node/bin has them.
+install_runtimes() {
+    local modules=target/node/node_modules
+    mkdir -p target/node/bin
+    (cd "$modules/bun" && node install.js) && (cd "$modules/deno" && node install.cjs) &&
+        ln -s ../node_modules/bun/bin/bun.exe target/node/bin/bun &&
+        ln -s ../node_modules/deno/deno target/node/bin/deno
+}
+
 install_node() {
     local packages
     node_is_there && return
@@ -83,6 +92,7 @@ install_node() {
     rm -rf target/node
     mkdir -p target/node
     npm install --prefix target/node --no-audit --no-fund --no-update-notifier --ignore-scripts --silent "${packages[@]}" &&
+        install_runtimes &&
         cp tests/install/node.txt target/node/installed.txt ||
         echo "not everything of tests/install/node.txt could be installed"
 }

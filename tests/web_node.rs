@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use support::example::{node_modules, node_package};
+use support::example::{node_modules, node_package, node_program};
 use support::load::get;
 use support::{Site, all_ready, alone, need, never, pool, until};
 
@@ -98,6 +98,24 @@ fn fastify_loses_no_request() {
          app.get('/', async () => ANSWER);
          process.on('SIGTERM', () => app.close());
          await app.listen({ port: Number(process.env.PORT) });",
+    );
+}
+
+/// By its own `node:http`.
+#[test]
+fn deno_loses_no_request() {
+    if !node_program("deno") {
+        return;
+    }
+    let deno = node_modules().with_file_name("bin").join("deno");
+    let deno = format!("{deno:?}, \"run\", \"--allow-all\", \"--require\"");
+    loses_nothing(
+        &POOL
+            .replace("\"node\", \"--require\"", &deno)
+            .replace("server.js", "server.cjs"),
+        "server.cjs",
+        "const http = require('http');
+         http.createServer((request, answer) => answer.end(ANSWER)).listen(process.env.PORT, '127.0.0.1');",
     );
 }
 

@@ -1,12 +1,13 @@
 //! Makes text from workers and users safe to print on terminals and in logs.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 /// The text with everything that controls a terminal made visible, so that no worker can move the cursor, change the
 /// window title or hide other text: control characters (C0 except tab, DEL, C1) and invalid UTF-8 become `\x1b`,
-/// characters that change the reading direction become `\u{202e}`.
+/// characters that change the reading direction become `\u{202e}`. Colours (SGR sequences, `ESC [ … m`) are left out.
 pub fn sanitize(text: impl AsRef<[u8]>) -> String {
-    let text = text.as_ref();
+    let text = &without_colours(text.as_ref());
     let mut out = String::with_capacity(text.len());
     for chunk in text.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -23,6 +24,30 @@ pub fn sanitize(text: impl AsRef<[u8]>) -> String {
         }
     }
     out
+}
+
+fn without_colours(text: &[u8]) -> Cow<'_, [u8]> {
+    const BEGIN: &[u8] = b"\x1b[";
+    let next = |text: &[u8]| text.windows(BEGIN.len()).position(|bytes| bytes == BEGIN);
+    if next(text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let (mut out, mut rest) = (Vec::with_capacity(text.len()), text);
+    while let Some(at) = next(rest) {
+        let (before, sequence) = rest.split_at(at);
+        out.extend_from_slice(before);
+        let numbers = sequence.iter().skip(BEGIN.len());
+        let numbers = numbers.take_while(|byte| byte.is_ascii_digit() || b";:".contains(byte));
+        let end = BEGIN.len() + numbers.count();
+        if sequence.get(end) == Some(&b'm') {
+            rest = &sequence[end + 1..];
+        } else {
+            out.extend_from_slice(BEGIN);
+            rest = &sequence[BEGIN.len()..];
+        }
+    }
+    out.extend_from_slice(rest);
+    Cow::Owned(out)
 }
 
 /// As [`sanitize`], for text of many lines.
@@ -105,6 +130,8 @@ mod tests {
         assert_eq!(sanitize("a\x1b]0;title\x07b\tc"), "a\\x1b]0;title\\x07b\tc");
         assert_eq!(sanitize(b"a\x1b[2Jb\tc\xff"), "a\\x1b[2Jb\tc\\xff");
         assert_eq!(sanitize("ü\u{9b}\u{202e}"), "ü\\x9b\\u{202e}");
+        let coloured = "\x1b[1;38:5:9mred\x1b[0m\x1b[m and\x1b[3\x1b[31";
+        assert_eq!(sanitize(coloured), "red and\\x1b[3\\x1b[31");
     }
 
     #[test]

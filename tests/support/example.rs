@@ -39,6 +39,14 @@ pub fn node_package(name: &str) -> bool {
     )
 }
 
+/// A program of `target/node/bin`.
+pub fn node_program(name: &str) -> bool {
+    super::need(
+        &format!("{name} (target/node)"),
+        node_modules().with_file_name("bin").join(name).exists(),
+    )
+}
+
 /// A program of `target/venv` is there; see [`super::need`] for what happens when it is not.
 pub fn python(program: &str) -> bool {
     super::need(

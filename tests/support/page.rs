@@ -272,7 +272,8 @@ impl Place {
     /// Runs a script to its end as an operator would, in the directory.
     fn shell(&self, script: &str) -> Run {
         self.keep_master();
-        let paths = [self.site.path("bin"), venv().join("bin")];
+        let node = node_modules().with_file_name("bin");
+        let paths = [self.site.path("bin"), venv().join("bin"), node];
         let paths: Vec<String> = paths.iter().map(|dir| dir.display().to_string()).collect();
         let rest = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new("sh");

@@ -1,4 +1,5 @@
-// rotad's preload for Node 18 and newer: `node --require {preload:node} SCRIPT`. The program needs no line of its own for rotad:
+// rotad's preload for Node 18 and newer, and for Deno: `node --require {preload:node} SCRIPT`, `deno run --require …`. The program
+// needs no line of its own for rotad:
 //
 // - `server.listen(PORT)` takes the socket that rotad holds for that port (LISTEN_FDS, sd_listen_fds(3)); so does
 //   `server.listen(PATH)` for a unix socket.
@@ -147,9 +148,16 @@ function goodbye(answer) {
 }
 
 function handleTerm() {
-  const placeholder = () => {};
   const emit = process.emit;
   let delivered = false;
+  // Called by Deno alone, which calls every listener itself and not by `emit`: the program's own have got the signal as well.
+  const placeholder = () => {
+    if (draining) return;
+    draining = true;
+    drain(() => {
+      if (process.listenerCount('SIGTERM') === 1) exit();
+    });
+  };
   process.emit = function (event, ...args) {
     if (event !== 'SIGTERM' || delivered) return emit.call(this, event, ...args);
     if (!draining) {
@@ -171,7 +179,13 @@ function handleTerm() {
       emit.call(process, 'SIGINT', 'SIGINT', 2);
     } else if (process.listenerCount('message') > 0) {
       emit.call(process, 'message', 'shutdown', undefined);
-    } else if (servers.size > 0) {
+    } else {
+      exit();
+    }
+  }
+
+  function exit() {
+    if (servers.size > 0) {
       for (const server of servers.keys()) server.close(() => {});
       whenClosed(Infinity, () => process.exit(0));
     } else {
