@@ -43,6 +43,21 @@ fn times(site: &Site, slot: &str) -> Vec<f64> {
         .collect()
 }
 
+/// What is left until a slot is filled again is counted down between two deaths.
+#[test]
+fn the_retry_is_counted_down() {
+    let mut site = Site::new(
+        "[pool.web]\ncommand = \"false\"\nready = \"notify\"\nrestart = { delay = \"30s\" }\n",
+    );
+    site.run();
+    let retry =
+        |status: &serde_json::Value| pool(status, "web")["workers"][0]["retry_in_s"].as_f64();
+    let first = until("the backoff", 10, || retry(&site.status()?));
+    until("less is left", 5, || {
+        (retry(&site.status()?)? < first - 0.1).then_some(())
+    });
+}
+
 /// The whole pool crashes: starts follow the backoff, the other pool is not touched, mended code comes back by itself.
 #[test]
 fn a_pool_in_a_crash_loop_tries_one_worker() {

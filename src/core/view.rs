@@ -190,7 +190,7 @@ pub struct EmptySlot {
     /// Why it is empty.
     pub state: EmptyState,
     /// In [`EmptyState::Backoff`]: when it is filled again.
-    pub retry_in: Option<Span>,
+    pub retry_at: Option<Time>,
 }
 
 /// Why a slot is empty.
@@ -306,7 +306,6 @@ impl View<'_> {
     /// Slots of a pool without a living worker.
     pub fn empty_slots(&self, id: PoolId) -> impl Iterator<Item = EmptySlot> + '_ {
         let pool = self.engine.pools.get(&id);
-        let now = self.engine.now;
         pool.into_iter().flat_map(move |pool| {
             let slot_states = pool
                 .slots
@@ -333,8 +332,8 @@ impl View<'_> {
                             Activity::AwaitingDependents | Activity::Stopping | Activity::Stopped,
                         ) => EmptyState::Stopped,
                     };
-                    let retry_in = match state {
-                        EmptyState::Backoff => slot_state.not_before.map(|at| at - now),
+                    let retry_at = match state {
+                        EmptyState::Backoff => slot_state.not_before,
                         EmptyState::Held
                         | EmptyState::Waits
                         | EmptyState::Stopped
@@ -344,7 +343,7 @@ impl View<'_> {
                     EmptySlot {
                         slot: Slot(slot as u32),
                         state,
-                        retry_in,
+                        retry_at,
                     }
                 })
         })

@@ -39,14 +39,14 @@ impl Supervisor {
         for (id, _) in &views {
             let waits = view
                 .empty_slots(*id)
-                .filter_map(|empty| Some((empty.slot, empty.retry_in?)));
-            slots.extend(waits.map(|(slot, retry_in)| SlotProgress {
+                .filter_map(|empty| Some((empty.slot, empty.retry_at?)));
+            slots.extend(waits.map(|(slot, retry_at)| SlotProgress {
                 pool: self.pools.name(*id).to_owned(),
                 slot: slot.0,
                 pid: None,
                 state: SlotState::Backoff,
                 since_s: None,
-                of_s: Some(retry_in.as_secs_f64()),
+                of_s: Some((retry_at - self.clock.now()).as_secs_f64()),
                 oneshot: false,
                 says: None,
             }));

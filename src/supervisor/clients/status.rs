@@ -365,7 +365,7 @@ impl StatusView<'_> {
             cpu_s: None,
             tree: None,
             last_exit: self.workers.exit_reports.of_slot(id, empty.slot).cloned(),
-            retry_in_s: empty.retry_in.map(|span| span.as_secs_f64()),
+            retry_in_s: empty.retry_at.map(|at| (at - self.now).as_secs_f64()),
             port: None,
             says: None,
             adopted: false,

@@ -423,10 +423,10 @@ pub(crate) fn pool(engine: &Engine, id: PoolId) -> String {
     for EmptySlot {
         slot,
         state,
-        retry_in,
+        retry_at,
     } in view.empty_slots(id)
     {
-        let retry = retry_in.map_or(String::new(), |span| format!(" {span}"));
+        let retry = retry_at.map_or(String::new(), |at| format!(" {}", at - engine.now()));
         let _ = writeln!(
             text,
             "      {id}/{slot}: {state:?}{retry}, {} restarts",
