@@ -244,9 +244,9 @@ fn pool_note(pool: &PoolStatus) -> String {
         .iter()
         .filter(|worker| worker.last_exit.as_ref().is_some_and(|exit| !exit.asked))
         .filter(|worker| {
-            !matches!(
+            matches!(
                 worker.state,
-                SlotState::Ready | SlotState::Done | SlotState::Stopped
+                SlotState::Starting | SlotState::Backoff | SlotState::Failed
             )
         })
         // The worker with the longest backoff has failed most often: its message says most.

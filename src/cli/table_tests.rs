@@ -146,7 +146,7 @@ fn the_table_of_pools() {
     let expected = "\
 rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
    POOL  READY  STATE      GEN  RESTARTS  CPU   MEMORY  UP    LISTEN        DEPLOYED                       NOTE
- ◐ web   1/2    degraded   2    6         2.5s  60M     1d2h  0.0.0.0:8000  2h03m ago, reload by uid 1000  web/1: exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
+ ◐ web   1/2    degraded   2    6         2.5s  60M     1d2h  0.0.0.0:8000  2h03m ago, reload by uid 1000  web/1: exit 3 after 0.2s, log: \"PDOException: red\", retry in 12s
  ● api   1/1    ok         2    1         2.5s  60M     1d2h                2h03m ago, reload by uid 1000  generation 3 rolled back: api/0: exit 1 before ready
  ↻ task  1/1    reloading  2    1         2.5s  60M     1d2h                2h03m ago, reload by uid 1000  1 of 4 replaced
  ○ off   0/0    stopped    2    0         –     –       –                   2h03m ago, start by uid 1000   until `rotad start` starts it
@@ -164,8 +164,7 @@ fn a_narrow_terminal_gets_the_same_on_more_lines() {
 rotad 0.1.0  /etc/shop.toml  pid 812  up 3d4h  running
    POOL  READY  STATE      GEN  RESTARTS  CPU   MEMORY  UP    LISTEN
  ◐ web   1/2    degraded   2    6         2.5s  60M     1d2h  0.0.0.0:8000
-     web/1: exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in
-     12s
+     web/1: exit 3 after 0.2s, log: \"PDOException: red\", retry in 12s
      deployed 2h03m ago, reload by uid 1000
  ● api   1/1    ok         2    1         2.5s  60M     1d2h
      generation 3 rolled back: api/0: exit 1 before ready
@@ -187,7 +186,7 @@ fn the_table_of_one_pool() {
   generation 2 deployed 2h03m ago, reload by uid 1000 (2026-11-27T18:30:23Z)
    SLOT  PID   STATE    AGE   GEN  READY-IN  RESTARTS  CPU   MEMORY  NOTE
  ● 0     4711  ready    3.2s  2    0.40s     1         2.5s  60M
- × 1     –     backoff  –     2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: \\x1b[31mred\\x1b[0m\", retry in 12s
+ × 1     –     backoff  –     2    –         5         –     –       exit 3 after 0.2s, log: \"PDOException: red\", retry in 12s
 ";
     assert_eq!(workers(&sample().pools[0], PLAIN), expected);
 }

@@ -81,6 +81,9 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// What is written behind `soak`.
+const BY_AGE: &str = "only its age says that it is ready; docs/health.md has what proves more";
+
 /// A pool to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pool {
@@ -244,10 +247,22 @@ impl Pool {
         for key in &self.keys {
             writeln!(text, "{key}").ok();
         }
-        if self.alone.is_some() {
-            writeln!(text, "reload = {{ surge = 0 }}").ok();
+        let by_age = self.is_ready_by_age().then_some("soak = \"10s\"");
+        let surge = self.alone.is_some().then_some("surge = 0");
+        let reload: Vec<&str> = surge.into_iter().chain(by_age).collect();
+        let reload = format!("reload = {{ {} }}", reload.join(", "));
+        match (surge, by_age) {
+            (None, None) => {}
+            (_, Some(_)) => explained(&mut text, &reload, BY_AGE),
+            (Some(_), None) => drop(writeln!(text, "{reload}")),
         }
         text
+    }
+
+    /// Nothing but its age says that a worker is ready. Said in the file, it is no warning of `check`.
+    fn is_ready_by_age(&self) -> bool {
+        let has_ready = self.keys.iter().any(|key| key.starts_with("ready"));
+        self.socket == Socket::None && !has_ready
     }
 }
 
