@@ -1,8 +1,9 @@
 //! `check`: validates the configuration and starts nothing.
 
-use super::{print, run};
+use super::{layout, print, run};
 use crate::config::{self, Loaded, Report};
 use crate::exit_code::ExitCode;
+use crate::sys::terminal;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -41,11 +42,21 @@ pub(super) fn check(file: Option<&Path>, json: bool) -> ExitCode {
     print_result(json, Some(&path), valid, text, findings)
 }
 
-/// Prints findings to stderr, on a terminal with colours.
+/// What stands before what to write instead, in columns: `  = help: `, and the width of a number of a line.
+const HELP: usize = 14;
+
+/// Prints findings to stderr, on a terminal with colours and no wider than that.
 pub(super) fn show(report: &Report) {
     match print::error_colour() {
         _ if report.is_empty() => {}
-        true => print::coloured_error(&report.styled()),
+        true => {
+            let width = terminal::size(&std::io::stderr()).map(|(_, columns)| columns.into());
+            let fit = |help: &str| match width {
+                Some(width) => layout::wrap(help, layout::room(width, HELP)).join("\n"),
+                None => help.to_owned(),
+            };
+            print::coloured_error(&report.styled(fit))
+        }
         false => print::plain_error(&report.to_string()),
     }
 }

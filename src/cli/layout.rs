@@ -109,16 +109,19 @@ pub(super) fn below(text: &str, indent: usize, width: Option<usize>) -> String {
     if text.is_empty() {
         return String::new();
     }
-    let width = width.map_or(usize::MAX, |width| {
-        width.saturating_sub(indent).max(LEAST_WIDTH)
-    });
+    let width = width.map_or(usize::MAX, |width| room(width, indent));
     let indent = " ".repeat(indent);
     let lines = wrap(text, width).into_iter();
     lines.map(|line| format!("{indent}{line}\n")).collect()
 }
 
+/// How wide text is that begins at this column.
+pub(super) fn room(width: usize, indent: usize) -> usize {
+    width.saturating_sub(indent).max(LEAST_WIDTH)
+}
+
 /// Lines of at most `width` characters, broken between words; a longer word is broken where it must be.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = vec![String::new()];
     let mut room = width;
     for word in text.split(' ') {

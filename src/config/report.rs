@@ -224,14 +224,15 @@ impl Report {
         self.refused
     }
 
-    /// The text of `Display` with colours (SGR sequences), as rustc has them. No other escape sequence is in it.
-    pub fn styled(&self) -> String {
+    /// The text of `Display` with colours (SGR sequences), as rustc has them. No other escape sequence is in it. `fit`: breaks
+    /// what to write instead into lines.
+    pub fn styled(&self, fit: impl Fn(&str) -> String) -> String {
         self.rendered(|finding| {
             let clean = |text: &str| text.replace('\x1b', "\u{241b}");
             let clean = Finding {
                 file: clean(&finding.file.to_string_lossy()).into(),
                 message: clean(&finding.message),
-                hint: finding.hint.as_deref().map(clean),
+                hint: finding.hint.as_deref().map(|hint| fit(&clean(hint))),
                 ..finding.clone()
             };
             clean.render(finding.severity.level(), finding.severity.as_str(), true)
@@ -395,4 +396,26 @@ pub(crate) fn nearest<'a>(
         .filter(|(distance, other)| *distance <= 1 + other.len().min(word.len()) / 4)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, other)| other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_write_instead_is_broken_into_lines_below_each_other() {
+        let mut report = Report::default();
+        report.push(Finding {
+            severity: Severity::Error,
+            file: "rotad.toml".into(),
+            place: Some(Place::new("count = x\n", &(8..9))),
+            message: "not a number".to_owned(),
+            hint: Some("count = 2 or more".to_owned()),
+            for_log: None,
+        });
+        let text = report.styled(|hint| hint.replace(" or ", "\nor "));
+        let lines: Vec<&str> = text.lines().rev().take(2).collect();
+        assert_eq!(lines[0].trim_start(), "or more", "{text}");
+        assert!(lines[1].ends_with(": count = 2"), "{text}");
+    }
 }
