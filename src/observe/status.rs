@@ -137,7 +137,7 @@ pub struct LastDeploy {
     pub age_s: f64,
     /// The verb (`reload`, `roll`, `rollback`, `start`), the signal (`USR1`), or `watch`: changed files.
     pub by: String,
-    /// The user who ran the verb or sent the signal. None: not known, or nobody did.
+    /// The user who ran the verb or sent the signal. None: unknown, or it was no user.
     pub uid: Option<u32>,
     /// `running`, `done`, `aborted`, `rolled-back` or `superseded`.
     #[serde(serialize_with = "roll_state_name", deserialize_with = "roll_state")]

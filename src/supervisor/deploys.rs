@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 pub(super) struct Asker {
     /// A verb (`reload`, `roll`, `rollback`, `start`), a signal (`USR1`), or `watch` for changed files.
     pub by: String,
-    /// The user who ran the verb or sent the signal. None: not known, or nobody did.
+    /// The user who ran the verb or sent the signal. None: unknown, or it was no user.
     pub uid: Option<u32>,
 }
 
 impl Asker {
-    /// Somebody has run this verb.
+    /// A user has run this verb.
     pub(super) fn verb(verb: &str, uid: Option<u32>) -> Self {
         Self {
             by: verb.to_owned(),
