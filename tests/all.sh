@@ -172,5 +172,5 @@ if [ -n "${installing:-}" ]; then
 fi
 check_components
 say "cargo test"
-# Two at a time in a test binary, whatever the machine: the load tests lock among themselves.
-exec "${defaults[@]}" cargo test --workspace --locked --no-fail-fast -- --test-threads=2
+# Three at a time in a test binary, whatever the machine: most of them wait, and the load tests lock among themselves.
+exec "${defaults[@]}" cargo test --workspace --locked --no-fail-fast -- --test-threads=3
