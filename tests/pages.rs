@@ -50,7 +50,7 @@ pages! {
     flask: "recipes/flask", [python("gunicorn"), python("flask")];
     frankenphp: "recipes/frankenphp", [];
     gearman: "recipes/gearman", [program("gearmand"), program("gearman"), program("php")];
-    go: "recipes/go", [];
+    go: "recipes/go", [program("go")];
     granian: "recipes/granian", [python("granian"), python("fastapi")];
     laravel: "recipes/laravel", [need("php-fpm", php_fpm().is_some())];
     next: "recipes/next", [];
