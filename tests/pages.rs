@@ -53,7 +53,7 @@ pages! {
     go: "recipes/go", [program("go")];
     granian: "recipes/granian", [python("granian"), python("fastapi")];
     laravel: "recipes/laravel", [need("php-fpm", php_fpm().is_some())];
-    next: "recipes/next", [];
+    next: "recipes/next", [program("node"), node_package("next")];
     rails: "recipes/rails", [];
     rq: "recipes/rq", [python("rq"), program("redis-server")];
     sidekiq: "recipes/sidekiq", [program("sidekiq"), program("redis-server")];

@@ -188,7 +188,7 @@ impl Place {
         if given.is_dir() {
             copy(&given, &site.path(""));
         }
-        if page.text.contains("package.json") {
+        if page.text.contains("package.json") || given.join("package.json").exists() {
             symlink(node_modules(), site.path("node_modules")).expect("a link");
         }
         let srv = format!("{}/", site.path("srv").display());
