@@ -54,7 +54,7 @@ pages! {
     granian: "recipes/granian", [python("granian"), python("fastapi")];
     laravel: "recipes/laravel", [need("php-fpm", php_fpm().is_some())];
     next: "recipes/next", [program("node"), node_package("next")];
-    rails: "recipes/rails", [];
+    rails: "recipes/rails", [program("bundle"), program("rails"), program("puma"), program("sidekiq"), program("redis-server")];
     rq: "recipes/rq", [python("rq"), program("redis-server")];
     sidekiq: "recipes/sidekiq", [program("sidekiq"), program("redis-server")];
     spring: "recipes/spring", [];
