@@ -486,9 +486,9 @@ fn a_signal_to_both_processes_counts_once() {
     let _alone = alone();
     let slow = r#"
 [pool.jobs]
-command = ["@WORKER@", "wait", "--drain-ms", "1000", "--ended", "@DIR@/ended"]
+command = ["@WORKER@", "wait", "--notify", "--drain-ms", "1000", "--ended", "@DIR@/ended"]
 count = 2
-ready = "spawned"
+ready = "notify"
 stop = "20s"
 "#;
     for guardian_first in [true, false] {
@@ -505,6 +505,9 @@ stop = "20s"
         site.assert_empty();
     }
 }
+
+/// What the guardian may take of memory, in KiB: 0.6 MiB. A build for tests has more code and more relocations.
+const GUARDIAN_PSS: u64 = if cfg!(debug_assertions) { 700 } else { 614 };
 
 /// What the guardian costs, whatever the number of workers: its share of memory (Pss of /proc/PID/smaps_rollup).
 #[test]
@@ -533,7 +536,7 @@ stop = "5s"
         site.await_status("restored", 20, all_ready);
         let after = share();
         assert!(
-            before.max(after) <= 614,
+            before.max(after) <= GUARDIAN_PSS,
             "{before} KiB with {workers} workers, {after} KiB after a master has died"
         );
     }

@@ -67,8 +67,22 @@ fn import_in(dir: &Path, arguments: &[&str]) -> Run {
     finish(command, 60)
 }
 
+/// How many warnings there are depends on the programs and users of the machine.
+fn without_counts(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let counted = line.strip_prefix("`rotad check` has ");
+        match counted.and_then(|rest| rest.split_once(" warning")) {
+            Some(_) => out += "`rotad check` has warnings about the result\n",
+            None => out = out + line + "\n",
+        }
+    }
+    out
+}
+
 /// Compares a file of a shape with what is there; UPDATE_EXPECT=1 writes it.
 fn compare(path: &Path, found: &str) {
+    let found = &*without_counts(found);
     if std::env::var_os("UPDATE_EXPECT").is_some() {
         fs::write(path, found).expect("an expectation");
         return;
