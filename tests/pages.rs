@@ -174,11 +174,11 @@ fn markdown(directory: &Path, found: &mut Vec<PathBuf>) {
 
 /// The targets of `[text](target)`, outside of code, but for those on the web.
 fn links(text: &str) -> Vec<&str> {
-    let mut fence = false;
+    let mut in_code = false;
     let mut found = Vec::new();
     for line in text.lines() {
-        fence ^= line.starts_with("```");
-        if !fence {
+        in_code ^= line.starts_with("```");
+        if !in_code {
             let targets = line.split("](").skip(1);
             found.extend(targets.filter_map(|rest| rest.split(')').next()));
         }

@@ -161,7 +161,7 @@ fn a_start_with_some_ready_pools_is_told() {
     let (address, log) = (site.address(), site.path("master.log"));
     for line in [
         "rotad: broken: exited with 4".to_owned(),
-        format!("web: 2 workers ready at http://{address}\n"),
+        format!("web: 2 workers ready at {address}\n"),
         "still retrying: broken\n".to_owned(),
         format!("log: {}\n", log.display()),
     ] {
@@ -208,7 +208,7 @@ command = ["true"]
         lines,
         [
             format!("sock: 1 worker ready at unix:{dir}/s.sock"),
-            format!("web: 2 workers ready at http://{}", site.address()),
+            format!("web: 2 workers ready at {}", site.address()),
         ],
         "{run:?}"
     );

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use support::{Site, number, pids, pool, until};
 
 const WEB: &str = r#"
@@ -165,21 +165,7 @@ fn status_watch_repeats_in_a_pipe() {
 #[test]
 fn status_watch_repaints_a_terminal() {
     let site = Site::up(WEB);
-    let pty = nix::pty::openpty(None, None).expect("a terminal");
-    let mut command = Command::new(support::rotad());
-    command
-        .args(["status", "-w", "-c"])
-        .arg(&site.config)
-        .env("TERM", "xterm")
-        .env_remove("NO_COLOR");
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(pty.slave)
-        .stderr(Stdio::null())
-        .spawn();
-    drop(command);
-    let mut child = child.expect("a client");
-    let mut screen = File::from(pty.master);
+    let (mut child, mut screen) = at_terminal(&site, &["status", "-w"], None, true);
     let mut seen = String::new();
     let mut more = |seen: &mut String| {
         let mut some = [0; 4096];
@@ -285,6 +271,28 @@ fn memory_is_that_of_the_whole_tree() {
     }
 }
 
+/// `rotad status …` on a terminal of its own, and what that shows.
+fn at_terminal(
+    site: &Site,
+    arguments: &[&str],
+    size: Option<nix::pty::Winsize>,
+    colour: bool,
+) -> (Child, File) {
+    let pty = nix::pty::openpty(size.as_ref(), None).expect("a terminal");
+    let mut command = Command::new(support::rotad());
+    command.args(arguments).arg("-c").arg(&site.config);
+    command.env("TERM", "xterm").env_remove("NO_COLOR");
+    if !colour {
+        command.env("NO_COLOR", "1");
+    }
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(pty.slave)
+        .stderr(Stdio::null())
+        .spawn();
+    (child.expect("a client"), File::from(pty.master))
+}
+
 /// What `rotad status …` shows on a terminal of this size, up to what ends the reading.
 fn on_terminal(
     site: &Site,
@@ -299,21 +307,7 @@ fn on_terminal(
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    let pty = nix::pty::openpty(Some(&size), None).expect("a terminal");
-    let mut command = Command::new(support::rotad());
-    command.args(arguments).arg("-c").arg(&site.config);
-    command.env("TERM", "xterm").env_remove("NO_COLOR");
-    if !colour {
-        command.env("NO_COLOR", "1");
-    }
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(pty.slave)
-        .stderr(Stdio::null())
-        .spawn();
-    drop(command);
-    let mut child = child.expect("a client");
-    let mut screen = File::from(pty.master);
+    let (mut child, mut screen) = at_terminal(site, arguments, Some(size), colour);
     let mut seen = Vec::new();
     let text = loop {
         let text = String::from_utf8_lossy(&seen).into_owned();

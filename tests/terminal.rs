@@ -549,7 +549,7 @@ fn findings_and_levels_have_colours_on_a_terminal() {
     window.types("unset NO_COLOR\n");
     window.runs(&site, "TERM=xterm", "");
     window.sees(" \x1b[32mINFO\x1b[0m rotad ");
-    window.sees("every worker is ready at http://127.0.0.1:");
+    window.sees("every worker is ready at 127.0.0.1:");
     window.types("\x03");
     window.sees("\x1b[32mINFO\x1b[0m stopped");
     gone(&site, &window);

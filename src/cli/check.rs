@@ -75,10 +75,7 @@ fn print_result(
         text();
         if let (Some(path), true) = (path, valid) {
             let path = print::sanitize(&*path.to_string_lossy());
-            let valid = match print::colour() {
-                true => "\x1b[32mvalid\x1b[0m",
-                false => "valid",
-            };
+            let valid = layout::painted("valid", layout::GREEN, print::colour());
             print::raw(&format!("{path}: {valid}\n"));
         }
     }

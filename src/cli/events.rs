@@ -1,6 +1,7 @@
 //! `events`: shows what the master did and why.
 
 use super::client::{Client, ClientError, WaitLimits};
+use super::layout::{GREEN, GREY, RED, YELLOW, painted};
 use super::{print, request};
 use crate::control::protocol::{Method, Response};
 use crate::exit_code::ExitCode;
@@ -85,8 +86,8 @@ impl Style {
             (None, _) => "master".to_owned(),
         };
         let word = format!("{:<13}", event.event.word());
-        let word = match colour(event).filter(|_| self.colour) {
-            Some(colour) => format!("\x1b[{colour}m{word}\x1b[0m"),
+        let word = match colour(event) {
+            Some(colour) => painted(&word, colour, self.colour),
             None => word,
         };
         // Further lines of an event are indented below it.
@@ -126,10 +127,6 @@ fn moment<'a>(time: &'a str, today: &str) -> &'a str {
 
 fn colour(event: &Event) -> Option<u8> {
     use EventKind::*;
-    const RED: u8 = 31;
-    const GREEN: u8 = 32;
-    const YELLOW: u8 = 33;
-    const GREY: u8 = 90;
     match event.event {
         Exit | SpawnFailed | NotReady | Unhealthy | Unkillable | CrashLoop | ConfigRefused
         | EssentialLost | EssentialEnded | UpgradeFailed | Unwatched => Some(RED),

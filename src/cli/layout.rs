@@ -11,8 +11,13 @@ const LEAST_WIDTH: usize = 30;
 /// A shape, and the colour (SGR number) that repeats its meaning.
 pub(super) type Mark = (char, u8);
 
+// Colours (SGR numbers).
+pub(super) const RED: u8 = 31;
+pub(super) const GREEN: u8 = 32;
+pub(super) const YELLOW: u8 = 33;
+pub(super) const BLUE: u8 = 34;
+pub(super) const GREY: u8 = 90;
 const BOLD: u8 = 1;
-const GREY: u8 = 90;
 
 /// A column.
 #[derive(Clone, Copy, Debug)]
@@ -294,7 +299,7 @@ mod tests {
     #[test]
     fn a_line_that_is_cut_says_so() {
         assert_eq!(cut("abc", 3), "abc");
-        assert_eq!(cut("abcd", 3), "ab…");
+        assert_eq!(cut("äbcd", 3), "äb…");
         let coloured = "\x1b[32m●\x1b[0m web";
         assert_eq!(cut(coloured, 5), coloured);
         assert_eq!(cut(coloured, 4), "\x1b[32m●\x1b[0m w…\x1b[0m");

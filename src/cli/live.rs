@@ -3,6 +3,7 @@
 //! answer leaves the area as it is. Elsewhere (a pipe, TERM=dumb, in the background of a shell) nothing is shown.
 
 use super::client::{Client, WaitLimits};
+use super::layout::{GREY, RED, YELLOW, cut, painted};
 use super::print;
 use crate::config::MasterPaths;
 use crate::control::protocol::{Death, InProgress, Method, PoolProgress, Response, SlotProgress};
@@ -122,10 +123,7 @@ impl Terminal {
         for line in lines(&progress, self.began, SystemTime::now(), max) {
             let text = cut(&line.text, usize::from(columns).saturating_sub(3));
             self.drawn.push(text.chars().count() + 2);
-            let mark = match self.colour {
-                true => format!("\x1b[{}m{}\x1b[0m", line.colour, line.mark),
-                false => line.mark.to_string(),
-            };
+            let mark = painted(&line.mark.to_string(), line.colour, self.colour);
             // A wide character must not wrap the line.
             out.push_str(&format!("\x1b[?7l{mark} {text}\x1b[?7h\n"));
         }
@@ -176,10 +174,6 @@ struct Line {
     colour: u8,
     text: String,
 }
-
-const YELLOW: u8 = 33;
-const RED: u8 = 31;
-const GREY: u8 = 90;
 
 /// The lines for what is in progress, `max` at most. The last death is shown if it was after `began`.
 fn lines(progress: &InProgress, began: SystemTime, now: SystemTime, max: usize) -> Vec<Line> {
@@ -286,16 +280,6 @@ fn death_lines(death: &Death, began: SystemTime, now: SystemTime) -> Vec<Line> {
         text,
     };
     std::iter::once(died).chain(said).collect()
-}
-
-/// As long as `width` characters, with "…" where it is cut.
-fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    let mut cut: String = text.chars().take(width.saturating_sub(1)).collect();
-    cut.push('…');
-    cut
 }
 
 /// Whole seconds that have passed: `4 s`, `2 min 5 s`.

@@ -2,6 +2,7 @@
 
 use super::args::Target;
 use super::client::{Client, ClientError, WaitLimits};
+use super::layout::{GREY, RED, painted};
 use super::{log_files, print, request};
 use crate::control::protocol::{Line, LogPlace, LogTarget, Method, Response};
 use crate::exit_code::ExitCode;
@@ -13,8 +14,6 @@ use std::time::{Duration, SystemTime};
 
 /// The colours of pools (SGR numbers); none of them means an error.
 const COLOURS: [u8; 6] = [36, 33, 35, 34, 32, 96];
-const RED: u8 = 31;
-const GREY: u8 = 90;
 
 /// So many connections in a row may end without an answer before following ends.
 const MOST_UNANSWERED: u32 = 5;
@@ -192,10 +191,9 @@ fn show(
 impl Style {
     fn line(&mut self, line: &Line) -> String {
         let text = print::sanitize(&line.text);
-        let time = match (self.timestamps, self.colour) {
-            (false, _) => String::new(),
-            (true, false) => format!("{} ", print::sanitize(&line.time)),
-            (true, true) => format!("\x1b[{GREY}m{}\x1b[0m ", print::sanitize(&line.time)),
+        let time = match self.timestamps {
+            true => painted(&print::sanitize(&line.time), GREY, self.colour) + " ",
+            false => String::new(),
         };
         if !self.named {
             return format!("{time}{text}\n");
@@ -207,17 +205,11 @@ impl Style {
         let width = self.width;
         // A line of stderr, if stderr is separate from stdout.
         let is_error = line.stream == "stderr";
-        let bar = if is_error { '!' } else { '|' };
-        if !self.colour {
-            return format!("{time}{name:width$} {bar} {text}\n");
-        }
         let colour = colour_of(&line.pool);
-        let bar = if is_error {
-            format!("\x1b[{RED}m{bar}\x1b[0m")
-        } else {
-            format!("\x1b[{colour}m{bar}\x1b[0m")
-        };
-        format!("{time}\x1b[{colour}m{name:width$}\x1b[0m {bar} {text}\n")
+        let (bar, bar_colour) = if is_error { ("!", RED) } else { ("|", colour) };
+        let name = painted(&format!("{name:width$}"), colour, self.colour);
+        let bar = painted(bar, bar_colour, self.colour);
+        format!("{time}{name} {bar} {text}\n")
     }
 }
 

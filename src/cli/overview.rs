@@ -1,6 +1,7 @@
 //! `rotad`, `rotad -h`, `rotad --help`: the verbs in groups, on one screen of 24 lines and 80 columns.
 
 use super::args::{AFTER_HELP, Args};
+use super::layout;
 use crate::sys::terminal;
 use clap::CommandFactory;
 
@@ -45,10 +46,7 @@ pub(super) fn verb(name: &str, colour: bool) -> Option<String> {
 
 fn render(long: bool, colour: bool, width: usize) -> String {
     let command = Args::command();
-    let bold = |text: &str| match colour && !text.trim().is_empty() {
-        true => format!("\x1b[1m{text}\x1b[0m"),
-        false => text.to_owned(),
-    };
+    let bold = |text: &str| layout::bold(text, colour && !text.trim().is_empty());
     let about = command.get_about().map(ToString::to_string);
     let mut out = format!("{}\n", about.unwrap_or_default());
     out += &format!(
@@ -95,28 +93,15 @@ fn render(long: bool, colour: bool, width: usize) -> String {
     out
 }
 
-/// The text in lines of at most `width` characters, those behind the first indented.
+/// The text in lines of at most `width` characters, those behind the first indented by so many.
 fn wrapped(text: &str, width: usize, indent: usize) -> String {
-    let mut out = String::new();
-    let mut length = 0;
-    let begins = text.len() - text.trim_start().len();
-    out.push_str(&text[..begins]);
-    length += begins;
-    for (at, word) in text.trim_start().split(' ').enumerate() {
-        let letters = word.chars().count();
-        if at > 0 && length + 1 + letters > width {
-            out.push('\n');
-            out.push_str(&" ".repeat(indent));
-            length = indent;
-        } else if at > 0 {
-            out.push(' ');
-            length += 1;
-        }
-        out.push_str(word);
-        length += letters;
-    }
-    out.push('\n');
-    out
+    let words = text.trim_start();
+    let begin = &text[..text.len() - words.len()];
+    let lines = layout::wrap(words, layout::room(width, indent));
+    format!(
+        "{begin}{}\n",
+        lines.join(&format!("\n{}", " ".repeat(indent)))
+    )
 }
 
 #[cfg(test)]
@@ -153,6 +138,12 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("-c, --config-file FILE"), "{text}");
-        assert_eq!(wrapped("  a bc d", 6, 4), "  a bc\n    d\n");
+        let words = "word ".repeat(10);
+        let lines = wrapped(&format!("  {}", words.trim_end()), 44, 6);
+        assert_eq!(
+            lines.lines().nth(1),
+            Some("      word word word"),
+            "{lines}"
+        );
     }
 }

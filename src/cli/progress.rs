@@ -1,5 +1,6 @@
 //! Prints progress while a command waits, one line for each worker.
 
+use super::layout::{GREEN, painted};
 use crate::control::protocol::Response;
 use crate::observe::counted::counted;
 use crate::observe::print;
@@ -37,11 +38,7 @@ impl Progress {
                     return format!("{}\n", print::sanitize_lines(text));
                 }
                 let took = took_ms.map_or(String::new(), |ms| format!("  {}", took(ms)));
-                let mark = if self.colour {
-                    "\x1b[32m✓\x1b[0m"
-                } else {
-                    "✓"
-                };
+                let mark = painted("✓", GREEN, self.colour);
                 format!(
                     "{mark} {}/{slot}{took}  ({done} of {of})\n",
                     print::sanitize(pool)

@@ -3,7 +3,9 @@
 
 pub(crate) use super::rates::Rates;
 
-use super::layout::{self, Column, Mark, Row, below, bold, painted};
+use super::layout::{
+    self, BLUE, Column, GREEN, GREY, Mark, RED, Row, YELLOW, below, bold, painted,
+};
 use crate::observe::sanitize::sanitize;
 use crate::observe::status::{
     LastDeploy, LastExit, PoolState, PoolStatus, ReadyBy, ReloadStatus, RollState, SlotState,
@@ -211,12 +213,6 @@ fn deploy_text(deploy: &LastDeploy) -> String {
     let age = duration(deploy.age_s);
     format!("{age} ago, {by}{}", who.unwrap_or_default())
 }
-
-const GREEN: u8 = 32;
-const YELLOW: u8 = 33;
-const BLUE: u8 = 34;
-const RED: u8 = 31;
-const GREY: u8 = 90;
 
 fn pool_mark(state: PoolState) -> Mark {
     match state {

@@ -1,4 +1,4 @@
-//! A page of docs/: its fenced blocks, written down and run in a directory of the test's own.
+//! A page of docs/: its blocks of code, written down and run in a directory of the test's own.
 //!
 //! A block whose first line is a comment that names a file (`# rotad.toml`, `// server.js`), or above which there is
 //! "`package.json`:", is that file. A block in
@@ -31,10 +31,10 @@ const MASTER: &[(&str, &str)] = &[
 /// How long one block may take.
 const SECONDS: u64 = 120;
 
-/// A fenced block.
+/// A block of code.
 #[derive(Debug)]
 pub struct Block {
-    /// The line of its opening fence.
+    /// The line above its text.
     pub line: usize,
     pub language: String,
     pub text: String,

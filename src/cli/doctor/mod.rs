@@ -6,6 +6,7 @@ mod limits;
 mod rights;
 mod system;
 
+use super::layout::{GREEN, RED, YELLOW, painted};
 use crate::exit_code::ExitCode;
 use crate::observe::print;
 use std::fmt::Write;
@@ -91,14 +92,11 @@ fn render(parts: &[(&str, Vec<Finding>)], colour: bool) -> String {
         writeln!(out, "{title}").ok();
         for finding in findings {
             let (mark, paint) = match finding.verdict {
-                Verdict::Works => ("●", 32),
-                Verdict::Less => ("◐", 33),
-                Verdict::Missing => ("○", 31),
+                Verdict::Works => ("●", GREEN),
+                Verdict::Less => ("◐", YELLOW),
+                Verdict::Missing => ("○", RED),
             };
-            let mark = match colour {
-                true => format!("\x1b[{paint}m{mark}\x1b[0m"),
-                false => mark.to_owned(),
-            };
+            let mark = painted(mark, paint, colour);
             let found = print::sanitize(&finding.found);
             writeln!(out, "  {mark} {:width$}  {found}", finding.name).ok();
             if !finding.means.is_empty() {

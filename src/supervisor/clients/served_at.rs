@@ -1,37 +1,12 @@
 //! Where a pool serves and where its output goes, as a person types it.
 
 use crate::listener::Listener;
-use crate::plan::{Address, Check, Health, Kind, Plan, PoolPlan, Ready, Sink};
+use crate::plan::{Address, Check, Health, Plan, PoolPlan, Ready, Sink};
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::{NONE_WANTED, workers};
 use rotad_core::{PoolId, Up};
 use std::net::SocketAddr;
 use std::path::Path;
-
-/// Programs whose clients do not use HTTP, by a part of their command line.
-const OTHER_PROTOCOLS: [&str; 16] = [
-    "fpm",
-    "cgi",
-    "uwsgi",
-    "redis",
-    "valkey",
-    "memcached",
-    "postgres",
-    "mysql",
-    "maria",
-    "gearman",
-    "beanstalk",
-    "rabbitmq",
-    "mosquitto",
-    "smtp",
-    "ssh",
-    "grpc",
-];
-/// Ports that are registered for other protocols, or on which FastCGI is usual.
-const OTHER_PORTS: [u16; 22] = [
-    21, 22, 23, 25, 53, 110, 143, 389, 443, 465, 587, 636, 853, 993, 995, 1883, 3306, 5432, 5672,
-    6379, 9000, 11211,
-];
 
 impl Supervisor {
     /// A pool that is up, in one line: how many workers, and where they serve.
@@ -65,7 +40,7 @@ impl Supervisor {
 /// The addresses of a pool: of its listening sockets, or else its range of ports.
 pub(crate) fn addresses(plan: &PoolPlan, listeners: &[&Listener]) -> Vec<String> {
     let of = |listener: &&Listener| match listener.bound() {
-        Address::Tcp(address) => tcp(*address, uses_http(plan, address.port())),
+        Address::Tcp(address) => tcp(*address, uses_http(plan)),
         Address::Unix(path) => format!("unix:{}", path.display()),
     };
     let mut addresses: Vec<String> = listeners.iter().map(of).collect();
@@ -87,24 +62,18 @@ fn tcp(address: SocketAddr, http: bool) -> String {
     }
 }
 
-/// Whether the clients of a pool use HTTP, as far as its plan tells: a check by HTTP does; a program or a port that is
-/// known for another protocol does not.
-fn uses_http(plan: &PoolPlan, port: u16) -> bool {
-    if let Ready::Probe(Check::Http(_)) = &plan.ready {
-        return true;
-    }
-    if let Some(Health::Probe {
-        check: Check::Http(_),
-        ..
-    }) = &plan.health
-    {
-        return true;
-    }
-    let command = plan.recipe.command.iter().map(|word| word.shown());
-    let command = command.collect::<Vec<_>>().join(" ").to_lowercase();
-    plan.kind == Kind::Worker
-        && !OTHER_PORTS.contains(&port)
-        && !OTHER_PROTOCOLS.iter().any(|part| command.contains(part))
+/// Whether the clients of a pool use HTTP: only a check by HTTP says so. What else a program takes is not known.
+fn uses_http(plan: &PoolPlan) -> bool {
+    let ready = match &plan.ready {
+        Ready::Probe(check) => Some(check),
+        _ => None,
+    };
+    let health = match &plan.health {
+        Some(Health::Probe { check, .. }) => Some(check),
+        _ => None,
+    };
+    let mut checks = ready.into_iter().chain(health);
+    checks.any(|check| matches!(check, Check::Http(_)))
 }
 
 /// Where the master logs and where pools print that do not print there, in one line.
