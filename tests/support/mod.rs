@@ -40,9 +40,12 @@ pub use random::Random;
 pub use site::{Run, Site};
 pub use watch::Watch;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, sockopt};
 use serde_json::Value;
 use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -213,7 +216,7 @@ pub fn free_port() -> u16 {
     for _ in 0..10_000 {
         let port = 10_000
             + (std::process::id().wrapping_mul(37) + NEXT.fetch_add(1, Ordering::SeqCst)) % 20_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port as u16)).is_ok() && claim(port as u16) {
+        if is_free(Ipv4Addr::LOCALHOST, port as u16) && claim(port as u16) {
             return port as u16;
         }
     }
@@ -229,13 +232,29 @@ pub fn free_ports(many: u16) -> String {
     for _ in 0..1000 {
         let part = (std::process::id().wrapping_mul(7) + NEXT.fetch_add(1, Ordering::SeqCst)) % 170;
         let first = 30_000 + part as u16 * 16;
-        if (first..first + many).all(|port| std::net::TcpListener::bind(("0.0.0.0", port)).is_ok())
-            && claim(first)
-        {
+        if (first..first + many).all(|port| is_free(Ipv4Addr::UNSPECIFIED, port)) && claim(first) {
             return format!("{first}-{}", first + many - 1);
         }
     }
     panic!("no {many} free ports in a row");
+}
+
+/// Nobody listens there. Bound and never listening: a child that another thread forks meanwhile has a copy of the socket
+/// until it executes its program, and a copy of a listener would take the port so long.
+fn is_free(address: Ipv4Addr, port: u16) -> bool {
+    let socket = nix::sys::socket::socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .expect("a socket");
+    setsockopt(&socket, sockopt::ReuseAddr, &true).expect("SO_REUSEADDR");
+    bind(
+        socket.as_raw_fd(),
+        &SockaddrIn::from(SocketAddrV4::new(address, port)),
+    )
+    .is_ok()
 }
 
 /// Takes a port, or a range by its first one, for the life of this process; false: another test's process has it. The
