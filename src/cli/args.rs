@@ -1,7 +1,7 @@
 //! The command line's definition. The doc comment of a verb or flag is its help text.
 
-use super::value_parsers;
 pub(super) use super::value_parsers::Target;
+use super::{console, value_parsers};
 use crate::control::protocol::ScaleTo;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -227,6 +227,14 @@ pub(super) enum Verb {
     /// Each key of the source is taken, otherwise (what differs), lost (what to do instead) or not needed; all but the
     /// first are shown. Never overwrites a file.
     Import(ImportArgs),
+    /// Serve a page with what runs, and its metrics, over HTTP
+    ///
+    /// A process of its own (rotad-console), which the master does not need. Read-only.
+    Serve(console::Serve),
+    /// Show live what runs, and roll, scale or stop it by a key
+    ///
+    /// A process of its own (rotad-console), which the master does not need.
+    Top(console::Top),
     /// Print completions for a shell
     Completions {
         /// The shell to complete in

@@ -550,11 +550,7 @@ const HABITS: &[Habit] = &[
 ];
 
 /// Verbs that a later version has, and what serves until then.
-const LATER: &[(&str, &str)] = &[
-    ("metrics", "`rotad status --json` has the numbers"),
-    ("serve", "`rotad status --json` has the numbers"),
-    ("top", "`rotad status -w` refreshes the status each second"),
-];
+const LATER: &[(&str, &str)] = &[("metrics", "`rotad status --json` has the numbers")];
 
 /// An option of other tools, on a verb of ours (empty: on any).
 struct Flag {

@@ -4,6 +4,7 @@ mod args;
 mod check;
 pub mod client;
 mod complete;
+pub mod console;
 mod demo;
 mod doctor;
 mod events;
@@ -196,6 +197,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
         Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
         Verb::Init { full, command } => init::init(config.as_deref(), full, &command),
         Verb::Import(args) => import::import(config.as_deref(), &args),
+        Verb::Serve(_) | Verb::Top(_) => console::execute(),
         Verb::Completions { shell } => complete::completions(shell),
         Verb::Man => man::man(),
         Verb::Schema => schema::schema(),

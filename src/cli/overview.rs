@@ -11,7 +11,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         &["run", "start", "stop", "scale", "signal", "upgrade"],
     ),
     ("Deploy", &["reload", "roll", "rollback", "cancel"]),
-    ("Look", &["status", "logs", "events"]),
+    ("Look", &["status", "logs", "events", "top", "serve"]),
     (
         "Configure",
         &["init", "import", "check", "doctor", "schema"],
