@@ -59,9 +59,14 @@ pages! {
     sidekiq: "recipes/sidekiq", [program("sidekiq"), program("redis-server")];
     spring: "recipes/spring", [];
     swoole: "recipes/swoole", [];
-    symfony: "recipes/symfony", [need("php-fpm", php_fpm().is_some())];
+    symfony: "recipes/symfony", [need("php-fpm", php_fpm().is_some()), need("Symfony", has_symfony()), program("cgi-fcgi"), program("redis-server")];
     wordpress: "recipes/wordpress", [root(), need("php-fpm", php_fpm().is_some()), program("nginx")];
     workerman: "recipes/workerman", [];
+}
+
+/// Debian's Symfony, with Messenger and its transport.
+fn has_symfony() -> bool {
+    Path::new("/usr/share/php/Symfony/Component/Messenger/Bridge/Redis").exists()
 }
 
 /// Every page of the directory has a test, and says truly whether its commands are run; the table says the same.

@@ -1,0 +1,10 @@
+<?php
+
+namespace App\Message;
+
+final class Resize
+{
+    public function __construct(public string $name)
+    {
+    }
+}
