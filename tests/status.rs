@@ -196,10 +196,10 @@ fn status_tells_the_last_deploy_also_after_a_death_of_the_master() {
     let first = site.await_ready();
     let web = pool(&first, "web");
     assert_eq!(web["listen"], json!([site.address()]));
-    let own = nix::unistd::getuid().as_raw();
+    let own = nix::unistd::getuid();
     assert_eq!(
         (&deploy(&first)["by"], &deploy(&first)["uid"]),
-        (&json!("start"), &json!(own))
+        (&json!("start"), &json!(own.as_raw()))
     );
     assert_eq!(
         (&deploy(&first)["generation"], &deploy(&first)["outcome"]),
@@ -235,7 +235,8 @@ fn status_tells_the_last_deploy_also_after_a_death_of_the_master() {
         (&json!(3), &json!("reload"), &json!("aborted"))
     );
     let table = site.rotad(&["status", "web"]).out;
-    let line = format!("reload by uid {own}");
+    let user = nix::unistd::User::from_uid(own).expect("the users");
+    let line = format!("reload by {}", user.expect("a user").name);
     assert!(
         table.contains(&line)
             && table.contains("aborted")

@@ -11,6 +11,7 @@ use crate::event_loop::clock::Deadline;
 use crate::exit_code::ExitCode;
 use crate::observe::sanitize::sanitize_json;
 use crate::observe::status::{PoolState, PoolStatus, Status};
+use nix::unistd::{Uid, User};
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,6 +44,7 @@ pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> ExitCode {
             colour: print::colour(),
             width: layout::terminal_width(),
             rates: None,
+            user: Some(user_name),
         },
     ));
     if args.check {
@@ -71,6 +73,12 @@ pub(super) fn requested_status(
         status.pools.retain(|pool| meant.contains(&pool.name));
     }
     Ok(status)
+}
+
+/// The name of a user of this machine.
+pub(super) fn user_name(uid: u32) -> Option<String> {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten()?;
+    Some(user.name)
 }
 
 /// The names of all pools, in the order of the configuration.

@@ -22,6 +22,8 @@ pub(crate) struct TableStyle<'a> {
     pub(crate) width: Option<usize>,
     /// Processor use since the last reading; `None`: processor time since the workers' start.
     pub(crate) rates: Option<&'a Rates>,
+    /// The name of a user, where it is to be looked up.
+    pub(crate) user: Option<fn(u32) -> Option<String>>,
 }
 
 impl TableStyle<'_> {
@@ -72,7 +74,7 @@ pub(crate) fn pools(status: &Status, style: TableStyle<'_>) -> String {
             listens_on(pool).unwrap_or_default(),
             pool.last_deploy
                 .as_ref()
-                .map_or_else(String::new, deploy_text),
+                .map_or_else(String::new, |deploy| deploy_text(deploy, style)),
         ],
         note: pool_note(pool),
     });
@@ -135,7 +137,7 @@ pub(crate) fn workers(pool: &PoolStatus, style: TableStyle<'_>) -> String {
             other => format!(", {}", other.name()),
         };
         let (generation, at) = (deploy.generation, sanitize(&deploy.at));
-        let text = deploy_text(deploy);
+        let text = deploy_text(deploy, style);
         format!("generation {generation} deployed {text} ({at}){outcome}")
     });
     let notes = [
@@ -203,13 +205,16 @@ fn is_start(deploy: &LastDeploy) -> bool {
     deploy.by == "start"
 }
 
-/// `2h03m ago, reload by uid 1000`.
-fn deploy_text(deploy: &LastDeploy) -> String {
+/// `2h03m ago, reload by deploy`.
+fn deploy_text(deploy: &LastDeploy, style: TableStyle<'_>) -> String {
     let by = match deploy.by.as_str() {
         "watch" => "changed files".to_owned(),
         by => sanitize(by),
     };
-    let who = deploy.uid.map(|uid| format!(" by uid {uid}"));
+    let name = |uid| style.user.and_then(|user| user(uid));
+    let who = deploy
+        .uid
+        .map(|uid| format!(" by {}", name(uid).map_or(format!("uid {uid}"), sanitize)));
     let age = duration(deploy.age_s);
     format!("{age} ago, {by}{}", who.unwrap_or_default())
 }

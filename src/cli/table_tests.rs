@@ -5,6 +5,7 @@ const PLAIN: TableStyle<'static> = TableStyle {
     colour: false,
     width: None,
     rates: None,
+    user: None,
 };
 
 fn worker(slot: u32, state: SlotState) -> WorkerStatus {
@@ -425,5 +426,5 @@ fn addresses_and_deploys_are_as_one_would_type_and_say_them() {
     assert!(rows.contains(line), "{rows}");
     deploy.by = "watch".to_owned();
     deploy.uid = None;
-    assert_eq!(deploy_text(&deploy), "2h03m ago, changed files");
+    assert_eq!(deploy_text(&deploy, PLAIN), "2h03m ago, changed files");
 }

@@ -91,6 +91,7 @@ fn render(status: &Status, rates: Option<&Rates>, args: &StatusArgs) -> String {
             colour: print::colour(),
             width: layout::terminal_width(),
             rates,
+            user: Some(status::user_name),
         },
     )
 }
