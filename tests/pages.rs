@@ -52,21 +52,21 @@ pages! {
     gearman: "recipes/gearman", [program("gearmand"), program("gearman"), program("php")];
     go: "recipes/go", [program("go")];
     granian: "recipes/granian", [python("granian"), python("fastapi")];
-    laravel: "recipes/laravel", [need("php-fpm", php_fpm().is_some())];
+    laravel: "recipes/laravel", [need("php-fpm", php_fpm().is_some()), php_library("Illuminate/Foundation"), program("cgi-fcgi"), program("redis-server")];
     next: "recipes/next", [program("node"), node_package("next")];
     rails: "recipes/rails", [program("bundle"), program("rails"), program("puma"), program("sidekiq"), program("redis-server")];
     rq: "recipes/rq", [python("rq"), program("redis-server")];
     sidekiq: "recipes/sidekiq", [program("sidekiq"), program("redis-server")];
     spring: "recipes/spring", [];
     swoole: "recipes/swoole", [];
-    symfony: "recipes/symfony", [need("php-fpm", php_fpm().is_some()), need("Symfony", has_symfony()), program("cgi-fcgi"), program("redis-server")];
+    symfony: "recipes/symfony", [need("php-fpm", php_fpm().is_some()), php_library("Symfony/Component/Messenger/Bridge/Redis"), program("cgi-fcgi"), program("redis-server")];
     wordpress: "recipes/wordpress", [root(), need("php-fpm", php_fpm().is_some()), program("nginx")];
     workerman: "recipes/workerman", [];
 }
 
-/// Debian's Symfony, with Messenger and its transport.
-fn has_symfony() -> bool {
-    Path::new("/usr/share/php/Symfony/Component/Messenger/Bridge/Redis").exists()
+/// A library of PHP, where Debian has those.
+fn php_library(path: &str) -> bool {
+    need(path, Path::new("/usr/share/php").join(path).exists())
 }
 
 /// Every page of the directory has a test, and says truly whether its commands are run; the table says the same.
