@@ -41,6 +41,7 @@ pages! {
     from_swoole: "moving/swoole", [];
     from_systemd: "moving/systemd", [root(), program("node")];
     bun: "recipes/bun", [node_program("bun")];
+    caddy: "recipes/caddy", [need("php-fpm", php_fpm().is_some()), python("caddy")];
     celery: "recipes/celery", [python("celery"), program("redis-server")];
     deno: "recipes/deno", [node_program("deno")];
     django: "recipes/django", [python("gunicorn"), python("django-admin")];
