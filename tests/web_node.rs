@@ -101,6 +101,43 @@ fn fastify_loses_no_request() {
     );
 }
 
+/// The versions of Node that are in use, beside the machine's: with a CommonJS program, and with an ES module.
+#[test]
+fn each_version_of_node_takes_the_socket() {
+    for version in ["18", "22", "24"] {
+        if !node_package(&format!("node{version}")) {
+            continue;
+        }
+        let node = node_modules().join(format!("node{version}/bin/node"));
+        let pool = POOL.replace("\"node\"", &format!("{node:?}"));
+        let answer = "answer.end(`${process.version} ${process.env.ROTAD_GENERATION}`)";
+        let common = format!(
+            "const http = require('http');
+             http.createServer((request, answer) => {answer}).listen(process.env.PORT);"
+        );
+        let module = format!(
+            "import http from 'node:http';
+             http.createServer((request, answer) => {answer}).listen({{ port: Number(process.env.PORT) }});"
+        );
+        let imported = pool
+            .replace("--require", "--import")
+            .replace("server.js", "server.mjs");
+        for (pool, file, program) in [
+            (&pool, "server.js", common),
+            (&imported, "server.mjs", module),
+        ] {
+            let mut site = site(pool, file, &program);
+            site.roll_alone("web");
+            let body = get(&site.address(), "/").expect("an answer");
+            assert!(
+                body.starts_with(&format!("v{version}.")) && body.ends_with(" 2"),
+                "{file}: {body}"
+            );
+            site.stop_politely(30);
+        }
+    }
+}
+
 /// By its own `node:http`.
 #[test]
 fn deno_loses_no_request() {
