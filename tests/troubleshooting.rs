@@ -52,6 +52,7 @@ fn every_explained_message_is_given() {
     for pool in [
         "command = [\"sh\", \"-c\", \"exit 3\"]",
         "command = [\"sh\", \"-c\", \"echo Error: listen EADDRINUSE :::3000; echo Node.js v20; exit 1\"]",
+        "command = [\"sh\", \"-c\", \"echo Error: listen EADDRINUSE 127.0.0.1:@PORT@; exit 1\"]\nlisten = \"127.0.0.1:@PORT@\"",
         "command = \"true\"\nrestart = { delay = \"1ms\", max_delay = \"1ms\" }",
         "command = [\"sh\", \"-c\", \"sleep 1000 & sleep 0.1\"]",
         "command = \"sleep 1000\"\nlisten = \"127.0.0.1:0\"\nready_timeout = \"300ms\"",

@@ -1,4 +1,4 @@
-//! What the last lines of a worker say: which of them tells most, and what to do about a common one.
+//! Which of the last lines of a worker tells most.
 
 /// What a line has that names a failure, in the languages that workers are written in.
 const TELLING: [&str; 8] = [
@@ -26,20 +26,6 @@ pub fn telling_line(lines: &[String]) -> Option<&str> {
         .clone()
         .find(|line| TELLING.iter().any(|word| line.contains(word)))
         .or_else(|| lines.find(said))
-}
-
-/// What to do about a failure that the lines name and that has to do with rotad.
-pub fn advice(lines: &[String]) -> Option<&'static str> {
-    let in_use = |line: &String| {
-        ["EADDRINUSE", "ddress already in use", "ddress in use"]
-            .iter()
-            .any(|word| line.contains(word))
-    };
-    lines.iter().any(in_use).then_some(
-        "its address is in use. By rotad, if the pool has it in `listen`: then the program has to take the socket from \
-         descriptor 3 (Node does with `--require {preload:node}`). By the worker that it replaces, if it opens its own port: give each worker one by `ports`, or set \
-         `surge = 0` in `reload`. Otherwise another process has it (`ss -ltnp`)",
-    )
 }
 
 #[cfg(test)]
@@ -83,17 +69,5 @@ mod tests {
             assert_eq!(telling_line(&lines(text)), Some(telling), "{text}");
         }
         assert_eq!(telling_line(&lines("\n \n")), None);
-    }
-
-    #[test]
-    fn an_address_in_use_is_explained_and_nothing_else() {
-        for text in [
-            "Error: listen EADDRINUSE: address already in use :::3000\nNode.js v20",
-            "OSError: [Errno 98] Address already in use",
-            "nginx: [emerg] bind() to 0.0.0.0:80 failed (98: Address already in use)",
-        ] {
-            assert!(advice(&lines(text)).is_some(), "{text}");
-        }
-        assert_eq!(advice(&lines("no database")), None);
     }
 }

@@ -6,7 +6,7 @@ use crate::plan::Kind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::launch::Started;
 use crate::supervisor::clients::outcome_text::{
-    OutcomeContext, advice, describe_outcome, superseded,
+    OutcomeContext, describe_outcome, help, superseded,
 };
 use crate::supervisor::pool_registry::PoolRegistry;
 use crate::supervisor::workers::exit_report::{ExitReports, describe};
@@ -134,11 +134,7 @@ impl Describer<'_> {
             text.push_str("\n  | ");
             text.push_str(&crate::observe::sanitize::sanitize(line));
         }
-        text.push_str(&report.map(advice).unwrap_or_default());
-        if let Some(hint) = report.and_then(|report| report.hint.as_deref()) {
-            text.push('\n');
-            text.push_str(hint);
-        }
+        text.push_str(&report.map(help).unwrap_or_default());
         if early_exits > 1 {
             text.push_str(&format!(
                 "\n{early_exits} ends in a row before it was ever ready: no failure, but no worker either"

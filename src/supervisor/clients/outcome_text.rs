@@ -2,7 +2,6 @@
 
 use crate::exit_code::ExitCode;
 use crate::observe::counted::counted;
-use crate::observe::worker_output;
 use crate::supervisor::workers::exit_report::{ExitReport, describe};
 use rotad_core::{Cause, Failure, Generation, NothingDone, Outcome, Standing, SupersededBy, Up};
 use std::collections::BTreeMap;
@@ -354,21 +353,18 @@ pub(crate) fn reason(failure: &Failure, culprit: Option<&ExitReport>) -> String 
                 text.push_str("\n  | ");
                 text.push_str(&crate::observe::sanitize::sanitize(line));
             }
-            text.push_str(&advice(culprit));
-            if let Some(hint) = &culprit.hint {
-                text.push('\n');
-                text.push_str(hint);
-            }
+            text.push_str(&help(culprit));
             text
         }
     }
 }
 
-/// What to do about what a worker that failed before it was ready has printed, on a line of its own.
-pub(crate) fn advice(report: &ExitReport) -> String {
-    worker_output::advice(&report.exit.log)
-        .filter(|_| !report.served)
-        .map_or_else(String::new, |advice| format!("\n  = help: {advice}"))
+/// What to do about a worker that failed before it was ready, on a line of its own.
+pub(crate) fn help(report: &ExitReport) -> String {
+    report
+        .hint
+        .as_ref()
+        .map_or_else(String::new, |hint| format!("\n  = help: {hint}"))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! engine's commands and `facts.rs` for what the kernel and the threads report; what has to happen elsewhere it returns
 //! as actions.
 
+mod address_in_use;
 pub(crate) mod background;
 mod cgroups;
 mod cleared_env;

@@ -11,9 +11,9 @@ use crate::process::procfs::Stat;
 use crate::process::tree::{ProcessTree, ScanRequest};
 use crate::supervisor::listening::ListenerId;
 use crate::supervisor::pool_registry::PoolSpec;
-use crate::supervisor::workers::cleared_env;
 use crate::supervisor::workers::exit_report::ExitReport;
 use crate::supervisor::workers::trees::Trees;
+use crate::supervisor::workers::{address_in_use, cleared_env};
 use crate::sys::process::Process;
 use crate::sys::reaper;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
@@ -99,7 +99,8 @@ impl WorkerProcess {
             pid,
             hint: match served {
                 true => None,
-                false => cleared_env::hint(&self.spec.plan.recipe, &exit.log),
+                false => address_in_use::hint(&self.spec, &exit.log)
+                    .or_else(|| cleared_env::hint(&self.spec.plan.recipe, &exit.log)),
             },
             exit,
             served,
