@@ -25,6 +25,12 @@ pub struct Serve {
     /// A name by which clients may ask, beside those of this machine's loopback
     #[arg(long = "host", value_name = "NAME")]
     pub hosts: Vec<String>,
+    /// Let clients with the token roll, scale, start and stop; the token is printed as part of a link
+    #[arg(long)]
+    pub allow_actions: bool,
+    /// The token is the first line of this file
+    #[arg(long, value_name = "PATH")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// What `top` is given.

@@ -40,6 +40,8 @@ use args::{Args, Verb};
 use clap::Parser;
 pub use habits::markdown as habits;
 pub use man::reference;
+pub use request::master_paths;
+pub use status::below_strength;
 use std::path::{Path, PathBuf};
 
 /// Parses the command line, runs the verb, and returns the exit code.

@@ -14,8 +14,11 @@ use crate::exit_code::ExitCode;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Finds the master of this configuration. The error is an exit code whose message has been printed.
-pub(super) fn master_paths(file: Option<&Path>) -> Result<MasterPaths, ExitCode> {
+/// Finds the master of this configuration, as every verb does.
+///
+/// # Errors
+/// The exit code; the reason has been printed.
+pub fn master_paths(file: Option<&Path>) -> Result<MasterPaths, ExitCode> {
     config::meant(file)
         .map_err(|error| error.to_string())
         .and_then(|path| paths_of(&path))

@@ -160,6 +160,27 @@ fn check_code(pools: &[PoolStatus], by_name: bool, min_ready: Option<u32>) -> Ex
     }
 }
 
+/// The pools for which `status --check` would fail, each with the reason on one line.
+pub fn below_strength(status: &Status) -> Vec<String> {
+    if check_code(&status.pools, false, None) == ExitCode::DONE {
+        return Vec::new();
+    }
+    let is_below = |pool: &&PoolStatus| {
+        let counts = pool.state != PoolState::Stopped
+            || status
+                .pools
+                .iter()
+                .all(|pool| pool.state == PoolState::Stopped);
+        counts && check_code_of(pool) != ExitCode::DONE
+    };
+    status
+        .pools
+        .iter()
+        .filter(is_below)
+        .map(table::below_strength)
+        .collect()
+}
+
 fn check_code_of(pool: &PoolStatus) -> ExitCode {
     match pool.state {
         PoolState::Done => ExitCode::DONE,

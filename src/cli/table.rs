@@ -238,6 +238,23 @@ fn worker_mark(state: SlotState) -> Mark {
     }
 }
 
+/// Why a pool has not all of its workers: `web: 1 of 4 ready, crash-loop: web/0: exit 3 after 0.1s`.
+pub(super) fn below_strength(pool: &PoolStatus) -> String {
+    let note = pool_note(pool);
+    let note = if note.is_empty() {
+        note
+    } else {
+        format!(": {note}")
+    };
+    format!(
+        "{}: {} of {} ready, {}{note}",
+        sanitize(&pool.name),
+        pool.ready,
+        pool.wanted,
+        pool.state.name()
+    )
+}
+
 /// The reason for a pool's state: its own problem first, then the result of its last rolling restart.
 fn pool_note(pool: &PoolStatus) -> String {
     let trouble = pool

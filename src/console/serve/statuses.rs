@@ -1,0 +1,167 @@
+//! The status of the master, shared by all who look: it is asked for at most once a second, and only while a client is
+//! connected that shows it, or when a request comes.
+
+use super::history::{History, SAMPLE_EVERY};
+use super::link::{self, Link};
+use rotad::observe::sanitize::sanitize_json;
+use rotad::observe::status::Status;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::{Duration, Instant, timeout};
+
+/// How old a status may be that is given to a client.
+const MAX_AGE: Duration = Duration::from_secs(1);
+/// For how long after the last look the history goes on.
+const HISTORY_AFTER_LOOK: Duration = Duration::from_secs(3600);
+
+/// A status, with its JSON.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// As the master gave it.
+    pub(crate) status: Status,
+    /// As `rotad status --json` prints it, on one line.
+    pub(crate) json: String,
+    /// The same without what time alone changes: to see whether anything else has changed.
+    still: String,
+}
+
+impl Seen {
+    fn new(status: Status) -> Self {
+        // Numbers, strings and lists alone: this cannot fail.
+        let json =
+            |status: &Status| sanitize_json(&serde_json::to_string(status).unwrap_or_default());
+        let mut still = status.clone();
+        still.master.uptime_s = 0.0;
+        for pool in &mut still.pools {
+            pool.uptime_s = pool.uptime_s.map(|_| 0.0);
+            pool.reload.took_s = 0.0;
+            if let Some(deploy) = &mut pool.last_deploy {
+                deploy.age_s = 0.0;
+            }
+            for worker in &mut pool.workers {
+                worker.age_s = 0.0;
+                worker.retry_in_s = worker.retry_in_s.map(|_| 0.0);
+            }
+        }
+        Self {
+            json: json(&status),
+            still: json(&still),
+            status,
+        }
+    }
+
+    /// Whether more than ages differs.
+    pub(crate) fn differs(&self, other: &Self) -> bool {
+        self.still != other.still
+    }
+}
+
+/// A status, or why there is none.
+pub(crate) type Found = Result<Arc<Seen>, Arc<str>>;
+
+/// Asks for the status, and keeps the last one and the history.
+pub(crate) struct Statuses {
+    link: Arc<Link>,
+    last: Mutex<Option<(Instant, Found)>>,
+    found: watch::Sender<Option<Found>>,
+    viewers: Cell<usize>,
+    looked: Cell<Option<Instant>>,
+    wake: Notify,
+    history: RefCell<History>,
+}
+
+impl Statuses {
+    pub(crate) fn new(link: Arc<Link>) -> Rc<Self> {
+        Rc::new(Self {
+            link,
+            last: Mutex::new(None),
+            found: watch::Sender::new(None),
+            viewers: Cell::new(0),
+            looked: Cell::new(None),
+            wake: Notify::new(),
+            history: RefCell::new(History::default()),
+        })
+    }
+
+    /// The status, at most a second old.
+    pub(crate) async fn current(&self) -> Found {
+        let mut last = self.last.lock().await;
+        if let Some((at, found)) = &*last
+            && at.elapsed() < MAX_AGE
+        {
+            return found.clone();
+        }
+        let at = Instant::now();
+        let link = Arc::clone(&self.link);
+        let asked = tokio::task::spawn_blocking(move || link::status(link.paths())).await;
+        let found: Found = match asked {
+            Ok(Ok(status)) => Ok(Arc::new(Seen::new(status))),
+            Ok(Err(why)) => Err(why.into()),
+            Err(error) => Err(error.to_string().into()),
+        };
+        if let Ok(seen) = &found {
+            self.history.borrow_mut().sample(&seen.status);
+        }
+        *last = Some((at, found.clone()));
+        self.found.send_replace(Some(found.clone()));
+        found
+    }
+
+    /// Somebody looks at a page or at what it is made of: the history goes on for an hour.
+    pub(crate) fn look(&self) {
+        self.looked.set(Some(Instant::now()));
+        self.wake.notify_one();
+    }
+
+    /// Looks as long as the viewer is kept.
+    pub(crate) fn view(self: &Rc<Self>) -> Viewer {
+        self.viewers.set(self.viewers.get() + 1);
+        self.look();
+        Viewer(Rc::clone(self))
+    }
+
+    /// Told of each status that is asked for.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Found>> {
+        self.found.subscribe()
+    }
+
+    /// The history as JSON.
+    pub(crate) fn history_json(&self) -> String {
+        self.history.borrow().json()
+    }
+
+    /// Asks again and again while somebody looks, and waits for the next one who does.
+    pub(crate) async fn keep_current(self: Rc<Self>) {
+        loop {
+            let pause = match (self.viewers.get(), self.looked.get()) {
+                (1.., _) => MAX_AGE,
+                (0, Some(at)) if at.elapsed() < HISTORY_AFTER_LOOK => SAMPLE_EVERY,
+                _ => {
+                    self.wake.notified().await;
+                    continue;
+                }
+            };
+            self.current().await.ok();
+            // A page that is opened is not to wait for the next sample.
+            let begun = Instant::now();
+            while let Some(left) = pause.checked_sub(begun.elapsed()) {
+                let woken = timeout(left, self.wake.notified()).await.is_ok();
+                if woken && pause > MAX_AGE && self.viewers.get() > 0 {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Somebody who looks.
+pub(crate) struct Viewer(Rc<Statuses>);
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.0.viewers.set(self.0.viewers.get() - 1);
+        self.0.look();
+    }
+}
