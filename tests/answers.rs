@@ -201,34 +201,21 @@ fn without_a_descriptor_clients_are_refused_in_words_and_nothing_spins() {
     limit(&format!("3:{hard}"));
     let waiting =
         UnixStream::connect(site.path("run/control.sock")).expect("a connection in the queue");
-    let (before, since) = (cpu_ms(master), Instant::now());
+    let (before, since) = (proc::cpu(master), Instant::now());
     site.await_log("no descriptor is left for clients", 10);
     support::until("two seconds", 10, || {
         (since.elapsed() > Duration::from_secs(2)).then_some(())
     });
-    let spent = cpu_ms(master) - before;
+    let spent = proc::cpu(master) - before;
     assert!(
-        spent < 300,
-        "{spent} ms of CPU within {:?}",
+        spent < Duration::from_millis(300),
+        "{spent:?} of CPU within {:?}",
         since.elapsed()
     );
     limit(&format!("{hard}:{hard}"));
     site.await_ready();
     site.await_log("there are descriptors for clients", 10);
     drop(waiting);
-}
-
-/// CPU time of a process, in milliseconds (proc(5): ticks of 10 ms).
-fn cpu_ms(pid: i32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
-    let after = &stat[stat.rfind(')').expect("a name") + 1..];
-    let ticks: Vec<u64> = after
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse().expect("ticks"))
-        .collect();
-    ticks.iter().sum::<u64>() * 10
 }
 
 /// Signals that mean nothing to a master are told and passed over; PWR and XCPU stop it as TERM does.

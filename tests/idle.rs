@@ -2,14 +2,33 @@
 
 mod support;
 
+use nix::unistd::geteuid;
+use std::process::Command;
 use std::time::Duration;
 use support::{Site, alone, pool, proc, spaced, until};
+
+/// Starts the master, for root in a network namespace of its own: a command that finds no master asks every one of its
+/// namespace, and other tests run such commands.
+fn run_out_of_reach(site: &mut Site) {
+    let run = site.run_command();
+    if !geteuid().is_root() {
+        return site.spawn(run);
+    }
+    let mut command = Command::new("unshare");
+    let script = "ip link set lo up && exec \"$@\"";
+    command
+        .args(["--net", "sh", "-c", script, "sh"])
+        .arg(run.get_program())
+        .args(run.get_args());
+    site.search(&mut command);
+    site.spawn(command);
+}
 
 /// 0 context switches of all its threads within 20 s: workers and tasks, with and without sockets, some notifying.
 #[test]
 fn an_idle_master_does_not_wake_up() {
     let _alone = alone();
-    let site = Site::up(
+    let mut site = Site::new(
         r#"
 [pool.web]
 command = ["@WORKER@", "http"]
@@ -24,6 +43,8 @@ ready = "notify"
 address = "127.0.0.1:@PORT@"
 "#,
     );
+    run_out_of_reach(&mut site);
+    site.await_ready();
     let both = [site.guardian(), site.pid()];
     // First it comes to rest: work that is left after the last request takes at most `stable_after`.
     let still = |seconds: u64| {
@@ -56,7 +77,7 @@ ready = { command = ["false"] }
 restart = { policy = "never" }
 "#,
     );
-    site.run();
+    run_out_of_reach(&mut site);
     site.await_status("all have ended", 20, |status| {
         pool(status, "probed")["state"] == "failed"
     });

@@ -41,9 +41,7 @@ fn only(site: &Site, name: &str) -> i32 {
 
 /// Seconds of processor time that the master has used.
 fn cpu(site: &Site) -> f64 {
-    let fields = proc::stat(site.pid()).expect("a master");
-    let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
-    (ticks(11) + ticks(12)) / 100.0
+    proc::cpu(site.pid()).as_secs_f64()
 }
 
 /// The same of its main thread alone.

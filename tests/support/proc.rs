@@ -6,6 +6,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// All pids.
 pub fn all() -> Vec<i32> {
@@ -167,7 +168,15 @@ pub fn descriptors(pid: i32) -> BTreeMap<i32, String> {
         .collect()
 }
 
-/// How often each thread of a process has run and stopped running: by thread id.
+/// Processor time that a process has used (proc(5): ticks of 10 ms).
+pub fn cpu(pid: i32) -> Duration {
+    let fields = stat(pid).expect("a process");
+    let ticks = |at: usize| fields[at].parse::<u64>().expect("ticks");
+    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+}
+
+/// How often each thread of a process has gone to sleep: by thread id. Not how often the kernel took the processor from
+/// it, which is the other processes' doing.
 pub fn switches(pid: i32) -> BTreeMap<i32, u64> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return BTreeMap::new();
@@ -176,18 +185,13 @@ pub fn switches(pid: i32) -> BTreeMap<i32, u64> {
         .flatten()
         .filter_map(|entry| {
             let text = fs::read_to_string(entry.path().join("status")).ok()?;
-            let of = |name: &str| {
-                text.lines()
-                    .find(|line| line.starts_with(name))?
-                    .split_whitespace()
-                    .nth(1)?
-                    .parse()
-                    .ok()
-            };
-            let sum: u64 = of("voluntary_ctxt_switches:")
-                .zip(of("nonvoluntary_ctxt_switches:"))
-                .map(|(a, b): (u64, u64)| a + b)?;
-            Some((entry.file_name().to_str()?.parse().ok()?, sum))
+            let count = text
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                count.trim().parse().ok()?,
+            ))
         })
         .collect()
 }
