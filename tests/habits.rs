@@ -157,21 +157,6 @@ fn every_habit_has_its_answer() {
     site.assert_empty();
 }
 
-/// Verbs that a later version has say so, until it has them.
-#[test]
-fn verbs_of_later_versions_are_answered() {
-    let site = Site::new(POOLS);
-    for verb in ["metrics", "serve", "top"] {
-        if typed(&site, &format!("{verb} --help")).code == 0 {
-            continue;
-        }
-        let run = typed(&site, verb);
-        assert_eq!(run.code, 78, "{verb}: {run:?}");
-        assert!(run.err.starts_with("rotad: not supported yet: "), "{run:?}");
-        assert_eq!(run.err.lines().count(), 1, "{run:?}");
-    }
-}
-
 /// With a master: aliases do what they say, and nothing that is only spelled alike, or means something else, harms.
 #[test]
 fn aliases_work_and_nothing_is_harmed() {

@@ -132,6 +132,15 @@ fn the_words_and_keys_of_other_tools_are_made_from_the_code() {
 }
 
 #[test]
+fn the_table_of_metrics_is_made_from_the_code() {
+    made(
+        "docs/metrics.md",
+        "metrics",
+        &rotad::observe::metrics::markdown(),
+    );
+}
+
+#[test]
 fn the_page_has_every_verb_and_flag_and_is_sound() {
     let man = run(&["man"]);
     assert_eq!((man.code, man.err.as_str()), (0, ""));

@@ -202,6 +202,14 @@ pub(super) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Print the numbers for Prometheus
+    ///
+    /// One page of OpenMetrics: pools, workers, rolls, listening sockets, logs. `rotad serve` serves the same over HTTP.
+    Metrics {
+        /// The format: OpenMetrics 1.0, or `text`, the text format 0.0.4 of Prometheus
+        #[arg(long, value_name = "FORMAT", default_value = "openmetrics", value_parser = ["openmetrics", "text"])]
+        format: String,
+    },
     /// Run a self-contained demo, with commands to try
     Demo {
         /// Put load on it, roll three times, print how many requests were lost, and exit

@@ -549,9 +549,6 @@ const HABITS: &[Habit] = &[
     ),
 ];
 
-/// Verbs that a later version has, and what serves until then.
-const LATER: &[(&str, &str)] = &[("metrics", "`rotad status --json` has the numbers")];
-
 /// An option of other tools, on a verb of ours (empty: on any).
 struct Flag {
     verb: &'static str,
@@ -842,10 +839,6 @@ pub(super) fn answer(typed: &Typed) -> Option<(ExitCode, String)> {
     let verbs = Args::command();
     if let Some(command) = verbs.find_subcommand(verb) {
         return for_verb(typed, command).and_then(usage);
-    }
-    if let Some((_, instead)) = LATER.iter().find(|(later, _)| *later == verb) {
-        let text = format!("not supported yet: `rotad {verb}`; {instead}");
-        return Some((ExitCode::CONFIG, text));
     }
     if let Some(habit) = find(typed) {
         let of = habit.of;
@@ -1141,7 +1134,7 @@ mod tests {
             .iter()
             .map(|habit| habit.say)
             .chain(FLAGS.iter().map(|flag| flag.say));
-        for say in says.chain(LATER.iter().map(|(_, say)| *say)) {
+        for say in says {
             assert!(!say.contains('\n'), "{say}");
             for pools in ["", "web", "web api"] {
                 let words = format!("rotad x {pools}");
@@ -1209,19 +1202,6 @@ mod tests {
                 text.contains(&format!("did you mean `{verb}`?")),
                 "{line}: {text}"
             );
-        }
-    }
-
-    #[test]
-    fn verbs_of_later_versions_are_not_supported_yet() {
-        let verbs = Args::command();
-        for (verb, _) in LATER {
-            if verbs.find_subcommand(verb).is_some() {
-                continue;
-            }
-            let (code, text) = said(verb).expect(verb);
-            assert_eq!(code, ExitCode::CONFIG, "{verb}");
-            assert!(text.starts_with("not supported yet: "), "{text}");
         }
     }
 }

@@ -16,6 +16,7 @@ mod live;
 mod log_files;
 mod logs;
 mod man;
+pub mod metrics;
 mod notify;
 mod overview;
 mod pools;
@@ -197,6 +198,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
             },
         ),
         Verb::Events { follow, json } => events::events(config.as_deref(), follow, json),
+        Verb::Metrics { format } => metrics::metrics(config.as_deref(), &format),
         Verb::Init { full, command } => init::init(config.as_deref(), full, &command),
         Verb::Import(args) => import::import(config.as_deref(), &args),
         Verb::Serve(_) | Verb::Top(_) => console::execute(),

@@ -11,13 +11,19 @@ const GROUPS: [(&str, &[&str]); 5] = [
         &["run", "start", "stop", "scale", "signal", "upgrade"],
     ),
     ("Deploy", &["reload", "roll", "rollback", "cancel"]),
-    ("Look", &["status", "logs", "events", "top", "serve"]),
+    (
+        "Look",
+        &["status", "logs", "events", "metrics", "top", "serve"],
+    ),
     (
         "Configure",
         &["init", "import", "check", "doctor", "schema"],
     ),
     ("Help", &["demo", "completions", "man"]),
 ];
+
+/// A verb that stands in the line of another one: there are more than lines.
+const BESIDE: (&str, &str) = ("completions", "man");
 
 /// Lines that are read, not scanned, are not made longer.
 const MAX_WIDTH: usize = 100;
@@ -54,12 +60,18 @@ fn render(long: bool, colour: bool, width: usize) -> String {
         bold("Usage:")
     );
     for (group, verbs) in GROUPS {
-        for (at, name) in verbs.iter().enumerate() {
-            let summary = command
-                .find_subcommand(name)
-                .and_then(|verb| verb.get_about())
-                .map(ToString::to_string)
-                .unwrap_or_default();
+        let summary_of = |name: &str| {
+            let verb = command.find_subcommand(name);
+            let about = verb.and_then(|verb| verb.get_about());
+            about.map(ToString::to_string).unwrap_or_default()
+        };
+        let lines = verbs.iter().filter(|name| **name != BESIDE.1);
+        for (at, name) in lines.enumerate() {
+            let mut summary = summary_of(name);
+            if *name == BESIDE.0 {
+                let other = summary_of(BESIDE.1).to_lowercase();
+                summary += &format!(" (`{}`: {other})", BESIDE.1);
+            }
             let group = if at == 0 { group } else { "" };
             out += &format!("{}{name:<13}{summary}\n", bold(&format!("{group:<11}")));
         }

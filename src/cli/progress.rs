@@ -51,6 +51,7 @@ impl Progress {
                 )
             }
             Response::Status(_)
+            | Response::Metrics(_)
             | Response::InProgress(_)
             | Response::Event(_)
             | Response::LogFrom(_)

@@ -167,6 +167,7 @@ fn waited_for(method: &Method) -> Option<Vec<String>> {
         Method::Replace { pool, .. } | Method::Scale { pool, .. } => Some(vec![pool.clone()]),
         Method::Where
         | Method::Status
+        | Method::Metrics
         | Method::InProgress { .. }
         | Method::Upgrade { .. }
         | Method::Signal { .. }

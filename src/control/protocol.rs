@@ -2,6 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use crate::observe::events::Event;
+use crate::observe::metrics::Metrics;
 use crate::observe::status::{SlotState, Status};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ pub enum Method {
     Where,
     /// Return the status.
     Status,
+    /// Return the numbers for monitoring.
+    Metrics,
     /// Return what is under way: what a command that waits shows on a terminal.
     InProgress {
         /// The pools; if empty, all.
@@ -301,7 +304,7 @@ pub struct Death {
     pub line: Option<String>,
 }
 
-/// A response line. `Done`, `Status` or `InProgress` is the last one. After `Done` for a stop, the connection stays open until the
+/// A response line. `Done`, `Status`, `Metrics` or `InProgress` is the last one. After `Done` for a stop, the connection stays open until the
 /// master is gone: its end proves the exit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -330,6 +333,8 @@ pub enum Response {
     },
     /// The status.
     Status(Box<Status>),
+    /// The numbers for monitoring; the last response, as `Status` is.
+    Metrics(Box<Metrics>),
     /// What is under way; the last response, as `Status` is.
     InProgress(Box<InProgress>),
     /// An event.

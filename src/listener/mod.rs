@@ -282,6 +282,14 @@ impl Listener {
             .flatten()
     }
 
+    /// How many connections the kernel has dropped, above all since the queue was full; None for a unix socket, whose clients
+    /// wait or are refused.
+    pub fn drops(&self) -> Option<u32> {
+        matches!(self.bound, Address::Tcp(_))
+            .then(|| socket::drops(&self.fd).ok())
+            .flatten()
+    }
+
     /// Whether the socket was shut down (shutdown(2)): then clients of all workers are refused.
     pub fn is_shut(&self) -> bool {
         socket::is_hung_up(&self.fd)

@@ -7,6 +7,7 @@
 //! `tail` and `ring` keep recent lines for the status, for events and for `rotad logs`, `recent_memory` those of `ring` for
 //! the next master.
 
+mod counts;
 mod format;
 mod journald;
 mod open;
@@ -22,6 +23,7 @@ pub mod tracing_setup;
 mod write_record;
 mod writer;
 
+pub use counts::OutputCount;
 pub use output::{LeftOutput, LogTarget, SavedLeftOutput, SavedOutput, WorkerOutput, WorkerStdio};
 pub use pipe_peek::Stream;
 pub use ring::{Filter, FollowFrom, Follower, LogLine};
@@ -35,6 +37,7 @@ use crate::event_loop::progress::Progress;
 use crate::event_loop::waker::Waker;
 use crate::plan::{FileAccess, LogPlan};
 use crate::sys::thread;
+use counts::OutputCounts;
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 use pipe_peek::{OutputSource, Pipe, PipePeek};
 use ring::RecentLines;
@@ -81,6 +84,8 @@ pub struct LogWriter {
     progress: Arc<AtomicU64>,
     /// Whether the thread is at work, or waits for some.
     work: Progress<()>,
+    /// What was written and lost of each pool.
+    counts: OutputCounts,
     /// For reading the unread end of a worker's output from the main thread.
     pipe_peek: Arc<Mutex<PipePeek>>,
 }
@@ -102,6 +107,7 @@ impl LogWriter {
             recent: record.recent().clone(),
             progress: Arc::default(),
             work: Progress::new(clock.clone()),
+            counts: OutputCounts::default(),
             pipe_peek: Arc::new(Mutex::new(PipePeek::new()?)),
         };
         let writer_thread =
@@ -113,6 +119,21 @@ impl LogWriter {
     /// How long the thread has been at its current piece of work: a write to a hanging disk does not return.
     pub fn busy_for(&self, now: Time) -> Span {
         self.work.since().map_or(Span::ZERO, |since| now - since)
+    }
+
+    /// How much of the output of each pool was written and lost.
+    pub fn counts(&self) -> Vec<OutputCount> {
+        self.counts.all()
+    }
+
+    /// Goes on counting where a dead master has stopped. To be called before its pipes are adopted.
+    pub fn go_on_counting(&self, from: &[OutputCount]) {
+        self.counts.go_on(from);
+    }
+
+    /// Forgets what was counted of a pool that is gone. Output that is still read is not counted any more.
+    pub fn forget_counts(&self, pool: &str) {
+        self.counts.forget(pool);
     }
 
     fn send(&self, command: Command) {

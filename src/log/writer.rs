@@ -2,6 +2,7 @@
 //! moment between two reads: a wake-up for each line costs five times as much as the writing (measured; so does
 //! consuming lines one by one).
 
+use super::counts::{Counts, OutputCounts};
 use super::output::LogTarget;
 use super::pipe_peek::{MAX_CAPACITY, Pipe, PipePeek, Seen};
 use super::sink::SinkState;
@@ -59,6 +60,7 @@ struct PipeReader {
     finished: bool,
     /// It holds something that the sink did not accept.
     has_backlog: bool,
+    counts: Arc<Counts>,
 }
 
 /// The state of the thread.
@@ -80,6 +82,7 @@ pub(super) struct WriterThread {
     buf: Vec<u8>,
     drains: Vec<Sender<()>>,
     retry_at: Option<Time>,
+    counts: OutputCounts,
 }
 
 impl WriterThread {
@@ -121,6 +124,7 @@ impl WriterThread {
             buf: vec![0; MAX_CAPACITY],
             drains: Vec::new(),
             retry_at: None,
+            counts: handle.counts.clone(),
         })
     }
 
@@ -237,6 +241,7 @@ impl WriterThread {
             return;
         }
         self.sinks.open(&target);
+        let counts = self.counts.of(&pipe.source.pool);
         let capacity = pipe.capacity();
         let finished = pipe.source.has_ended();
         let reader = PipeReader {
@@ -246,6 +251,7 @@ impl WriterThread {
             grown: capacity >= MAX_CAPACITY,
             finished,
             has_backlog: false,
+            counts,
         };
         self.readers.insert(id, reader);
         self.pending.insert(id);
@@ -315,6 +321,7 @@ impl WriterThread {
             .sinks
             .write(&reader.target, &reader.pipe, &text[..lines]);
         reader.has_backlog = taken < lines;
+        let mut lost = 0;
         if reader.has_backlog {
             if full
                 && self.sinks.blocked(&reader.target) == Some(SinkState::Failing)
@@ -325,6 +332,8 @@ impl WriterThread {
                 let end = text[quarter..lines].iter().position(|byte| *byte == b'\n');
                 let given_up = end.map_or(lines, |end| quarter + end + 1);
                 self.sinks.drop_bytes(&reader.target, given_up - taken);
+                reader.counts.lost(given_up - taken);
+                lost = given_up - taken;
                 taken = given_up;
                 reader.has_backlog = taken < lines;
             }
@@ -337,6 +346,7 @@ impl WriterThread {
             self.sinks.record.consume(pipe, text, &self.pipe_peek);
             tail.push(text);
             drop(tail);
+            reader.counts.written(taken - lost);
             self.progress.fetch_add(taken as u64, Ordering::Relaxed);
             if taken >= BUSY_BYTES || !whole || finished || full {
                 self.pending.insert(id);

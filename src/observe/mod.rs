@@ -4,6 +4,7 @@
 pub mod clip;
 pub mod counted;
 pub mod events;
+pub mod metrics;
 pub mod print;
 pub mod sanitize;
 pub mod status;

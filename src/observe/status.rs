@@ -261,11 +261,11 @@ pub struct LastExit {
     pub asked: bool,
 }
 
-fn pool_state_name<S: Serializer>(state: &PoolState, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn pool_state_name<S: Serializer>(state: &PoolState, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(state.name())
 }
 
-fn pool_state<'de, D: Deserializer<'de>>(from: D) -> Result<PoolState, D::Error> {
+pub(super) fn pool_state<'de, D: Deserializer<'de>>(from: D) -> Result<PoolState, D::Error> {
     by_name(from, &PoolState::ALL, |state| state.name())
 }
 

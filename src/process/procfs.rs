@@ -355,6 +355,24 @@ pub fn pages(count: u64) -> u64 {
     count.saturating_mul(page.unwrap_or(4096))
 }
 
+/// When this machine was booted, in seconds since 1970 (proc_stat(5), btime).
+pub fn boot_time() -> Option<u64> {
+    let text = read("/proc/stat").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("btime "))?;
+    line.trim().parse().ok()
+}
+
+/// How many descriptors a process has open. None: not ours to read.
+pub fn open_fds(pid: i32) -> Option<u64> {
+    let dir = format!("/proc/{pid}/fd");
+    // Linux 6.2 and later tell the number as the size of the directory, to its owner alone.
+    let entries = std::fs::read_dir(&dir).ok()?;
+    match std::fs::metadata(&dir).ok()?.len() {
+        0 => Some(entries.flatten().count() as u64),
+        count => Some(count),
+    }
+}
+
 /// Identifies this boot: start times of another boot mean nothing.
 pub fn boot_id() -> String {
     read("/proc/sys/kernel/random/boot_id")

@@ -5,6 +5,7 @@ use crate::event_loop::clock::Deadline;
 use crate::process::cgroup;
 use crate::process::procfs::{self, Stat};
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +23,15 @@ pub struct Root {
     pub pid: i32,
     /// The directory of the worker's cgroup.
     pub cgroup: Option<PathBuf>,
+}
+
+/// How much is read of each worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Memory and processor time.
+    Usage,
+    /// Start and open descriptors, too.
+    All,
 }
 
 /// Resources of one or more processes.
@@ -46,6 +56,10 @@ pub struct TreeUsage {
 /// Resources of a worker.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WorkerUsage {
+    /// When its first process began, in seconds since 1970; of [`Detail::All`] alone.
+    pub start_time_s: Option<f64>,
+    /// Open descriptors of its first process; of [`Detail::All`] alone. None: not ours to read.
+    pub open_fds: Option<u64>,
     /// Of its first process, without children.
     pub main: Usage,
     /// Of that process, its descendants, and orphans of its session or cgroup. None: it is too large, or reading took too
@@ -55,11 +69,48 @@ pub struct WorkerUsage {
 
 /// The resources of those workers whose first processes are still children of this process, or of `parents`, which have
 /// got the workers of dead masters. A pid that was reaped meanwhile may belong to an unrelated process.
-pub fn of_workers(roots: &[Root], parents: &[i32]) -> Vec<(i32, WorkerUsage)> {
-    read(roots, parents, Deadline::after(TREES_TIMEOUT))
+pub fn of_workers(roots: &[Root], parents: &[i32], detail: Detail) -> Vec<(i32, WorkerUsage)> {
+    read(roots, parents, detail, Deadline::after(TREES_TIMEOUT))
 }
 
-fn read(roots: &[Root], parents: &[i32], until: Deadline) -> Vec<(i32, WorkerUsage)> {
+/// The resources of this process.
+///
+/// # Errors
+/// EACCES, ENOENT: /proc is not there.
+pub fn of_myself() -> io::Result<WorkerUsage> {
+    let stat = Stat::of(std::process::id().cast_signed())?;
+    Ok(WorkerUsage {
+        start_time_s: Boot::now().map(|boot| boot.at(&stat)),
+        open_fds: procfs::open_fds(stat.pid),
+        main: own(&stat),
+        tree: None,
+    })
+}
+
+/// When this machine was booted.
+struct Boot(f64);
+
+impl Boot {
+    fn now() -> Option<Self> {
+        procfs::boot_time().map(|seconds| Self(seconds as f64))
+    }
+
+    /// When a process began, in seconds since 1970.
+    fn at(&self, stat: &Stat) -> f64 {
+        self.0 + procfs::ticks(stat.start_time).as_secs_f64()
+    }
+}
+
+fn read(
+    roots: &[Root],
+    parents: &[i32],
+    detail: Detail,
+    until: Deadline,
+) -> Vec<(i32, WorkerUsage)> {
+    let boot = match detail {
+        Detail::Usage => None,
+        Detail::All => Boot::now(),
+    };
     let me = std::process::id().cast_signed();
     let parents: Vec<i32> = parents.iter().copied().chain([me]).collect();
     let living = roots
@@ -73,6 +124,11 @@ fn read(roots: &[Root], parents: &[i32], until: Deadline) -> Vec<(i32, WorkerUsa
     let of_root = |(root, stat): &(&Root, Stat)| {
         let orphans = orphans.remove(&root.pid).unwrap_or_default();
         let usage = WorkerUsage {
+            start_time_s: boot.as_ref().map(|boot| boot.at(stat)),
+            open_fds: match detail {
+                Detail::Usage => None,
+                Detail::All => procfs::open_fds(root.pid),
+            },
             main: own(stat),
             tree: tree(stat, orphans, &children, until),
         };
@@ -230,7 +286,7 @@ mod tests {
         let root = [shell.root()];
         let until = Deadline::after(Duration::from_secs(20));
         let (main, tree) = loop {
-            let found = of_workers(&root, &[]);
+            let found = of_workers(&root, &[], Detail::All);
             let usage = found[0].1;
             match usage.tree {
                 // Between its fork and its exec the child may have no memory of its own.
@@ -241,9 +297,28 @@ mod tests {
             }
         };
         assert!(main.rss_bytes > 0 && tree.sum.cpu_s >= main.cpu_s);
-        let late = read(&root, &[], Deadline::after(Duration::ZERO));
+        let late = read(&root, &[], Detail::Usage, Deadline::after(Duration::ZERO));
         assert_eq!(late[0].1.tree, None, "the first processes are read anyway");
         assert!(late[0].1.main.rss_bytes > 0);
+        assert_eq!((late[0].1.open_fds, late[0].1.start_time_s), (None, None));
+    }
+
+    #[test]
+    fn start_and_descriptors_are_those_of_the_process() {
+        let before = open_now();
+        let held = std::fs::File::open("/proc/self/stat").unwrap();
+        let mine = of_myself().unwrap();
+        // Other tests of this process open and close some meanwhile.
+        assert!(mine.open_fds.is_some_and(|fds| fds.abs_diff(before) < 100));
+        drop(held);
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        let age = now.as_secs_f64() - mine.start_time_s.unwrap();
+        // The boot time is known in whole seconds.
+        assert!((-2.0..600.0).contains(&age), "{age}");
+    }
+
+    fn open_now() -> u64 {
+        std::fs::read_dir("/proc/self/fd").unwrap().count() as u64
     }
 
     #[test]
@@ -252,6 +327,6 @@ mod tests {
             pid: std::process::id().cast_signed(),
             cgroup: None,
         };
-        assert_eq!(of_workers(&[me], &[]), []);
+        assert_eq!(of_workers(&[me], &[], Detail::All), []);
     }
 }

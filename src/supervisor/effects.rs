@@ -50,9 +50,7 @@ impl Supervisor {
                 self.step_done();
             }
             if !notices.is_empty() {
-                for notice in notices {
-                    self.report(notice);
-                }
+                self.report_all(notices);
                 self.step_done();
             }
             for command in then {

@@ -1,5 +1,6 @@
 //! How an event is made. The parts make events and return them as actions; `event_log.rs` emits them.
 
+use super::counters::Count;
 use crate::observe::events::{Event, EventKind};
 use rotad_core::{Generation, PoolId, Slot, WorkerId};
 use tracing::Level;
@@ -23,6 +24,7 @@ pub(super) struct EventBuilder {
     pub(super) worker: Option<WorkerId>,
     generation: Option<Generation>,
     cause: Option<&'static str>,
+    pub(super) count: Option<Count>,
     text: String,
 }
 
@@ -36,6 +38,7 @@ impl EventBuilder {
             worker: None,
             generation: None,
             cause: None,
+            count: None,
             text: text.into(),
         }
     }
@@ -65,6 +68,14 @@ impl EventBuilder {
     pub(super) fn cause(self, cause: &'static str) -> Self {
         Self {
             cause: Some(cause),
+            ..self
+        }
+    }
+
+    /// Sets what the event counts as, in its pool.
+    pub(super) fn counts(self, count: Count) -> Self {
+        Self {
+            count: Some(count),
             ..self
         }
     }

@@ -59,13 +59,16 @@ impl EventLog {
 }
 
 impl Supervisor {
-    /// Emits an event to the log and the ring.
+    /// Emits an event to the log and the ring, and counts it.
     pub(super) fn emit(&mut self, builder: EventBuilder) {
         let worker = builder.worker;
         let label = worker.map(|worker| self.workers.label(worker));
         let tag = worker.map(|worker| self.workers.tag(worker));
         let label = label.unwrap_or_default();
         let pool = builder.pool.or(label.pool);
+        if let (Some(pool), Some(count)) = (pool, builder.count) {
+            self.counters.add(pool, count);
+        }
         let pool = pool.map(|pool| self.pools.name(pool).to_owned());
         let (level, event) = builder.build(pool, label, tag);
         self.event_log.record(level, event);

@@ -12,6 +12,7 @@
 mod action;
 mod bug;
 mod clients;
+mod counters;
 mod daily_recycling;
 mod deploys;
 mod effects;
@@ -65,6 +66,7 @@ use crate::sys::title;
 use action::Action;
 use clients::Clients;
 use clients::tickets::Owner;
+use counters::Counters;
 use crossbeam_channel::Receiver;
 use engine_queue::EngineQueue;
 use event_builder::EventBuilder;
@@ -106,6 +108,7 @@ struct Supervisor {
     reload: Reload,
     clients: Clients,
     event_log: event_log::EventLog,
+    counters: Counters,
     log: Log,
     runtime: Runtime,
     service_manager: ServiceManager,

@@ -7,6 +7,7 @@
 use super::Supervisor;
 use super::clients::launch::SavedStart;
 use super::clients::tickets::Tickets;
+use super::counters::SavedCounters;
 use super::listening::SavedListening;
 use super::pool_registry::SavedPools;
 use super::reload::ReloadRequest;
@@ -35,7 +36,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// One record. Of all but inputs, events, workers, left outputs, paths and single exit reports, a later one takes the place of an earlier one of its kind.
+/// One record. Of all but inputs, events, workers, left outputs, paths, counters and single exit reports, a later one takes the place of an earlier one of its kind.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Record<'a> {
     /// What stays as it is.
@@ -80,10 +81,12 @@ pub(super) enum Record<'a> {
     Event(SavedEvent<'a>),
     /// What watched files were when they were acted on last.
     Watched(Cow<'a, [SeenFiles]>),
+    /// What is counted, as far as it has changed.
+    Counters(SavedCounters),
 }
 
 /// The kinds of records, as they are written. Versions that replace each other pass over those that they do not know.
-pub(super) const RECORD_KINDS: [&str; 21] = [
+pub(super) const RECORD_KINDS: [&str; 22] = [
     "Master",
     "Engine",
     "Input",
@@ -105,6 +108,7 @@ pub(super) const RECORD_KINDS: [&str; 21] = [
     "Signals",
     "Event",
     "Watched",
+    "Counters",
 ];
 
 /// What stays as it is over the life of a master and those after it.
@@ -328,6 +332,10 @@ impl Supervisor {
         if self.taken_signals.take_change() {
             store.append(&Record::Signals(Cow::Borrowed(&*self.taken_signals)));
         }
+        if self.counters.has_changed() {
+            self.counters.note_output(self.log.writer.counts());
+            store.append(&Record::Counters(self.counters.take_changes()));
+        }
         if *event != self.event_log.last() {
             for new in self.event_log.after(*event) {
                 store.append(&Record::Event(new.saved()));
@@ -366,6 +374,9 @@ impl Supervisor {
         store.append(&Record::Signals(Cow::Borrowed(&*self.taken_signals)));
         let seen = self.reload.file_watch.seen();
         store.append(&Record::Watched(Cow::Borrowed(seen)));
+        self.counters.note_output(self.log.writer.counts());
+        self.counters.take_changes();
+        store.append(&Record::Counters(self.counters.saved()));
         for event in self.event_log.after(0) {
             store.append(&Record::Event(event.saved()));
         }

@@ -16,6 +16,7 @@ pub mod reaper;
 pub mod resident_pages;
 pub mod shared_memory;
 pub mod signal;
+pub mod sock_diag;
 pub mod socket;
 pub mod terminal;
 pub mod thread;

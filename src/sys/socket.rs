@@ -1,4 +1,4 @@
-//! listen(2) with any backlog, and the state of a listening socket (poll(2); tcp(7), TCP_INFO).
+//! listen(2) with any backlog, and the state of a listening socket (poll(2); tcp(7), TCP_INFO; socket(7), SO_MEMINFO).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -51,6 +51,35 @@ pub fn queue(socket: impl AsFd) -> io::Result<Queue> {
         waiting: info.tcpi_unacked,
         backlog: info.tcpi_sacked,
     })
+}
+
+/// How many packets the kernel has dropped at a socket (socket(7), SO_MEMINFO: SK_MEMINFO_DROPS): of a listening TCP socket
+/// those that would have become connections, above all since its accept queue was full.
+///
+/// # Errors
+/// ENOPROTOOPT: Linux before 4.12.
+pub fn drops(socket: impl AsFd) -> io::Result<u32> {
+    /// The place of the number (include/uapi/linux/sock_diag.h).
+    const DROPS: usize = 8;
+    let mut numbers = [0_u32; DROPS + 1];
+    let mut size = size_of_val(&numbers) as nix::libc::socklen_t;
+    // SAFETY: numbers and size live through the call, and the kernel writes at most `size` bytes.
+    let done = unsafe {
+        nix::libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            nix::libc::SOL_SOCKET,
+            nix::libc::SO_MEMINFO,
+            numbers.as_mut_ptr().cast(),
+            &mut size,
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if (size as usize) < size_of_val(&numbers) {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+    }
+    Ok(numbers[DROPS])
 }
 
 /// Whether a socket was shut down for reading or for both directions (POLLRDHUP, POLLHUP): then a listening socket refuses

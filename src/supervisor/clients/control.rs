@@ -88,6 +88,7 @@ impl Supervisor {
             // Handled in `on_request`.
             Method::Where => {}
             Method::Status => self.status_requested(client),
+            Method::Metrics => self.metrics_requested(client),
             Method::InProgress { pools } => self.answer_in_progress(client, pools),
             Method::Stop { pools, now } if pools.is_empty() => {
                 let text = format!(

@@ -1,5 +1,5 @@
 //! The answer to `rotad status`: from the engine's view and the process table, which the main thread has, and from
-//! /proc/PID of each worker's processes, which a blocking job reads. A status waits for that job until [`USAGE_TIMEOUT`].
+//! /proc/PID of each worker's processes, which a blocking job reads. A status waits for that job for a second (`pending.rs`).
 
 use crate::control::protocol::Response;
 use crate::guardian::{Death, MasterDeaths};
@@ -12,6 +12,7 @@ use crate::plan::{Kind, Plan};
 use crate::process::usage::{Root, TreeUsage, WorkerUsage};
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::reason;
+use crate::supervisor::clients::pending::Wanted;
 use crate::supervisor::deploys::Deploy;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::pool_registry::PoolRegistry;
@@ -19,79 +20,17 @@ use crate::supervisor::workers::Workers;
 use crate::supervisor::workers::exit_report::last_exit;
 use crate::supervisor::workers::process_table::WorkerProcess;
 use rotad_core::{
-    EmptySlot, EmptyState, PoolId, PoolState, PoolView, RollState, Span, Time, View, WorkerState,
+    EmptySlot, EmptyState, PoolId, PoolState, PoolView, RollState, Time, View, WorkerState,
     WorkerView,
 };
-use std::collections::{BTreeMap, HashMap};
-
-/// How long a status waits for the memory and CPU time of workers. Then it is answered without them.
-const USAGE_TIMEOUT: Span = Span::from_secs(1);
-
-/// Jobs that have not come back in time. With this many, no further ones are started.
-const MAX_HUNG: usize = 8;
-
-/// Statuses that wait for the memory and CPU time of workers, by client.
-#[derive(Debug, Default)]
-pub(crate) struct PendingStatuses {
-    waiting: BTreeMap<u64, Time>,
-    /// Jobs that have not come back.
-    jobs: usize,
-}
-
-impl PendingStatuses {
-    /// When the next status is answered at the latest.
-    pub(crate) fn deadline(&self) -> Option<Time> {
-        self.waiting.values().copied().min()
-    }
-
-    /// Jobs that have not come back in time.
-    fn hung(&self) -> usize {
-        self.jobs - self.waiting.len().min(self.jobs)
-    }
-
-    /// The client waits for a job.
-    fn wait(&mut self, client: u64, now: Time) {
-        self.jobs += 1;
-        self.waiting.insert(client, now + USAGE_TIMEOUT);
-    }
-
-    /// The job of a client has come back. Returns whether the client still waits.
-    fn job_ended(&mut self, client: u64) -> bool {
-        self.jobs = self.jobs.saturating_sub(1);
-        self.waiting.remove(&client).is_some()
-    }
-
-    /// Takes the clients that have waited until this time; None: all.
-    fn overdue(&mut self, until: Option<Time>) -> Vec<u64> {
-        let waiting = self.waiting.iter();
-        let overdue: Vec<u64> = waiting
-            .filter(|(_, at)| until.is_none_or(|until| **at <= until))
-            .map(|(client, _)| *client)
-            .collect();
-        overdue.iter().for_each(|client| self.forget(*client));
-        overdue
-    }
-
-    /// The client is gone.
-    pub(crate) fn forget(&mut self, client: u64) {
-        self.waiting.remove(&client);
-    }
-}
+use std::collections::HashMap;
 
 impl Supervisor {
     /// Answers a status request, once the memory and CPU time of workers are known.
     pub(crate) fn status_requested(&mut self, client: u64) {
-        let root = |process: &WorkerProcess| {
-            let cgroup = process.tree.as_ref().and_then(|tree| tree.cgroup.as_ref());
-            Some(Root {
-                pid: process.pid()?,
-                cgroup: cgroup.map(|cgroup| cgroup.dir().to_owned()),
-            })
-        };
-        let processes = self.workers.processes.iter();
-        let roots: Vec<Root> = processes.filter_map(|(_, process)| root(process)).collect();
+        let roots = self.roots();
         if roots.is_empty()
-            || self.clients.statuses.hung() >= MAX_HUNG
+            || self.clients.statuses.is_full()
             || self
                 .reload
                 .blocking
@@ -100,26 +39,32 @@ impl Supervisor {
         {
             return self.answer_status(client, &HashMap::new());
         }
-        self.clients.statuses.wait(client, self.clock.now());
+        self.clients
+            .statuses
+            .wait(client, Wanted::Status, self.clock.now());
     }
 
-    /// The memory and CPU time of workers, by pid, for the status of this client.
-    pub(crate) fn on_usage(&mut self, client: u64, found: Vec<(i32, WorkerUsage)>) {
-        if self.clients.statuses.job_ended(client) {
-            self.answer_status(client, &found.into_iter().collect());
-        }
+    /// The first processes of all workers.
+    pub(super) fn roots(&self) -> Vec<Root> {
+        let root = |process: &WorkerProcess| {
+            let cgroup = process.tree.as_ref().and_then(|tree| tree.cgroup.as_ref());
+            Some(Root {
+                pid: process.pid()?,
+                cgroup: cgroup.map(|cgroup| cgroup.dir().to_owned()),
+            })
+        };
+        let processes = self.workers.processes.iter();
+        processes.filter_map(|(_, process)| root(process)).collect()
     }
 
-    /// Answers statuses that have waited long enough; all of them when the master exits.
-    pub(crate) fn answer_overdue_statuses(&mut self, exiting: bool) {
-        let until = (!exiting).then(|| self.clock.now());
-        for client in self.clients.statuses.overdue(until) {
-            self.answer_status(client, &HashMap::new());
-        }
+    /// The state of a pool and how many of its workers serve, as the status shows them.
+    pub(super) fn shown_state(&self, id: PoolId, pool: &PoolView) -> (PoolState, u32) {
+        let (state, _, all) = shown_state(&self.pools, &self.listening, id, pool);
+        (state, if all { 0 } else { pool.ready })
     }
 
     /// What is so now, not when the client asked.
-    fn answer_status(&mut self, client: u64, usage: &HashMap<i32, WorkerUsage>) {
+    pub(super) fn answer_status(&mut self, client: u64, usage: &HashMap<i32, WorkerUsage>) {
         let view = StatusView {
             now: self.clock.now(),
             plan: &self.plan,
@@ -134,6 +79,23 @@ impl Supervisor {
         status.cut_last_lines();
         self.answer(client, &Response::Status(Box::new(status)), true);
     }
+}
+
+/// The state of a pool, with that of its listening sockets; why they do not serve, and whether none of them does.
+fn shown_state(
+    pools: &PoolRegistry,
+    listening: &Listening,
+    id: PoolId,
+    pool: &PoolView,
+) -> (PoolState, Vec<String>, bool) {
+    let listeners = pools.next_spec(id).map(|spec| &spec.listeners[..]);
+    let (unserved, all) = listening.unserved(listeners.unwrap_or_default());
+    let state = if pool.state == PoolState::Ok && !unserved.is_empty() {
+        PoolState::Degraded
+    } else {
+        pool.state
+    };
+    (state, unserved, all)
 }
 
 fn tree_status(tree: TreeUsage) -> TreeStatus {
@@ -235,9 +197,7 @@ impl StatusView<'_> {
             .as_ref()
             .and_then(|f| f.worker)
             .and_then(|w| self.workers.exit_reports.of_worker(w));
-        let listeners = self.pools.next_spec(id).map(|spec| &spec.listeners[..]);
-        let (unserved, all) = self.listening.unserved(listeners.unwrap_or_default());
-        let state = pool.state;
+        let (state, unserved, all) = shown_state(self.pools, self.listening, id, pool);
         let addresses = self.pools.next_spec(id).map(|spec| {
             let bound = spec
                 .listeners
@@ -248,11 +208,7 @@ impl StatusView<'_> {
         Some(PoolStatus {
             name: plan.name.clone(),
             kind: kind_name(plan.kind).to_owned(),
-            state: if state == PoolState::Ok && !unserved.is_empty() {
-                PoolState::Degraded
-            } else {
-                state
-            },
+            state,
             wanted: pool.wanted,
             alive: pool.alive,
             ready: if all { 0 } else { pool.ready },
@@ -387,29 +343,5 @@ pub(crate) fn slot_state(state: WorkerState) -> SlotState {
         WorkerState::Stopping => SlotState::Stopping,
         // What is left of its tree is being killed.
         WorkerState::Killing | WorkerState::KillingTree => SlotState::Killing,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jobs_that_hang_are_counted_until_they_come_back() {
-        let mut statuses = PendingStatuses::default();
-        for client in 0..3 {
-            statuses.wait(client, Time(client));
-        }
-        assert_eq!(
-            (statuses.hung(), statuses.deadline()),
-            (0, Some(Time(1000)))
-        );
-        assert_eq!(statuses.overdue(Some(Time(1001))), [0, 1]);
-        assert_eq!(statuses.hung(), 2);
-        assert!(!statuses.job_ended(0), "it was answered");
-        assert!(statuses.job_ended(2));
-        assert_eq!((statuses.hung(), statuses.deadline()), (1, None));
-        statuses.wait(7, Time(0));
-        assert_eq!(statuses.overdue(None), [7], "the master exits");
     }
 }

@@ -26,6 +26,7 @@ use super::event_builder::EventBuilder;
 use super::report::Report;
 use crate::event_loop::mailbox::Mailbox;
 use crate::observe::events::EventKind;
+use crate::observe::metrics::RecycleCause;
 use crate::plan::{self, PoolPlan, Recycle};
 use crate::probe::accept::AcceptProbe;
 use crate::process::SpawnerConfig;
@@ -249,6 +250,16 @@ impl Health {
             delay,
         };
         self.recycle(now, event)
+    }
+
+    /// Why a worker that serves is being replaced by one of its generation.
+    pub(crate) fn recycle_cause(&self, worker: WorkerId) -> RecycleCause {
+        match self.recycling.requested(worker) {
+            Some(Reason::Age) => RecycleCause::MaxAge,
+            Some(Reason::Memory) => RecycleCause::MaxRss,
+            Some(Reason::Schedule) => RecycleCause::At,
+            None => RecycleCause::Request,
+        }
     }
 
     fn recycle(&mut self, now: Time, event: recycling::Event) -> Vec<Action> {

@@ -107,6 +107,8 @@ pub(crate) enum Action {
     Unhealthy(Unhealthy),
     /// Tell people that a probe has failed, or could not be made.
     Warn(WorkerId, String),
+    /// Tell people that a health check has failed, and count it.
+    Failed(WorkerId, String),
 }
 
 #[derive(Debug)]
@@ -387,7 +389,7 @@ impl Probes {
                     .as_ref()
                     .map(|error| format!("health: {error} ({failed} of {failures})"));
                 actions.push(Action::SetError(worker, error));
-                actions.extend(warning.map(|text| Action::Warn(worker, text)));
+                actions.extend(warning.map(|text| Action::Failed(worker, text)));
             }
         }
     }

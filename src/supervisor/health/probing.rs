@@ -11,6 +11,7 @@ use crate::plan::{Check, Health, Ready};
 use crate::probe::{AbandonedThread, ProbeError, ProbeRequest, ProbeResult, Prober};
 use crate::process::SpawnerConfig;
 use crate::supervisor::action::Action;
+use crate::supervisor::counters::Count;
 use crate::supervisor::event_builder::EventBuilder;
 use rotad_core::{Input, Span, Time, WorkerId};
 
@@ -217,6 +218,11 @@ impl Probing {
                 probes::Action::Warn(worker, text) => {
                     let event = EventBuilder::new(EventKind::ProbeFailed, text);
                     actions.push(Action::Emit(event.worker(worker).warn()));
+                }
+                probes::Action::Failed(worker, text) => {
+                    let event = EventBuilder::new(EventKind::ProbeFailed, text);
+                    let event = event.worker(worker).counts(Count::HealthFailure);
+                    actions.push(Action::Emit(event.warn()));
                 }
             }
         }

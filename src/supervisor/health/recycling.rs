@@ -109,8 +109,8 @@ pub(crate) enum Action {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Watched,
-    /// The engine was asked to replace it.
-    Requested,
+    /// The engine was asked to replace it, for this reason.
+    Requested(Reason),
     /// It was replaced in vain, or not at all: it is not requested again before then.
     Cooling(Time),
 }
@@ -164,6 +164,14 @@ impl Recycling {
             .min()
     }
 
+    /// Why the engine was asked to replace this worker. None: it was not, or not from here.
+    pub(crate) fn requested(&self, worker: WorkerId) -> Option<Reason> {
+        match self.workers.get(&worker)?.state {
+            State::Requested(reason) => Some(reason),
+            State::Watched | State::Cooling(_) => None,
+        }
+    }
+
     /// Applies one event. What concerns a worker that is not known comes too late, and changes nothing.
     pub(crate) fn handle(&mut self, now: Time, event: Event) -> Vec<Action> {
         match event {
@@ -210,7 +218,7 @@ impl Recycling {
         (state, scheduled_at): (State, Option<Time>),
         now: Time,
     ) {
-        if limits == Limits::default() && !matches!(state, State::Requested) {
+        if limits == Limits::default() && !matches!(state, State::Requested(_)) {
             return;
         }
         let old_at = limits.max_age.map(|age| since + spread(worker, 0, age));
@@ -338,7 +346,7 @@ impl Recycling {
         let Some(recycled) = self.workers.get_mut(&worker) else {
             return Vec::new();
         };
-        if !matches!(recycled.state, State::Requested) {
+        if !matches!(recycled.state, State::Requested(_)) {
             return Vec::new();
         }
         let retry_in = RETRY_DELAY.max(delay);
@@ -365,7 +373,7 @@ impl RecycledWorker {
         match self.state {
             State::Watched => wanted,
             State::Cooling(until) => wanted.map(|at| at.max(until)),
-            State::Requested => None,
+            State::Requested(_) => None,
         }
     }
 
@@ -377,11 +385,11 @@ impl RecycledWorker {
         now: Time,
     ) -> Option<Action> {
         match self.state {
-            State::Requested => return None,
+            State::Requested(_) => return None,
             State::Cooling(until) if now < until => return None,
             State::Watched | State::Cooling(_) => {}
         }
-        self.state = State::Requested;
+        self.state = State::Requested(reason);
         Some(Action::Replace {
             worker,
             reason,

@@ -16,7 +16,16 @@ use rotad_core::Notice;
 use workers::Death;
 
 impl Supervisor {
-    pub(super) fn report(&mut self, notice: Notice) {
+    /// Reports the notices of the engine's last input.
+    pub(super) fn report_all(&mut self, notices: Vec<Notice>) {
+        self.counters.notices_begin(self.engine.handled());
+        for notice in notices {
+            self.report(notice);
+        }
+        self.counters.notices_end();
+    }
+
+    fn report(&mut self, notice: Notice) {
         match notice {
             Notice::Ready {
                 worker,

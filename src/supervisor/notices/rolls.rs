@@ -1,11 +1,12 @@
 //! Notices about rolling restarts.
 
 use super::progress::Step;
-use super::text::{ALIVE_ONLY, failure_cause, outcome_cause};
+use super::text::{ALIVE_ONLY, failure_cause, outcome_cause, roll_outcome};
 use crate::exit_code::ExitCode;
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::outcome_text::{reason, superseded, workers};
+use crate::supervisor::counters::Count;
 use crate::supervisor::event_builder::EventBuilder;
 use rotad_core::{Failure, Generation, Outcome, PoolId, Span, SupersededBy, WorkerId};
 
@@ -94,9 +95,12 @@ impl Supervisor {
 
     pub(super) fn report_roll_ended(&mut self, pool: PoolId, outcome: &Outcome) {
         let (code, text) = self.describer().outcome(pool, outcome);
+        let view = self.engine.view().pool(pool);
+        let took = view.map(|pool| pool.roll.took).unwrap_or_default();
         let event = EventBuilder::new(EventKind::RollEnded, text)
             .pool(pool)
-            .cause(outcome_cause(outcome));
+            .cause(outcome_cause(outcome))
+            .counts(Count::Roll(roll_outcome(outcome), took));
         let event = match outcome {
             Outcome::Done { generation, .. }
             | Outcome::Aborted { generation, .. }

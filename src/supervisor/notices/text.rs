@@ -1,6 +1,7 @@
 //! Texts and words of notices: pure functions of what the engine says and what is known about a worker.
 
 use crate::observe::events::EventKind;
+use crate::observe::metrics::{DeathCause, RollOutcome};
 use rotad_core::{Cause, Exit, KillReason, Outcome, Span, StopReason};
 
 /// When a slot whose worker has died gets another one; empty if it gets none. `early_exits`: how many in a row have ended
@@ -25,6 +26,40 @@ pub(super) fn death_kind(cause: Cause) -> EventKind {
         Cause::Exited(_) | Cause::Cancelled | Cause::MasterKeepsDying | Cause::After(_) => {
             EventKind::Exit
         }
+    }
+}
+
+/// What a death counts as. None: it is none, but the end of a rolling restart.
+pub(super) fn death_cause(cause: Cause, failure: bool) -> Option<DeathCause> {
+    Some(match cause {
+        Cause::Exited(_) if !failure => DeathCause::Finished,
+        Cause::Exited(Exit::Code(_)) => DeathCause::Exited,
+        Cause::Exited(Exit::Signal { .. }) => DeathCause::Signaled,
+        Cause::Exited(Exit::Unknown) => DeathCause::Unknown,
+        Cause::SpawnFailed => DeathCause::SpawnFailed,
+        Cause::NotReadyInTime => DeathCause::NotReady,
+        Cause::Unhealthy => DeathCause::Unhealthy,
+        Cause::Cancelled | Cause::MasterKeepsDying | Cause::After(_) => return None,
+    })
+}
+
+/// What the end of a rolling restart counts as.
+pub(super) fn roll_outcome(outcome: &Outcome) -> RollOutcome {
+    match outcome {
+        Outcome::Done { .. } => RollOutcome::Done,
+        Outcome::Aborted { .. } => RollOutcome::Aborted,
+        Outcome::RolledBack { .. } => RollOutcome::RolledBack,
+        // As the status has it.
+        Outcome::Superseded { .. }
+        | Outcome::Cancelled { .. }
+        | Outcome::ReplaceFailed { .. }
+        | Outcome::HeldUp { .. }
+        | Outcome::NothingDone(_)
+        | Outcome::Up(_)
+        | Outcome::StartFailed(_)
+        | Outcome::Stopped
+        | Outcome::Removed
+        | Outcome::Scaled { .. } => RollOutcome::Superseded,
     }
 }
 

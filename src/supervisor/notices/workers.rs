@@ -2,12 +2,14 @@
 
 use super::progress::Step;
 use super::text::{
-    ALIVE_ONLY, death_kind, end_reason, failure_cause, kill_text, retire_text, retry_text,
+    ALIVE_ONLY, death_cause, death_kind, end_reason, failure_cause, kill_text, retire_text,
+    retry_text,
 };
 use crate::control::protocol::Response;
 use crate::observe::events::EventKind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::describer::is_up;
+use crate::supervisor::counters::Count;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::exit_report::{describe, exit_text, last_exit, last_known};
 use crate::supervisor::workers::orphans::list_members;
@@ -38,7 +40,8 @@ impl Supervisor {
                 }
             }
         }
-        self.emit(EventBuilder::new(EventKind::Ready, text).worker(worker));
+        let event = EventBuilder::new(EventKind::Ready, text).worker(worker);
+        self.emit(event.counts(Count::Ready(took)));
         let pid = self
             .workers
             .processes
@@ -106,19 +109,34 @@ impl Supervisor {
         let event = EventBuilder::new(kind, format!("{text}{next}{hint}"))
             .worker(id)
             .cause(failure_cause(cause));
+        let event = match death_cause(cause, failure) {
+            Some(cause) => event.counts(Count::Death(cause)),
+            None => event,
+        };
         self.emit(if failure { event.warn() } else { event });
     }
 
     pub(super) fn report_stopped(&mut self, worker: WorkerId, exit: Option<Exit>, took: Span) {
         let how = exit.map_or_else(|| "was never started".to_owned(), exit_text);
         let text = format!("stopped in {took}: {how}");
-        self.emit(EventBuilder::new(EventKind::Stopped, text).worker(worker));
+        let event = EventBuilder::new(EventKind::Stopped, text).worker(worker);
+        self.emit(match exit {
+            Some(_) => event.counts(Count::Drained(took)),
+            None => event,
+        });
     }
 
     pub(super) fn report_retired(&mut self, worker: WorkerId, why: StopReason) {
         let (cause, text) = retire_text(why, self.successor_is_ready_by_age(worker));
-        let event = EventBuilder::new(EventKind::Retired, text);
-        self.emit(event.worker(worker).cause(cause));
+        let event = EventBuilder::new(EventKind::Retired, text)
+            .worker(worker)
+            .cause(cause);
+        self.emit(match why {
+            StopReason::Recycled | StopReason::MakesRoomForFresh => {
+                event.counts(Count::Recycled(self.health.recycle_cause(worker)))
+            }
+            _ => event,
+        });
     }
 
     /// Whether the worker that has taken the slot of this one counts as ready because of its age alone.
@@ -153,7 +171,9 @@ impl Supervisor {
         text.push_str(&last_known(process.status_text.as_deref(), &log));
         let event = EventBuilder::new(EventKind::Kill, text).worker(id);
         self.emit(match reason {
-            KillReason::Steps | KillReason::Cap => event.cause("stop-timeout").warn(),
+            KillReason::Steps | KillReason::Cap => {
+                event.cause("stop-timeout").counts(Count::Kill).warn()
+            }
             KillReason::Now => event.cause("stop-now"),
         });
     }

@@ -11,8 +11,10 @@ use crate::listener::{
 use crate::log;
 use crate::plan::{ControlPlan, FileAccess, ListenPlan, LogFile, Plan};
 use crate::process::PinnedPaths;
-use crate::process::usage::{self, Root, WorkerUsage};
+use crate::process::usage::{self, Detail, Root, WorkerUsage};
 use crate::runtime_dir::{Repaired, RuntimeDirError, RuntimeDirRepair};
+use crate::sys::sock_diag::UnixDiag;
+use crate::sys::socket::Queue;
 use crate::sys::thread;
 use crate::upgrade::Candidate;
 use rotad_core::PoolId;
@@ -40,10 +42,10 @@ pub(crate) enum JobResult {
         request: Box<Request>,
         real: Option<PathBuf>,
     },
-    /// The memory and CPU time of those workers whose first processes are children of ours, by pid, for a client's status.
+    /// What was measured for a client's status or metrics.
     Usage {
         client: u64,
-        found: Vec<(i32, WorkerUsage)>,
+        found: Measured,
     },
     /// Whether what a pool is made from has changed, for this round of comparisons; or why that is unknown.
     Compared {
@@ -59,6 +61,17 @@ pub(crate) enum JobResult {
     CandidateChecked(Result<Candidate, String>),
     /// The result of checking a listener.
     ListenerChecked(u64, FileCheckResult),
+}
+
+/// What is measured for a status or for metrics, but for what the main thread knows.
+#[derive(Debug, Default)]
+pub(crate) struct Measured {
+    /// The resources of those workers whose first processes are children of ours, by pid.
+    pub workers: Vec<(i32, WorkerUsage)>,
+    /// For metrics: of the master.
+    pub master: Option<WorkerUsage>,
+    /// For metrics: the queues of listening unix sockets, by inode.
+    pub queues: Vec<(u64, Queue)>,
 }
 
 /// Why a valid configuration cannot be applied.
@@ -171,7 +184,32 @@ impl BlockingPool {
         parents: Vec<i32>,
     ) -> io::Result<()> {
         self.spawn_job(move || {
-            let found = usage::of_workers(&roots, &parents);
+            let workers = usage::of_workers(&roots, &parents, Detail::Usage);
+            let found = Measured {
+                workers,
+                ..Measured::default()
+            };
+            Some(JobResult::Usage { client, found })
+        })
+    }
+
+    /// Reads what metrics have of workers, of the master, and of the listening unix sockets with these inodes.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(crate) fn measure(
+        &self,
+        client: u64,
+        roots: Vec<Root>,
+        parents: Vec<i32>,
+        unix_sockets: Vec<u64>,
+    ) -> io::Result<()> {
+        self.spawn_job(move || {
+            let found = Measured {
+                workers: usage::of_workers(&roots, &parents, Detail::All),
+                master: usage::of_myself().ok(),
+                queues: unix_queues(&unix_sockets),
+            };
             Some(JobResult::Usage { client, found })
         })
     }
@@ -307,4 +345,18 @@ impl BlockingPool {
             self.results.send(JobResult::ListenerFailed(name, text));
         }
     }
+}
+
+/// Those that the kernel tells.
+fn unix_queues(inodes: &[u64]) -> Vec<(u64, Queue)> {
+    if inodes.is_empty() {
+        return Vec::new();
+    }
+    let Ok(diag) = UnixDiag::open() else {
+        return Vec::new();
+    };
+    let queues = inodes.iter();
+    queues
+        .filter_map(|inode| Some((*inode, diag.queue(*inode).ok()?)))
+        .collect()
 }

@@ -92,6 +92,7 @@ impl Supervisor {
             }
         }
         self.adjust_sockets(pending);
+        self.counters.config_read(true);
         self.adopt_master(&pending.plan);
         self.update_config_links(&pending.plan.real);
         self.refresh_plan();

@@ -446,6 +446,10 @@ impl Supervisor {
                 let refused =
                     EventBuilder::new(EventKind::ConfigRefused, format!("{}: {text}", request.who));
                 self.emit(refused.cause(refusal_cause(code)).error());
+                // What a reload would do was asked for, or a pool that is not there.
+                if request.extent != ReloadScope::DryRun && code != ExitCode::NOT_FOUND {
+                    self.counters.config_read(false);
+                }
             }
         }
         if let Some(client) = request.client {

@@ -52,6 +52,7 @@ impl Supervisor {
         self.pools.set_next_spec(pool, base);
         if changed {
             self.pools.reverted.insert(pool);
+            self.counters.config_read(false);
             let text =
                 format!("its change is put back: the configuration of generation {serving} holds");
             self.emit(
@@ -93,8 +94,13 @@ impl Supervisor {
         for pool in self.pools.removed() {
             if self.engine.view().pool(pool).is_none() {
                 self.emit(EventBuilder::new(EventKind::PoolRemoved, "removed").pool(pool));
+                let name = self.pools.name(pool).to_owned();
                 self.pools.forget(pool);
                 self.workers.forget_pool(pool);
+                self.counters.forget_pool(pool);
+                if self.pools.find(&name).is_none() {
+                    self.log.writer.forget_counts(&name);
+                }
                 self.listening.may_be_unused = true;
             }
         }

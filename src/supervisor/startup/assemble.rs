@@ -17,6 +17,7 @@ use crate::saved_state::tracked::Tracked;
 use crate::supervisor::clients::Clients;
 use crate::supervisor::clients::launch::StartWatch;
 use crate::supervisor::clients::served_at;
+use crate::supervisor::counters::Counters;
 use crate::supervisor::daily_recycling::DailyRecycling;
 use crate::supervisor::engine_queue::EngineQueue;
 use crate::supervisor::event_log::EventLog;
@@ -165,6 +166,7 @@ impl Parts {
             },
             clients: Clients::new(acquired.server, tables.start_watch),
             event_log: EventLog::default(),
+            counters: Counters::new(),
             log: Log {
                 writer: acquired.log_writer,
                 hang: LogHang::default(),

@@ -25,6 +25,7 @@ use crate::saved_state::format::{FORMAT, READABLE_BY};
 use crate::saved_state::store::{Progress, Store};
 use crate::supervisor::clients::launch::{SavedStart, StartWatch};
 use crate::supervisor::clients::tickets::Tickets;
+use crate::supervisor::counters::SavedCounters;
 use crate::supervisor::effects::in_order;
 use crate::supervisor::engine_queue::EngineQueue;
 use crate::supervisor::event_builder::EventBuilder;
@@ -85,6 +86,7 @@ struct Records {
     events: Vec<Event>,
     upgrade: Option<SavedUpgrade>,
     watched: Vec<SeenFiles>,
+    counters: SavedCounters,
 }
 
 /// Whether another version has written this record, which this one may pass over (`saved_state::format`). Whatever is no
@@ -142,6 +144,7 @@ impl Records {
                 Record::Signals(signals) => all.signals = Some(signals.into_owned()),
                 Record::Event(event) => all.events.push(event.into()),
                 Record::Watched(seen) => all.watched = seen.into_owned(),
+                Record::Counters(later) => all.counters.add(later),
             }
         }
         Ok(all)
@@ -160,6 +163,7 @@ pub(in crate::supervisor) struct Resume {
     shutdown: Option<SavedShutdown>,
     upgrade: Option<SavedUpgrade>,
     watched: Vec<SeenFiles>,
+    counters: SavedCounters,
     signals: Option<TakenSignals>,
     events: Vec<Event>,
     rest: Rest,
@@ -408,6 +412,7 @@ impl Supervisor {
             shutdown: records.shutdown,
             upgrade: records.upgrade,
             watched: records.watched,
+            counters: records.counters,
             signals: records.signals,
             events: records.events,
             rest: replayed.rest,
@@ -423,6 +428,11 @@ impl Supervisor {
         for event in resume.events {
             self.event_log.restore(event);
         }
+        let output = self.counters.restore(resume.counters);
+        let pools = &self.pools;
+        self.counters
+            .retain_pools(|pool| pools.plan(pool).is_some());
+        self.log.writer.go_on_counting(&output);
         for (pool, generation, paths) in resume.paths {
             self.workers.spawn_specs.restore(pool, generation, paths);
         }
@@ -508,9 +518,7 @@ impl Supervisor {
         self.find_unreported();
         self.execute_rest(resume.rest.first, &known);
         if !resume.rest.notices.is_empty() {
-            for notice in resume.rest.notices {
-                self.report(notice);
-            }
+            self.report_all(resume.rest.notices);
             self.step_done();
         }
         self.execute_rest(resume.rest.then, &known);

@@ -11,6 +11,7 @@ use crate::process::cgroup::Cgroup;
 use crate::process::tree::{Identity, ProcessTree};
 use crate::process::{self, SpawnResult, SpawnedChild};
 use crate::supervisor::action::Action;
+use crate::supervisor::counters::Count;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::pool_registry::PoolSpec;
@@ -259,7 +260,9 @@ impl Workers {
         });
         let before = std::mem::replace(&mut process.stage, ProcessStage::Alive(child));
         let event = EventBuilder::new(EventKind::Spawn, format!("started as pid {pid}"));
-        let mut actions = vec![Action::Emit(event.worker(worker).debug())];
+        let mut actions = vec![Action::Emit(
+            event.worker(worker).counts(Count::Start).debug(),
+        )];
         actions.extend(failures);
         actions.extend(self.journal.add(process, start_time));
         self.processes.add_pid(pid);

@@ -20,7 +20,9 @@ fn show(actions: Vec<Action>) -> Vec<String> {
         Action::SetError(worker, None) => format!("no error of {worker}"),
         Action::Ready(worker) => format!("ready {worker}"),
         Action::Unhealthy(Unhealthy { worker, reason }) => format!("unhealthy {worker}: {reason}"),
-        Action::Warn(worker, text) => format!("warn of {worker}: {text}"),
+        Action::Warn(worker, text) | Action::Failed(worker, text) => {
+            format!("warn of {worker}: {text}")
+        }
     };
     actions.into_iter().map(line).collect()
 }
@@ -235,7 +237,9 @@ impl Checked {
                     let known = self.known.get(&worker).expect("a worker to probe");
                     assert_eq!(error.is_some(), known.failures > 0, "{known:?}");
                 }
-                Action::Warn(worker, _) => assert!(self.known.contains_key(&worker)),
+                Action::Warn(worker, _) | Action::Failed(worker, _) => {
+                    assert!(self.known.contains_key(&worker))
+                }
                 Action::Ready(worker) => {
                     let known = self.known.remove(&worker).expect("a worker to probe");
                     assert!(known.schedule == Schedule::Readiness && known.failures == 0);

@@ -114,3 +114,26 @@ fn a_state_of_a_later_format_is_refused() {
         failed.message
     );
 }
+
+/// Counters as they are saved: records add up, and what another version has beside them is passed over.
+#[test]
+fn counters_are_read_and_written_again() {
+    let mut all = lines(FORMAT_2);
+    let first = r#"{"Counters":{"noticed":7,"config":{"successful":true,"success_ms":5},"pools":[[1,{"starts":3,"deaths":[0,2,0,0,0,0,0],"ready":{"counts":[1,0,2],"sum_ms":900},"later":[1]}]],"output":[["web",10,1]]}}"#;
+    let second = r#"{"Counters":{"noticed":9,"pools":[[1,{"starts":4,"kills":1}]]}}"#;
+    all.extend([first.to_owned(), second.to_owned()]);
+    let records = read(&all).records;
+    let read = serde_json::to_value(records.counters).unwrap();
+    let expected = serde_json::json!({
+        "noticed": 9,
+        "config": {"successful": true, "success_ms": 5},
+        "pools": [[1, {"starts": 4, "kills": 1}]],
+        "output": [["web", 10, 1]],
+    });
+    assert_eq!(read, expected);
+    let record: Record<'_> = serde_json::from_str(first).unwrap();
+    let written = serde_json::to_value(&record).unwrap();
+    let pool = &written["Counters"]["pools"][0][1];
+    assert_eq!(pool["ready"]["sum_ms"], 900, "{written}");
+    assert_eq!(pool["deaths"][1], 2, "{written}");
+}
