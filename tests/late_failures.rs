@@ -338,6 +338,17 @@ fn a_worker_ready_by_age_is_shown_as_alive() {
     assert_eq!(site.rotad(&["stop"]).code, 0);
 }
 
+/// Every worker of the pool is ready: by its age, or (null) since it said so.
+fn is_ready_by(status: &Value, by: &Value) -> bool {
+    let workers = pool(status, "jobs")["workers"].as_array();
+    workers.is_some_and(|workers| {
+        !workers.is_empty()
+            && workers
+                .iter()
+                .all(|worker| worker["state"] == "ready" && worker["ready_by"] == *by)
+    })
+}
+
 /// READY=1 that comes after the worker was called alive: from then on it is ready, and soaks no longer than others.
 #[test]
 fn a_late_ready_worker_ends_the_failure() {
@@ -345,18 +356,8 @@ fn a_late_ready_worker_ends_the_failure() {
         "[pool.jobs]\ncommand = [\"@WORKER@\", \"wait\", \"--notify\", \"--start-ms\", \"2500\"]\ncount = 2\n",
     );
     site.run();
-    let by = |status: &Value, by: Value| {
-        let workers = pool(status, "jobs")["workers"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        !workers.is_empty()
-            && workers
-                .iter()
-                .all(|worker| worker["state"] == "ready" && worker["ready_by"] == by)
-    };
-    site.await_status("alive", 20, |status| by(status, "age".into()));
-    site.await_status("ready", 20, |status| by(status, Value::Null));
+    site.await_status("alive", 20, |status| is_ready_by(status, &"age".into()));
+    site.await_status("ready", 20, |status| is_ready_by(status, &Value::Null));
     let run = site.rotad(&["roll", "jobs"]);
     assert_eq!(run.code, 0, "{run:?}");
     // 2.5 s and a second of soak, then 2.5 s: nobody was watched for ten seconds.
@@ -389,7 +390,10 @@ fn real(name: &str, file: &str, from: &str, broken: &str, late: &str) {
     assert!(code.contains(from), "{file}: {code}");
     let mut site = site;
     site.run();
-    let before = site.await_status("every worker is up", 60, all_ready);
+    // They say so themselves: before that they may not have read the file that is changed now.
+    let before = site.await_status("every worker is up", 60, |status| {
+        all_ready(status) && is_ready_by(status, &Value::Null)
+    });
     site.write(file, &code.replace(from, &broken.replace("@LATE@", late)));
     let run = reload(&site);
     let status = assert_not_done(&site, &run, &["jobs".to_owned()]);
