@@ -139,7 +139,7 @@ fn colour(event: &Event) -> Option<u8> {
         Background | CrashLoopEases | RollingBack | Kill | DescendantsKilled | Orphan
         | LogHangs | PathsResolvedAgain | Listener | MasterPaused | MasterRestored
         | GuardianLost | RollSuperseded | ConfigPutBack | Restored | ProbeFailed | TookOver
-        | Adopted | PortsExhausted | Zombie | Cgroup => Some(YELLOW),
+        | Adopted | PortsExhausted | Zombie | Cgroup | HookFailed => Some(YELLOW),
         Signal | Spawn | CanaryPassed | Stopped | RollStep | RollWaits | Waiting => Some(GREY),
         Scaled | Watch | Recycled | PoolRemoved => None,
         MasterStopping | MasterStopped | SignalReceived | FilesChanged | Request | Retired

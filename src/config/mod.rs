@@ -21,6 +21,7 @@ mod find;
 mod foreign_files;
 mod foreign_keys;
 mod foreign_values;
+mod hooks;
 mod include;
 mod kinds;
 mod limits;

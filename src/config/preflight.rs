@@ -3,7 +3,7 @@
 use super::reader::Parser;
 use super::report::shown;
 use super::unexpanded;
-use crate::plan::Recipe;
+use crate::plan::{Recipe, Template};
 use std::ffi::OsString;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
@@ -26,10 +26,37 @@ pub(super) fn check(
         parser.warning(directory_span, message, "workers cannot start without it");
         return;
     }
+    if let Some(first) = recipe.command.first() {
+        let needs = Needs {
+            directory,
+            path: path(recipe),
+            without: "workers cannot start without it",
+            set_path: "write its whole path, or set PATH in `env`",
+        };
+        program(parser, first, &needs, command_span);
+    }
+}
+
+/// What a program is looked up by.
+pub(super) struct Needs<'a> {
+    pub(super) directory: &'a Path,
+    /// `None`: known only at spawn.
+    pub(super) path: Option<OsString>,
+    /// What does not work without the program, …
+    pub(super) without: &'static str,
+    /// … and what to do where PATH does not lead to it.
+    pub(super) set_path: &'static str,
+}
+
+/// Warns if a program does not exist.
+pub(super) fn program(
+    parser: &mut Parser,
+    first: &Template,
+    needs: &Needs<'_>,
+    command_span: &Range<usize>,
+) {
+    let directory = needs.directory;
     // A placeholder in the program's name is known only at spawn.
-    let Some(first) = recipe.command.first() else {
-        return;
-    };
     let Some(program) = first.fixed() else {
         return;
     };
@@ -41,7 +68,7 @@ pub(super) fn check(
         let shown = shown.display();
         if !path.is_file() {
             let message = format!("the program {shown} does not exist now");
-            parser.warning(command_span, message, "workers cannot start without it");
+            parser.warning(command_span, message, needs.without);
         } else if !executable(&path) {
             let message = format!("the program {shown} is not executable");
             parser.warning(
@@ -55,14 +82,10 @@ pub(super) fn check(
     let found = |path: &OsString| {
         std::env::split_paths(path).any(|dir| executable(&directory.join(dir).join(program)))
     };
-    if path(recipe).as_ref().is_some_and(|path| !found(path)) {
+    if needs.path.as_ref().is_some_and(|path| !found(path)) {
         let message = format!("the program `{}` is not found in PATH now", shown(&named));
         let hint = unexpanded::builtin(program);
-        parser.warning(
-            command_span,
-            message,
-            hint.unwrap_or("write its whole path, or set PATH in `env`"),
-        );
+        parser.warning(command_span, message, hint.unwrap_or(needs.set_path));
     }
 }
 

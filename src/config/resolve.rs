@@ -7,7 +7,7 @@ use super::paths::{self, ConfigPaths};
 use super::pool::Pool;
 use super::reader::{Located, Parser};
 use super::sections::{Config, Control, Master, Signals};
-use super::{accounts, logs, resolve_pool};
+use super::{accounts, hooks, logs, resolve_pool};
 use crate::plan::{ControlPlan, MasterPlan, PathPattern, Plan, SignalMap, Source};
 use nix::unistd::Uid;
 use rotad_core::Span;
@@ -26,6 +26,7 @@ pub(super) fn plan(
         control,
         signals,
         listen,
+        hooks,
         ..
     } = config;
     let mut listeners = Listeners::declare(parser, listen);
@@ -43,6 +44,7 @@ pub(super) fn plan(
         .collect();
     sources.extend(files.into_sources());
     let master = make_master(parser, master, &place);
+    let hooks = hooks::make(parser, hooks);
     let listeners = listeners.finish(parser);
     cross_checks::order(parser, &mut pools);
     cross_checks::ports(parser, &pools, &listeners);
@@ -55,6 +57,7 @@ pub(super) fn plan(
         signals: make_signals(&signals),
         listeners,
         pools: pools.into_iter().map(|(pool, _)| pool).collect(),
+        hooks,
         config: place.given,
         real: place.real,
     }

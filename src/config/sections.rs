@@ -1,6 +1,7 @@
 //! The top of the file, [master], [control], [signals] and [listen] as parsed, before names and defaults are
 //! resolved.
 
+use super::hooks::Hook;
 use super::kinds::{
     Amount, Called, Choice, Duration, Flag, LogSize, Octal, Own, Path, ReadElsewhere, Table,
     Tables, Text,
@@ -33,6 +34,8 @@ section! {
         /// Read by `pools`, once the defaults are known.
         pool: (), ReadElsewhere("tables", Pool::named_shape, sections::<Pool>), default "",
             "one pool of like workers each";
+        hooks: Vec<(Located<String>, Hook)>, Tables::<Hook>::of(), default "",
+            "one command each that is run for events";
     }
 }
 

@@ -105,6 +105,36 @@ fn passes_on(parser: &mut Parser, template: &Template, text: &Located<String>) -
     None
 }
 
+/// A word of a hook's command: `{env:NAME}` and `{rotad}` are possible. With a finding the text stands for itself, in a plan
+/// that is refused anyway.
+pub(super) fn of_hook(parser: &mut Parser, text: &Located<String>) -> Template {
+    let names = Names {
+        listen: &[],
+        passed: 0,
+        env: variable,
+    };
+    let possible =
+        |piece: &Piece| matches!(piece, Piece::Text(_) | Piece::Env { .. } | Piece::Rotad);
+    match Template::parse(&text.value, names) {
+        Ok(template) if template.0.iter().all(possible) => {
+            if passes_on(parser, &template, text).is_some() {
+                return template;
+            }
+        }
+        Err(fault) if !fault.unknown_listener => report(parser, text, fault),
+        Ok(_) | Err(_) => {
+            let hint = "possible here: `{env:NAME}` and `{rotad}`; `{{` is a brace. What the event concerns is in its \
+                        JSON";
+            parser.error_with(
+                &text.span,
+                "a hook belongs to no pool: this placeholder has no value",
+                hint,
+            );
+        }
+    }
+    Template::literal(text.value.clone())
+}
+
 /// The text of a path, which is read with the configuration: `{pool}`, `{env:NAME}`, and with `per_slot` `{slot}`. `None` if
 /// it has a finding. `what`: what a message calls it.
 pub(super) fn path(

@@ -228,6 +228,7 @@ fn master(old: &Plan, new: &Plan) -> (Vec<String>, Vec<String>) {
     let (a, b) = (&old.master, &new.master);
     let live = differing(&[
         ("signals", old.signals != new.signals),
+        ("hooks", old.hooks != new.hooks),
         ("log_level", a.log_level != b.log_level),
         ("log_max_size", a.log_max_size != b.log_max_size),
         ("log_keep", a.log_keep != b.log_keep),

@@ -4,12 +4,16 @@
 
 mod diff;
 mod diff_pool;
+mod event_kind;
+mod hook;
 mod pattern;
 mod pool;
 mod sources;
 mod template;
 
 pub use diff::{Diff, ListenChange, ListenDiff, PoolChange, PoolDiff, diff};
+pub use event_kind::EventKind;
+pub use hook::HookPlan;
 pub use pattern::{Exclusions, MatchState, PathPattern, PatternSet, WalkError};
 pub use pool::{
     Account, Check, FileAccess, Health, HttpCheck, Kind, Limit, LogFile, LogPlan, PoolPlan, Ports,
@@ -48,6 +52,9 @@ pub struct Plan {
     pub listeners: Vec<ListenPlan>,
     /// Of `[pool.NAME]`, in the order of the files.
     pub pools: Vec<PoolPlan>,
+    /// Of `[hooks.NAME]`, in the order of the file.
+    #[serde(default)]
+    pub hooks: Vec<HookPlan>,
 }
 
 /// A file that a plan was read from.

@@ -1,7 +1,8 @@
-//! One command probe: a process in a session of its own, which is killed with its whole process group. The probe loop
-//! drives it.
+//! One command, of a probe or of a hook: a process in a session of its own, which is killed with its whole process group.
+//! The probe loop drives it.
 
 use super::ProbeError;
+use super::output_log::OutputLog;
 use crate::process::{self, SpawnResult};
 use crate::sys::process::Process;
 use nix::errno::Errno;
@@ -25,6 +26,8 @@ pub(super) struct CommandProbe {
     /// The read end of its stdout and stderr; None once all writers have closed them.
     output: Option<OwnedFd>,
     tail: Vec<u8>,
+    /// Of a hook: takes what it prints.
+    log: Option<OutputLog>,
     state: State,
     /// Why the program could not be executed.
     exec_error: Option<String>,
@@ -42,8 +45,9 @@ enum State {
 }
 
 impl CommandProbe {
-    /// Creates the probe, and the write end of the pipe that becomes the command's stdout and stderr.
-    pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
+    /// Creates it, and the write end of the pipe that becomes the command's stdout and stderr. `hook`: the hook that it
+    /// belongs to, whose output is logged and whose end is reported even if it was cancelled.
+    pub(super) fn new(hook: Option<&str>) -> io::Result<(Self, OwnedFd)> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let flags =
             OFlag::from_bits_retain(nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_GETFL)?);
@@ -54,11 +58,17 @@ impl CommandProbe {
         let command = Self {
             output: Some(read),
             tail: Vec::new(),
+            log: hook.map(OutputLog::new),
             state: State::Requested,
             exec_error: None,
             cancelled: false,
         };
         Ok((command, write))
+    }
+
+    /// Whether its end is to be reported.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.cancelled || self.log.is_some()
     }
 
     /// Takes the spawn result. Returns the error if the command never ran.
@@ -138,6 +148,9 @@ impl CommandProbe {
         process.signal_group(SIGKILL).ok();
         process.reap().ok();
         self.read();
+        if let Some(log) = &mut self.log {
+            log.end();
+        }
         Some(match self.exec_error.take() {
             Some(reason) => Err(reason),
             None => self.outcome_of(exit),
@@ -214,6 +227,9 @@ impl CommandProbe {
             match nix::unistd::read(fd, &mut buf) {
                 Ok(0) => self.output = None,
                 Ok(count) => {
+                    if let Some(log) = &mut self.log {
+                        log.take(&buf[..count]);
+                    }
                     self.tail.extend_from_slice(&buf[..count]);
                     let cut = self.tail.len().saturating_sub(TAIL_BYTES);
                     self.tail.drain(..cut);

@@ -59,7 +59,7 @@ impl ConnectionProbe {
                 path,
                 headers,
             } => (target, Some(request(host, path, headers))),
-            ProbeRequest::Command(_) => {
+            ProbeRequest::Command(_) | ProbeRequest::Hook(..) => {
                 return Err(ProbeError::Indeterminate("not a connection".to_owned()));
             }
         };

@@ -1,5 +1,5 @@
 //! Probes: checks of a worker from outside (does it take a connection, does it answer, does a command succeed), for
-//! readiness and for health. The supervisor starts them through [`Prober`].
+//! readiness and for health. The supervisor starts them through [`Prober`]. A second prober runs the commands of hooks.
 //!
 //! One thread runs them, with poll(2) over non-blocking sockets and the pidfds of commands. Commands are spawned like
 //! workers, by a spawner of the thread's own, so that they are neither children of the main thread nor orphans. The
@@ -9,6 +9,7 @@
 pub mod accept;
 mod command;
 mod connection;
+mod output_log;
 mod probe_loop;
 mod request;
 
@@ -108,7 +109,8 @@ impl Prober {
         self.send(Task::Start(number, request));
     }
 
-    /// Cancels a probe; a command is killed with its group. A result that was sent before may still arrive.
+    /// Cancels a probe; a command is killed with its group. A result that was sent before may still arrive, and that of a
+    /// hook always comes.
     pub fn cancel(&self, number: u64) {
         self.send(Task::Cancel(number));
     }

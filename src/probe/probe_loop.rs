@@ -168,7 +168,12 @@ impl ProbeLoop {
                 return false;
             }
             match self.inbox.try_recv() {
-                Ok(Task::Start(number, ProbeRequest::Command(spawn))) => self.spawn(number, *spawn),
+                Ok(Task::Start(number, ProbeRequest::Command(spawn))) => {
+                    self.spawn(number, *spawn, None);
+                }
+                Ok(Task::Start(number, ProbeRequest::Hook(hook, spawn))) => {
+                    self.spawn(number, *spawn, Some(&hook));
+                }
                 Ok(Task::Start(number, request)) => match self.begin(number, &request) {
                     Ok((connection, Advance::Wait)) => {
                         self.connections.insert(number, connection);
@@ -201,13 +206,13 @@ impl ProbeLoop {
         started
     }
 
-    fn spawn(&mut self, number: u64, mut spawn: SpawnRequest) {
+    fn spawn(&mut self, number: u64, mut spawn: SpawnRequest, hook: Option<&str>) {
         if self.commands.len() >= MAX_COMMANDS {
             let reason = "too many killed commands have not ended yet".to_owned();
             return self.report(number, Err(ProbeError::Indeterminate(reason)));
         }
         let spawned = self.spawner().and_then(|spawner| {
-            let (command, end) = CommandProbe::new()?;
+            let (command, end) = CommandProbe::new(hook)?;
             let end = Arc::new(end);
             spawn.worker = WorkerId(number);
             spawn.stdout = end.clone();
@@ -306,7 +311,7 @@ impl ProbeLoop {
         let Some(command) = self.commands.remove(&number) else {
             return;
         };
-        if !command.cancelled {
+        if command.is_awaited() {
             self.report(number, result);
         }
         self.unreaped.extend(command.into_unreaped());

@@ -40,6 +40,9 @@ pub enum ProbeRequest {
     /// Passes if the program exits with 0. The probe replaces its stdout and stderr by a pipe, whose last line is reported if it
     /// fails, and its number ([`SpawnRequest::worker`]) by that of the probe.
     Command(Box<SpawnRequest>),
+    /// As `Command`, for a hook: its output is logged under the hook's name, and its end is reported even if it was
+    /// cancelled.
+    Hook(String, Box<SpawnRequest>),
 }
 
 impl Target {
@@ -123,7 +126,7 @@ impl ProbeRequest {
 
     /// Whether it runs a program.
     pub fn is_command(&self) -> bool {
-        matches!(self, Self::Command(_))
+        matches!(self, Self::Command(_) | Self::Hook(..))
     }
 }
 
@@ -132,7 +135,7 @@ impl fmt::Display for ProbeRequest {
         match self {
             Self::Connect { shown, .. } => write!(f, "connect to {shown}"),
             Self::Http { host, path, .. } => write!(f, "GET http://{host}{path}"),
-            Self::Command(command) => {
+            Self::Command(command) | Self::Hook(_, command) => {
                 write!(
                     f,
                     "`{}`",

@@ -27,6 +27,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The variable that every worker has and that its descendants inherit.
 pub const TAG: &str = "ROTAD_WORKER";
 
+/// Numbers from here on are those of runs of hooks: no engine counts so far.
+const FIRST_HOOK: u64 = 1 << 62;
+
+/// Under which number a run of a hook, with its orphans, is known.
+pub fn hook_id(run: u64) -> WorkerId {
+    WorkerId(FIRST_HOOK + run)
+}
+
+/// Whether a number is that of a run of a hook.
+pub fn is_hook(id: WorkerId) -> bool {
+    id.0 >= FIRST_HOOK
+}
+
 /// How often the list is read again while it grows; a fork bomb has to be killed, not listed.
 const MAX_PASSES: usize = 16;
 /// How long a scan waits for a process that cannot be attributed: it is exiting, or its environment cannot be read.
@@ -269,8 +282,10 @@ pub fn scan(
         finishing,
         ..Found::default()
     };
-    let has_outlived =
-        |worker: &WorkerId| Some(*worker) <= request.last && !request.living.contains(worker);
+    let has_outlived = |worker: &WorkerId| {
+        let is_known = Some(*worker) <= request.last || is_hook(*worker);
+        is_known && !request.living.contains(worker)
+    };
     let lists = procfs::lists_children();
     let mut unattributed = 0;
     let mut seen: HashSet<i32> = HashSet::new();

@@ -41,6 +41,7 @@ fn plan(dir: &Path) -> Plan {
         },
         listeners: Vec::new(),
         pools: Vec::new(),
+        hooks: Vec::new(),
     }
 }
 

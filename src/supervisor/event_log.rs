@@ -19,12 +19,12 @@ pub(super) struct EventLog {
 }
 
 impl EventLog {
-    /// Writes the log line, unless the event has no level, and keeps the event.
-    pub(super) fn record(&mut self, level: Option<Level>, event: Event) {
+    /// Writes the log line, unless the event has no level, and keeps the event. Returns it with its number and time.
+    pub(super) fn record(&mut self, level: Option<Level>, event: Event) -> &Event {
         if let Some(level) = level {
             log_event(level, &event);
         }
-        self.ring.push(event);
+        self.ring.push(event)
     }
 
     /// The number of the last event.
@@ -59,7 +59,7 @@ impl EventLog {
 }
 
 impl Supervisor {
-    /// Emits an event to the log and the ring, and counts it.
+    /// Emits an event to the log, the ring and the hooks, and counts it.
     pub(super) fn emit(&mut self, builder: EventBuilder) {
         let worker = builder.worker;
         let label = worker.map(|worker| self.workers.label(worker));
@@ -71,7 +71,8 @@ impl Supervisor {
         }
         let pool = pool.map(|pool| self.pools.name(pool).to_owned());
         let (level, event) = builder.build(pool, label, tag);
-        self.event_log.record(level, event);
+        let event = self.event_log.record(level, event);
+        self.hooks.note(&self.plan.hooks, event);
     }
 
     /// Tells the clients that follow of what was emitted, and saves how far each of them has been told.

@@ -24,6 +24,7 @@ mod fd_table;
 mod guardian;
 mod health;
 mod heartbeat;
+mod hooks;
 mod listening;
 mod log_hang;
 mod notices;
@@ -77,6 +78,7 @@ use crate::upgrade::Answer;
 use daily_recycling::DailyRecycling;
 use health::Health;
 use heartbeat::Heartbeat;
+use hooks::Hooks;
 use listening::Listening;
 use log_hang::LogHang;
 use pool_registry::PoolRegistry;
@@ -109,6 +111,7 @@ struct Supervisor {
     clients: Clients,
     event_log: event_log::EventLog,
     counters: Counters,
+    hooks: Hooks,
     log: Log,
     runtime: Runtime,
     service_manager: ServiceManager,
@@ -286,6 +289,7 @@ impl Supervisor {
                 .boot_samples
                 .schedule(held_back, self.clock.now());
             self.notify_service_manager();
+            self.run_hooks();
             // What was emitted since the last input: the next one may be far away.
             self.save();
             self.tell_events();

@@ -27,6 +27,8 @@ pub(super) enum Report {
     Accept(AcceptReport),
     /// The probe loop.
     Probe(ProbeResult),
+    /// The probe loop of the hooks.
+    Hook(ProbeResult),
     /// The RSS sampler.
     Memory(Vec<(WorkerId, TreeMemory)>),
     /// The CPU sampler: in percent of a CPU.
@@ -65,6 +67,7 @@ impl Supervisor {
                     let actions = self.health.probing.on_result(result, now);
                     self.perform(actions);
                 }
+                Report::Hook(result) => self.on_hook_result(result),
                 Report::Memory(sample) => {
                     let actions = self.health.on_rss_sample(sample, now);
                     self.perform(actions);

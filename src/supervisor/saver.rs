@@ -8,6 +8,7 @@ use super::Supervisor;
 use super::clients::launch::SavedStart;
 use super::clients::tickets::Tickets;
 use super::counters::SavedCounters;
+use super::hooks::queue::HookQueue;
 use super::listening::SavedListening;
 use super::pool_registry::SavedPools;
 use super::reload::ReloadRequest;
@@ -83,10 +84,12 @@ pub(super) enum Record<'a> {
     Watched(Cow<'a, [SeenFiles]>),
     /// What is counted, as far as it has changed.
     Counters(SavedCounters),
+    /// Which hooks run, and which events wait for them.
+    Hooks(Cow<'a, HookQueue>),
 }
 
 /// The kinds of records, as they are written. Versions that replace each other pass over those that they do not know.
-pub(super) const RECORD_KINDS: [&str; 22] = [
+pub(super) const RECORD_KINDS: [&str; 23] = [
     "Master",
     "Engine",
     "Input",
@@ -109,6 +112,7 @@ pub(super) const RECORD_KINDS: [&str; 22] = [
     "Event",
     "Watched",
     "Counters",
+    "Hooks",
 ];
 
 /// What stays as it is over the life of a master and those after it.
@@ -326,6 +330,9 @@ impl Supervisor {
         if let Some(seen) = self.reload.file_watch.take_change() {
             store.append(&Record::Watched(Cow::Borrowed(seen)));
         }
+        if let Some(hooks) = self.hooks.take_change() {
+            store.append(&Record::Hooks(Cow::Borrowed(hooks)));
+        }
         if self.shutdown.take_change() {
             store.append(&Record::Shutdown(self.saved_shutdown()));
         }
@@ -377,6 +384,7 @@ impl Supervisor {
         self.counters.note_output(self.log.writer.counts());
         self.counters.take_changes();
         store.append(&Record::Counters(self.counters.saved()));
+        store.append(&Record::Hooks(Cow::Borrowed(self.hooks.saved())));
         for event in self.event_log.after(0) {
             store.append(&Record::Event(event.saved()));
         }

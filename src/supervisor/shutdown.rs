@@ -21,6 +21,12 @@ const FAILED_START_TIMEOUT: Span = Span::from_secs(5);
 /// How often it is checked meanwhile.
 const CHECK_INTERVAL: Span = Span::from_millis(100);
 
+/// How long hooks may take once the last worker is gone, that of `master-stopped` among them. `docs/promises.md` has it.
+const HOOKS_TIMEOUT: Span = Span::from_secs(5);
+
+/// The same, if everything is to stop at once.
+const HOOKS_TIMEOUT_NOW: Span = Span::from_secs(1);
+
 /// How long clients may take to read the last lines of workers.
 const CLIENT_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -61,6 +67,8 @@ pub(super) struct Shutdown {
     pub stopping: bool,
     /// SIGINT has been received: the next one kills.
     pub interrupted: bool,
+    /// Everything is to stop at once.
+    pub at_once: bool,
     /// The engine has nothing left to stop.
     pub exiting: Option<Exiting>,
     /// What the kernel cannot end, for the exit message.
@@ -81,12 +89,29 @@ pub(super) enum Leftover {
 #[derive(Debug)]
 pub(super) struct Exiting {
     deadline: Time,
+    stage: ExitStage,
+}
+
+/// What is waited for, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ExitStage {
+    /// What workers left behind.
+    LeftByWorkers,
+    /// The hooks, since then.
+    Hooks(Time),
+    /// What hooks left behind.
+    LeftByHooks,
 }
 
 impl Exiting {
     /// Orphans that die cause SIGCHLD; the timeout is for those that do not.
     pub(super) fn next_check(&self, now: Time) -> Time {
-        self.deadline.min(now + CHECK_INTERVAL)
+        match self.stage {
+            ExitStage::LeftByWorkers | ExitStage::LeftByHooks => {
+                self.deadline.min(now + CHECK_INTERVAL)
+            }
+            ExitStage::Hooks(_) => now + CHECK_INTERVAL,
+        }
     }
 }
 
@@ -106,6 +131,7 @@ impl Supervisor {
     pub(super) fn stop(&mut self, now: bool) {
         self.begin_stop();
         let cap = self.plan.master.stop_timeout.map(Span::from);
+        self.shutdown.at_once |= now;
         let request = if now {
             Request::StopNow
         } else {
@@ -156,14 +182,49 @@ impl Supervisor {
                 .unkillable
                 .insert(Leftover::Worker(*worker), text);
         }
-        self.shutdown.exiting = Some(Exiting {
-            deadline: self.clock.now() + ORPHAN_TIMEOUT,
-        });
-        self.workers.end_orphans(self.clock.now());
+        self.end_orphans(ExitStage::LeftByWorkers);
+    }
+
+    fn end_orphans(&mut self, stage: ExitStage) {
+        let now = self.clock.now();
+        let deadline = now + ORPHAN_TIMEOUT;
+        self.shutdown.exiting = Some(Exiting { deadline, stage });
+        self.workers.end_orphans(now);
     }
 
     /// The exit code, once nothing is left to wait for.
     pub(super) fn can_exit(&mut self) -> Option<ExitCode> {
+        match self.shutdown.exiting.as_ref()?.stage {
+            ExitStage::LeftByWorkers => {
+                let code = self.orphans_have_ended()?;
+                self.emit(EventBuilder::new(EventKind::MasterStopped, "stopped"));
+                self.hooks.close();
+                if !self.hooks.is_busy() {
+                    return Some(code);
+                }
+                if let Some(exiting) = &mut self.shutdown.exiting {
+                    exiting.stage = ExitStage::Hooks(self.clock.now());
+                }
+                None
+            }
+            ExitStage::Hooks(since) => {
+                let limit = match self.shutdown.at_once {
+                    true => HOOKS_TIMEOUT_NOW,
+                    false => HOOKS_TIMEOUT,
+                };
+                if self.hooks.is_busy() && self.clock.now() < since + limit {
+                    return None;
+                }
+                self.kill_hooks();
+                self.end_orphans(ExitStage::LeftByHooks);
+                None
+            }
+            ExitStage::LeftByHooks => self.orphans_have_ended(),
+        }
+    }
+
+    /// The exit code, once what workers or hooks have left behind is gone, or takes too long.
+    fn orphans_have_ended(&mut self) -> Option<ExitCode> {
         let deadline = self.shutdown.exiting.as_ref()?.deadline;
         // None: the scan has not finished.
         let left = self.workers.orphans_left();
@@ -192,7 +253,6 @@ impl Supervisor {
             .map(String::as_str)
             .collect();
         let lost = lost.join("\n");
-        self.emit(EventBuilder::new(EventKind::MasterStopped, "stopped"));
         self.save();
         self.tell_events();
         let listening = std::mem::take(&mut self.listening);

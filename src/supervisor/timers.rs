@@ -55,6 +55,8 @@ enum Timer {
     ServiceManager,
     /// The program of an upgrade has worked long enough.
     Upgrade,
+    /// A hook may be run, or takes too long.
+    Hooks,
     /// The guardian is to see that the loop turns.
     Heartbeat,
     /// What is left at the end is looked at again.
@@ -63,7 +65,7 @@ enum Timer {
 
 /// Those that find out that other parts hang come first; what they report is handed to the engine before its deadlines
 /// count.
-const ALL: [Timer; 22] = [
+const ALL: [Timer; 23] = [
     Timer::Spawner,
     Timer::RuntimeFiles,
     Timer::Clients,
@@ -84,6 +86,7 @@ const ALL: [Timer; 22] = [
     Timer::Engine,
     Timer::ServiceManager,
     Timer::Upgrade,
+    Timer::Hooks,
     Timer::Heartbeat,
     Timer::Shutdown,
 ];
@@ -111,6 +114,7 @@ impl Timer {
             | Self::BootSamples
             | Self::ServiceManager
             | Self::Upgrade
+            | Self::Hooks
             | Self::Heartbeat
             | Self::Shutdown => false,
         }
@@ -164,6 +168,7 @@ impl Supervisor {
             Timer::Engine => self.engine.deadline(),
             Timer::ServiceManager => self.service_manager.deadline(),
             Timer::Upgrade => self.upgrade.deadline(),
+            Timer::Hooks => self.hook_deadline(),
             Timer::Heartbeat => self.heartbeat.deadline(),
             Timer::Shutdown => {
                 let shutdown = self.shutdown.exiting.as_ref()?;
@@ -228,8 +233,8 @@ impl Supervisor {
             }
             Timer::Engine => self.engine.push(Input::TimerFired),
             Timer::Upgrade => self.settle_upgrade(),
-            // They only end the wait: each turn of the loop sees to the service manager, the guardian and the end.
-            Timer::ServiceManager | Timer::Heartbeat | Timer::Shutdown => {}
+            // They only end the wait: each turn of the loop sees to the service manager, the hooks, the guardian and the end.
+            Timer::ServiceManager | Timer::Hooks | Timer::Heartbeat | Timer::Shutdown => {}
         }
     }
 

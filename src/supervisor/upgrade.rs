@@ -61,6 +61,11 @@ impl Upgrade {
     pub(super) fn deadline(&self) -> Option<Time> {
         self.settles_at
     }
+
+    /// This master is about to be replaced, or its program has not worked long enough to stay.
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
 }
 
 fn nothing_changed(why: &str) -> String {

@@ -337,7 +337,7 @@ impl Supervisor {
         self.perform(failures);
     }
 
-    /// Takes over what a running master can of [master], [control] and [signals]. `plan::diff` names the rest.
+    /// Takes over what a running master can of [master], [control], [signals] and [hooks]. `plan::diff` names the rest.
     fn adopt_master(&mut self, new: &Plan) {
         let own = &mut self.plan.master;
         own.log_level = new.master.log_level;
@@ -346,9 +346,12 @@ impl Supervisor {
         own.stop_timeout = new.master.stop_timeout;
         own.watch_config = new.master.watch_config;
         own.watch_program = new.master.watch_program;
+        own.watchdog = new.master.watchdog;
         tracing_setup::set_level(own.log_level);
         self.plan.signals = new.signals;
         self.event_loop.signals.set_map(new.signals);
+        self.plan.hooks.clone_from(&new.hooks);
+        self.hooks.keep(&new.hooks);
         self.plan.sources.clone_from(&new.sources);
         self.plan.include.clone_from(&new.include);
         self.log.writer.set_rotation(Rotation {

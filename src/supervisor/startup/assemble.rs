@@ -23,6 +23,7 @@ use crate::supervisor::engine_queue::EngineQueue;
 use crate::supervisor::event_log::EventLog;
 use crate::supervisor::health::Health;
 use crate::supervisor::heartbeat::Heartbeat;
+use crate::supervisor::hooks::Hooks;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::log_hang::LogHang;
 use crate::supervisor::pool_registry::{PoolRegistry, PoolSpec};
@@ -55,20 +56,21 @@ pub(super) struct Parts {
     reports: Receiver<Report>,
     spawner: Spawner,
     health: Health,
+    hooks: Hooks,
     null: Arc<OwnedFd>,
 }
 
 impl Parts {
     pub(super) fn of(acquired: Acquired) -> Result<Self, Failed> {
+        let settings = SpawnerConfig {
+            clock: acquired.clock.clone(),
+            original_nofile: acquired.nofile,
+            shim: shim::OURSELVES.into(),
+        };
         let build = || -> io::Result<(Poller, Waker, Spawner, Health, Reports, OwnedFd)> {
             let poller = Poller::new()?;
             let waker = Waker::new()?;
             let (mailbox, reports) = mailbox::channel(waker.clone());
-            let settings = SpawnerConfig {
-                clock: acquired.clock.clone(),
-                original_nofile: acquired.nofile,
-                shim: shim::OURSELVES.into(),
-            };
             let spawner = Spawner::start(settings.clone(), mailbox.of(Report::Spawn))?;
             let accept_probe =
                 AcceptProbe::start(mailbox.of(Report::Accept), acquired.clock.clone())?;
@@ -88,13 +90,14 @@ impl Parts {
                 poller,
                 waker,
                 spawner,
-                Health::new(settings, accept_probe, &mailbox),
+                Health::new(settings.clone(), accept_probe, &mailbox),
                 (mailbox, reports),
                 null.into(),
             ))
         };
         let (poller, waker, spawner, health, (mailbox, reports), null) =
             build().map_err(|e| Failed::at("cannot begin", e))?;
+        let hooks = Hooks::new(settings, mailbox.of(Report::Hook));
         Ok(Self {
             acquired,
             poller,
@@ -103,6 +106,7 @@ impl Parts {
             reports,
             spawner,
             health,
+            hooks,
             null: Arc::new(null),
         })
     }
@@ -117,6 +121,7 @@ impl Parts {
             reports,
             spawner,
             health,
+            hooks,
             null,
         } = self;
         let orphans = Orphans::new(
@@ -167,6 +172,7 @@ impl Parts {
             clients: Clients::new(acquired.server, tables.start_watch),
             event_log: EventLog::default(),
             counters: Counters::new(),
+            hooks,
             log: Log {
                 writer: acquired.log_writer,
                 hang: LogHang::default(),

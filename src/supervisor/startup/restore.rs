@@ -29,6 +29,7 @@ use crate::supervisor::counters::SavedCounters;
 use crate::supervisor::effects::in_order;
 use crate::supervisor::engine_queue::EngineQueue;
 use crate::supervisor::event_builder::EventBuilder;
+use crate::supervisor::hooks::queue::HookQueue;
 use crate::supervisor::listening::{Listening, SavedListening};
 use crate::supervisor::pool_registry::{PoolRegistry, SavedPools};
 use crate::supervisor::reload::ReloadRequest;
@@ -87,6 +88,7 @@ struct Records {
     upgrade: Option<SavedUpgrade>,
     watched: Vec<SeenFiles>,
     counters: SavedCounters,
+    hooks: HookQueue,
 }
 
 /// Whether another version has written this record, which this one may pass over (`saved_state::format`). Whatever is no
@@ -145,6 +147,7 @@ impl Records {
                 Record::Event(event) => all.events.push(event.into()),
                 Record::Watched(seen) => all.watched = seen.into_owned(),
                 Record::Counters(later) => all.counters.add(later),
+                Record::Hooks(hooks) => all.hooks = hooks.into_owned(),
             }
         }
         Ok(all)
@@ -164,6 +167,7 @@ pub(in crate::supervisor) struct Resume {
     upgrade: Option<SavedUpgrade>,
     watched: Vec<SeenFiles>,
     counters: SavedCounters,
+    hooks: HookQueue,
     signals: Option<TakenSignals>,
     events: Vec<Event>,
     rest: Rest,
@@ -413,6 +417,7 @@ impl Supervisor {
             upgrade: records.upgrade,
             watched: records.watched,
             counters: records.counters,
+            hooks: records.hooks,
             signals: records.signals,
             events: records.events,
             rest: replayed.rest,
@@ -456,6 +461,7 @@ impl Supervisor {
             self.log.writer.adopt(&output);
             self.workers.processes.left_output(id, &output, log);
         }
+        self.restore_hooks(resume.hooks);
         let poller = &self.event_loop.poller;
         let again = self.clients.restore(
             resume.tickets,

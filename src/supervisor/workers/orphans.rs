@@ -7,7 +7,7 @@ use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
 use crate::process::orphan_scanner::{OrphanScanner, ScanReport};
 use crate::process::procfs::Stat;
-use crate::process::tree::{Found, Identity, Member, ScanRequest, UnownedProcess};
+use crate::process::tree::{Found, Identity, Member, ScanRequest, UnownedProcess, is_hook};
 use crate::supervisor::action::Action;
 use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::workers::exit_report::exit_text;
@@ -16,7 +16,7 @@ use crate::supervisor::workers::trees::{self, Event};
 use crate::supervisor::workers::{LoopContext, Workers};
 use crate::sys::reaper;
 use rotad_core::{Input, PoolId, Signal, Span, Time, WorkerId};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex};
 
 /// Delay of the scan after a child has exited: one scan for a burst of exits.
@@ -49,6 +49,8 @@ pub(crate) struct Orphans {
     everything: bool,
     /// During shutdown: how many were alive at the last scan. None: it has not finished.
     left: Option<usize>,
+    /// The runs of hooks that have not ended: what they have started is left alone.
+    hooks: BTreeSet<WorkerId>,
 }
 
 impl Orphans {
@@ -65,6 +67,7 @@ impl Orphans {
             members: BTreeMap::new(),
             everything: false,
             left: None,
+            hooks: BTreeSet::new(),
         }
     }
 
@@ -131,9 +134,17 @@ impl Workers {
                 trees::Action::Gone(worker) => self.tree_gone(context, worker, actions),
                 trees::Action::ReportKilled(worker, killed) => {
                     let many = counted(killed, "process");
-                    let text = format!("killed {many} that the worker left behind");
-                    let event = EventBuilder::new(EventKind::DescendantsKilled, text);
-                    actions.push(Action::Emit(event.worker(worker)));
+                    let event = match is_hook(worker) {
+                        true => {
+                            let text = format!("killed {many} that a hook left behind");
+                            EventBuilder::new(EventKind::DescendantsKilled, text)
+                        }
+                        false => {
+                            let text = format!("killed {many} that the worker left behind");
+                            EventBuilder::new(EventKind::DescendantsKilled, text).worker(worker)
+                        }
+                    };
+                    actions.push(Action::Emit(event));
                 }
                 trees::Action::ReportDaemonized(worker) => {
                     self.report_daemonized_worker(worker, actions);
@@ -303,7 +314,7 @@ impl Workers {
     }
 
     fn scan_request(&self, now: Time) -> ScanRequest {
-        ScanRequest {
+        let mut request = ScanRequest {
             threads: self.spawner.threads(),
             guardian: self.processes.guardian_pid(),
             delivered: self.orphans.signalled.clone(),
@@ -312,6 +323,20 @@ impl Workers {
             now,
             everything: self.orphans.everything,
             ..self.processes.scan_request(&self.tag, &self.trees)
+        };
+        request.living.extend(&self.orphans.hooks);
+        request
+    }
+
+    /// These runs of hooks have not ended.
+    pub(crate) fn set_hooks(&mut self, runs: BTreeSet<WorkerId>) {
+        self.orphans.hooks = runs;
+    }
+
+    /// A run of a hook has ended: kills what it has left behind.
+    pub(crate) fn end_left_by_hooks(&mut self, now: Time) {
+        if self.has_orphans() {
+            self.scan_orphans(now);
         }
     }
 
@@ -410,6 +435,7 @@ impl Workers {
     /// The master exits: kills all that is left. A scan already running does not count.
     pub(crate) fn end_orphans(&mut self, now: Time) {
         self.orphans.everything = true;
+        self.orphans.left = None;
         self.orphans.at = None;
         let request = self.scan_request(now);
         if let Err(error) = self.orphans.scanner.scan(request) {
