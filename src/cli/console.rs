@@ -4,6 +4,7 @@
 use super::args::{Args, Verb};
 use super::{print, usage};
 use crate::exit_code::ExitCode;
+use crate::sys::signal;
 use clap::Parser;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -76,8 +77,12 @@ pub fn call() -> Result<Call, ExitCode> {
     })
 }
 
-/// Executes rotad-console with the same arguments: the one beside this program, else the first in PATH.
-pub(super) fn execute() -> ExitCode {
+/// Executes rotad-console with the same arguments: the one beside this program, else the first in PATH. Unless HUP was
+/// ignored from the start (nohup(1)), it ends the program: what is ignored here stays so across execve(2).
+pub(super) fn execute(hup_ignored: bool) -> ExitCode {
+    if !hup_ignored {
+        signal::reset(&[nix::libc::SIGHUP]);
+    }
     let beside = std::env::current_exe()
         .ok()
         .map(|own| own.with_file_name(PROGRAM))

@@ -117,7 +117,7 @@ impl Style {
 }
 
 /// The time of an event: without its date if that is today's. UTC, as in the log.
-fn moment<'a>(time: &'a str, today: &str) -> &'a str {
+pub fn moment<'a>(time: &'a str, today: &str) -> &'a str {
     let time = time.trim_end_matches('Z');
     match (time.split_once('T'), today.split_once('T')) {
         (Some((date, clock)), Some((now, _))) if date == now => clock,
@@ -125,7 +125,8 @@ fn moment<'a>(time: &'a str, today: &str) -> &'a str {
     }
 }
 
-fn colour(event: &Event) -> Option<u8> {
+/// The colour of an event's word (SGR number). None: none of its own.
+pub fn colour(event: &Event) -> Option<u8> {
     use EventKind::*;
     match event.event {
         Exit | SpawnFailed | NotReady | Unhealthy | Unkillable | CrashLoop | ConfigRefused

@@ -9,14 +9,18 @@ const INDENT: usize = 5;
 const LEAST_WIDTH: usize = 30;
 
 /// A shape, and the colour (SGR number) that repeats its meaning.
-pub(super) type Mark = (char, u8);
+pub type Mark = (char, u8);
 
-// Colours (SGR numbers).
-pub(super) const RED: u8 = 31;
-pub(super) const GREEN: u8 = 32;
-pub(super) const YELLOW: u8 = 33;
-pub(super) const BLUE: u8 = 34;
-pub(super) const GREY: u8 = 90;
+/// The colour of what has failed (SGR number, as those below).
+pub const RED: u8 = 31;
+/// The colour of what is well.
+pub const GREEN: u8 = 32;
+/// The colour of what is not complete.
+pub const YELLOW: u8 = 33;
+/// The colour of a rolling restart.
+pub const BLUE: u8 = 34;
+/// The colour of what is not there, and of what is said beside.
+pub const GREY: u8 = 90;
 const BOLD: u8 = 1;
 
 /// A column.

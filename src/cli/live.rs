@@ -1,6 +1,7 @@
 //! What a command shows while it waits on a terminal: an area below its finished lines, drawn again every second and gone
 //! at the end. It has what the master answers about work in progress, on a connection of its own; a master that does not
-//! answer leaves the area as it is. Elsewhere (a pipe, TERM=dumb, in the background of a shell) nothing is shown.
+//! answer leaves the area as it is. Elsewhere (a pipe, TERM=dumb, in the background of a shell) nothing is shown. `top` shows
+//! the same lines.
 
 use super::client::{Client, WaitLimits};
 use super::layout::{GREY, RED, YELLOW, cut, painted};
@@ -169,14 +170,17 @@ impl Terminal {
 
 /// A line of the area: a shape, the colour (SGR number) that repeats its meaning, and what it is about.
 #[derive(Debug, PartialEq)]
-struct Line {
-    mark: char,
-    colour: u8,
-    text: String,
+pub struct Line {
+    /// The shape.
+    pub mark: char,
+    /// The colour.
+    pub colour: u8,
+    /// The text, sanitized.
+    pub text: String,
 }
 
 /// The lines for what is in progress, `max` at most. The last death is shown if it was after `began`.
-fn lines(progress: &InProgress, began: SystemTime, now: SystemTime, max: usize) -> Vec<Line> {
+pub fn lines(progress: &InProgress, began: SystemTime, now: SystemTime, max: usize) -> Vec<Line> {
     let death = progress
         .death
         .as_ref()

@@ -213,8 +213,8 @@ impl Style {
     }
 }
 
-/// A colour that is always the same for a name: this hasher has no random seed.
-fn colour_of(pool: &str) -> u8 {
+/// A colour (SGR number) that is always the same for a name: this hasher has no random seed.
+pub fn colour_of(pool: &str) -> u8 {
     let mut hasher = DefaultHasher::new();
     pool.hash(&mut hasher);
     COLOURS[(hasher.finish() % COLOURS.len() as u64) as usize]

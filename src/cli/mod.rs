@@ -7,27 +7,28 @@ mod complete;
 pub mod console;
 mod demo;
 mod doctor;
-mod events;
+pub mod events;
 mod habits;
 mod import;
 mod init;
-mod layout;
-mod live;
+pub mod layout;
+pub mod live;
 mod log_files;
-mod logs;
+pub mod logs;
 mod man;
 pub mod metrics;
 mod notify;
 mod overview;
 mod pools;
-mod progress;
-mod rates;
-mod request;
+pub mod progress;
+pub mod rates;
+pub mod request;
 mod roll;
 mod run;
 mod schema;
-mod status;
-mod table;
+pub mod status;
+pub mod table;
+pub mod typed;
 mod usage;
 mod value_parsers;
 mod watch;
@@ -201,7 +202,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
         Verb::Metrics { format } => metrics::metrics(config.as_deref(), &format),
         Verb::Init { full, command } => init::init(config.as_deref(), full, &command),
         Verb::Import(args) => import::import(config.as_deref(), &args),
-        Verb::Serve(_) | Verb::Top(_) => console::execute(),
+        Verb::Serve(_) | Verb::Top(_) => console::execute(hup_ignored),
         Verb::Completions { shell } => complete::completions(shell),
         Verb::Man => man::man(),
         Verb::Schema => schema::schema(),

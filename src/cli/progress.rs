@@ -8,9 +8,11 @@ use std::io::IsTerminal;
 
 /// How lines are printed: on a terminal a shape shows what happened, and colour repeats it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
-    terminal: bool,
-    colour: bool,
+pub struct Progress {
+    /// For a terminal, else for a pipe.
+    pub terminal: bool,
+    /// With colours.
+    pub colour: bool,
 }
 
 impl Progress {
@@ -22,7 +24,7 @@ impl Progress {
     }
 
     /// The lines for a response that is not the final one; empty if it is not progress.
-    pub(super) fn line(self, answer: &Response) -> String {
+    pub fn line(self, answer: &Response) -> String {
         match answer {
             Response::Progress { text } => format!("{}\n", print::sanitize_lines(text)),
             Response::Step {

@@ -1,4 +1,4 @@
-//! Processor use between two status readings, for `rotad watch`.
+//! Processor use between two status readings, for `status -w` and `top`.
 
 use super::table::cpu_of;
 use crate::observe::status::{Status, WorkerStatus};
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 /// The share of one processor that each worker used between two readings, by pid: 1.0 is one processor all the time.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Rates(BTreeMap<i32, f64>);
+pub struct Rates(BTreeMap<i32, f64>);
 
 impl Rates {
     /// Computes the shares of workers that are in both readings.
-    pub(crate) fn between(before: &Status, after: &Status, passed: Duration) -> Self {
+    pub fn between(before: &Status, after: &Status, passed: Duration) -> Self {
         let used = |status: &Status| -> BTreeMap<i32, f64> {
             let workers = status.pools.iter().flat_map(|pool| &pool.workers);
             workers
@@ -26,7 +26,7 @@ impl Rates {
     }
 
     /// `None` if the worker was not in the previous reading.
-    pub(crate) fn of(&self, worker: &WorkerStatus) -> Option<f64> {
+    pub fn of(&self, worker: &WorkerStatus) -> Option<f64> {
         self.0.get(&worker.pid?).copied()
     }
 }

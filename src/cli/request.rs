@@ -177,17 +177,26 @@ fn waited_for(method: &Method) -> Option<Vec<String>> {
 }
 
 pub(super) fn finish(done: Result<(ExitCode, String), ClientError>, config: &Path) -> ExitCode {
-    match done {
-        Err(error) => failed(&error, config),
-        Ok((code, message)) => {
-            let message = print::sanitize_lines(&message);
-            match (code, message.is_empty()) {
-                (_, true) => {}
-                (ExitCode::DONE, false) => print::line(&message),
-                (_, false) => print::error(&message),
-            }
-            code
-        }
+    let (code, text) = outcome(done, config);
+    match (code, text.is_empty()) {
+        (_, true) => {}
+        (ExitCode::DONE, false) => print::line(&text),
+        (_, false) => print::plain_error(&text),
+    }
+    code
+}
+
+/// The exit code of a request and what is printed at its end, sanitized; empty: nothing. It goes to stdout if the code is
+/// [`ExitCode::DONE`].
+pub fn outcome(done: Result<(ExitCode, String), ClientError>, config: &Path) -> (ExitCode, String) {
+    let (code, message) = match done {
+        Err(error) => (error.code(), reason(&error, config)),
+        Ok(done) => done,
+    };
+    let message = print::sanitize_lines(&message);
+    match (code, message.is_empty()) {
+        (ExitCode::DONE, _) | (_, true) => (code, message),
+        (_, false) => (code, format!("rotad: {message}")),
     }
 }
 
@@ -202,15 +211,19 @@ pub(super) fn log_file(paths: &MasterPaths) -> String {
     }
 }
 
-/// Prints why there is no answer; after detaching, also that the work continues and how to follow it.
+/// Prints why there is no answer.
 pub(super) fn failed(error: &ClientError, config: &Path) -> ExitCode {
+    finish(Err(error.clone()), config)
+}
+
+/// Why there is no answer; after detaching, also that the work continues and how to follow it.
+fn reason(error: &ClientError, config: &Path) -> String {
     match error {
-        ClientError::TimedOut | ClientError::Detached => print::error(&format!(
+        ClientError::TimedOut | ClientError::Detached => format!(
             "{error}; the work goes on: `rotad status -c {}` shows it",
             shell_words::quote(&config.to_string_lossy())
-        )),
-        ClientError::OutputClosed => {}
-        other => print::error(&other.to_string()),
+        ),
+        ClientError::OutputClosed => String::new(),
+        other => other.to_string(),
     }
-    error.code()
 }

@@ -44,37 +44,23 @@ pub(super) fn reload(
 /// Rolls pools, or replaces single workers one after another. Mixing both is refused, since their order would be
 /// unclear.
 pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait) -> ExitCode {
-    let slots = which.pools.iter().filter(|name| name.contains('/')).count();
-    if slots == 0 {
-        return request::once(
-            file,
-            Method::Roll {
-                which: which.into(),
-                wait: until(wait),
-            },
-            wait.timeout,
-        );
-    }
-    if slots < which.pools.len() || which.workers || which.tasks {
-        print::error(
-            "either whole pools or single workers (POOL/SLOT), not both: roll them one after another",
-        );
-        return ExitCode::USAGE;
-    }
-    let mut targets = Vec::new();
-    for name in &which.pools {
-        match name.parse() {
-            Ok(Target {
-                pool,
-                slot: Some(slot),
-            }) => targets.push((pool, slot)),
-            Ok(Target { slot: None, .. }) => {}
-            Err(error) => {
-                print::error(&error);
-                return ExitCode::USAGE;
-            }
+    let targets = match slots(&which) {
+        Ok(Some(targets)) => targets,
+        Ok(None) => {
+            return request::once(
+                file,
+                Method::Roll {
+                    which: which.into(),
+                    wait: until(wait),
+                },
+                wait.timeout,
+            );
         }
-    }
+        Err(error) => {
+            print::error(&error);
+            return ExitCode::USAGE;
+        }
+    };
     let paths = match request::master_paths(file) {
         Ok(paths) => paths,
         Err(code) => return code,
@@ -102,6 +88,28 @@ pub(super) fn roll(file: Option<&Path>, which: args::Selector, wait: &args::Wait
         }
     }
     ExitCode::DONE
+}
+
+/// The single workers that are named, if any are.
+///
+/// Errors: what is printed.
+pub(super) fn slots(which: &args::Selector) -> Result<Option<Vec<(String, u32)>>, String> {
+    let slots = which.pools.iter().filter(|name| name.contains('/')).count();
+    if slots == 0 {
+        return Ok(None);
+    }
+    if slots < which.pools.len() || which.workers || which.tasks {
+        return Err(
+            "either whole pools or single workers (POOL/SLOT), not both: roll them one after another"
+                .to_owned(),
+        );
+    }
+    let mut targets = Vec::new();
+    for name in &which.pools {
+        let Target { pool, slot } = name.parse()?;
+        targets.extend(slot.map(|slot| (pool, slot)));
+    }
+    Ok(Some(targets))
 }
 
 /// The same workers, each by the name of its pool. Only patterns and `all` need the master for that.

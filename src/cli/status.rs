@@ -88,9 +88,10 @@ pub(super) fn pool_names(status: &Status) -> Vec<String> {
 }
 
 /// The status of the master, or its refusal.
-pub(super) fn fetch(
-    paths: &MasterPaths,
-) -> Result<Result<Status, (ExitCode, String)>, ClientError> {
+///
+/// # Errors
+/// As [`Client::connect`]; `Failed`: the master did not answer within 10 s.
+pub fn fetch(paths: &MasterPaths) -> Result<Result<Status, (ExitCode, String)>, ClientError> {
     let limits = WaitLimits {
         until: Some(Deadline::after(TIMEOUT)),
         ..WaitLimits::default()

@@ -171,12 +171,13 @@ pub(crate) fn workers(pool: &PoolStatus, style: TableStyle<'_>) -> String {
     out + &layout::render(&WORKER_COLUMNS, &rows, style.width, style.colour)
 }
 
-/// Of the whole tree, as far as it is known.
-pub(super) fn cpu_of(worker: &WorkerStatus) -> Option<f64> {
+/// Processor time in seconds, of the whole tree as far as it is known.
+pub fn cpu_of(worker: &WorkerStatus) -> Option<f64> {
     worker.tree.map(|tree| tree.cpu_s).or(worker.cpu_s)
 }
 
-fn memory_of(worker: &WorkerStatus) -> Option<f64> {
+/// Memory in bytes, of the whole tree as far as it is known.
+pub fn memory_of(worker: &WorkerStatus) -> Option<f64> {
     let of_tree = worker.tree.map(|tree| tree.rss_bytes);
     of_tree.or(worker.rss_bytes).map(|bytes| bytes as f64)
 }
@@ -186,8 +187,8 @@ fn lacks_tree(worker: &WorkerStatus) -> bool {
     worker.tree.is_none() && worker.rss_bytes.is_some()
 }
 
-/// A oneshot that has succeeded wants no worker: `0/0` would look like a failure.
-fn ready_of(pool: &PoolStatus) -> String {
+/// `3/4`. A oneshot that has succeeded wants no worker: `0/0` would look like a failure.
+pub fn ready_of(pool: &PoolStatus) -> String {
     if pool.state == PoolState::Done {
         return dash();
     }
@@ -219,7 +220,8 @@ fn deploy_text(deploy: &LastDeploy, style: TableStyle<'_>) -> String {
     format!("{age} ago, {by}{}", who.unwrap_or_default())
 }
 
-fn pool_mark(state: PoolState) -> Mark {
+/// The shape and colour of a pool's state.
+pub fn pool_mark(state: PoolState) -> Mark {
     match state {
         PoolState::Ok | PoolState::Done => ('●', GREEN),
         PoolState::Starting | PoolState::Degraded | PoolState::Mixed => ('◐', YELLOW),
@@ -229,7 +231,8 @@ fn pool_mark(state: PoolState) -> Mark {
     }
 }
 
-fn worker_mark(state: SlotState) -> Mark {
+/// The shape and colour of a slot's state.
+pub fn worker_mark(state: SlotState) -> Mark {
     match state {
         SlotState::Ready | SlotState::Done => ('●', GREEN),
         SlotState::Starting | SlotState::Soaking => ('◐', YELLOW),
@@ -255,8 +258,8 @@ pub(super) fn below_strength(pool: &PoolStatus) -> String {
     )
 }
 
-/// The reason for a pool's state: its own problem first, then the result of its last rolling restart.
-fn pool_note(pool: &PoolStatus) -> String {
+/// The reason for a pool's state: its own problem first, then the result of its last rolling restart. Sanitized.
+pub fn pool_note(pool: &PoolStatus) -> String {
     let trouble = pool
         .workers
         .iter()
@@ -358,7 +361,8 @@ fn reload_note(reload: &ReloadStatus) -> Option<String> {
     Some(format!("generation {} {what}{reason}", reload.generation))
 }
 
-fn worker_note(pool: &PoolStatus, worker: &WorkerStatus) -> String {
+/// What is said of a slot: what its worker says of itself, how the last one ended, and when it is tried again. Sanitized.
+pub fn worker_note(pool: &PoolStatus, worker: &WorkerStatus) -> String {
     // How a worker ended that was asked to stop, or a oneshot that has succeeded, is of no interest.
     let tells = |exit: &&LastExit| {
         let is_success = worker.state == SlotState::Done && exit.code == Some(0);
@@ -416,7 +420,8 @@ fn is_only_alive(worker: &WorkerStatus) -> bool {
     worker.state == SlotState::Ready && worker.ready_by == Some(ReadyBy::Age)
 }
 
-fn worker_word(worker: &WorkerStatus) -> String {
+/// The word for a slot's state.
+pub fn worker_word(worker: &WorkerStatus) -> String {
     if is_only_alive(worker) {
         "alive".to_owned()
     } else {
@@ -438,16 +443,18 @@ fn total(values: impl Iterator<Item = f64>) -> Option<f64> {
     })
 }
 
-fn number(n: u32) -> String {
+/// A number that is never 0, or a dash.
+pub fn number(n: u32) -> String {
     if n == 0 { dash() } else { n.to_string() }
 }
 
-fn dash() -> String {
+/// What stands where there is nothing.
+pub fn dash() -> String {
     "–".to_owned()
 }
 
-/// At most two units: `0.4s`, `12s`, `3m20s`, `5h03m`, `3d4h`.
-fn duration(seconds: f64) -> String {
+/// Seconds in at most two units: `0.4s`, `12s`, `3m20s`, `5h03m`, `3d4h`.
+pub fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0) as u64;
     match whole {
         0..10 => format!("{:.1}s", seconds.max(0.0)),
@@ -458,8 +465,8 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// At most three digits: `980K`, `20M`, `1.1G`.
-fn bytes(n: f64) -> String {
+/// Bytes with at most three digits: `980K`, `20M`, `1.1G`.
+pub fn bytes(n: f64) -> String {
     let (mut n, mut unit) = (n / 1024.0, 'K');
     for next in ['M', 'G', 'T'] {
         if n < 1000.0 {

@@ -53,6 +53,17 @@ pub(super) fn report(error: &Error, words: &[String]) -> ExitCode {
     code
 }
 
+/// What is wrong with a command line, in one line; also where help was asked for.
+pub(super) fn said(error: &Error, typed: &Typed) -> String {
+    let missing = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if error.kind() == missing {
+        return MISSING_VERB.to_owned();
+    }
+    habits::answer(typed).map_or_else(|| told(error, typed), |(_, text)| text)
+}
+
+const MISSING_VERB: &str = "a verb is missing: `rotad --help` lists them";
+
 /// What the parser has found, in one line.
 fn told(error: &Error, typed: &Typed) -> String {
     let command = match typed.verb() {
@@ -94,7 +105,7 @@ fn told(error: &Error, typed: &Typed) -> String {
             }
         }
         ErrorKind::MissingSubcommand => {
-            return "a verb is missing: `rotad --help` lists them".to_owned();
+            return MISSING_VERB.to_owned();
         }
         ErrorKind::InvalidUtf8 => "the command line is not valid UTF-8".to_owned(),
         _ => {
