@@ -173,6 +173,8 @@ fi
 check_components
 say "cargo test"
 cargo test --workspace --locked --no-run
+# rotad-console beside rotad: its tests are those of the package rotad, which do not build it.
+cargo build --profile test --workspace --locked --bins
 # In two parts at once, two tests at a time in each, whatever the machine: most tests wait, and those that put load on the
 # machine wait for each other (`alone` in tests/support).
 run_part() { exec "${defaults[@]}" cargo test --workspace --locked --no-fail-fast "$@" -- --test-threads=2; }

@@ -2,11 +2,10 @@
 //! without harm to the master.
 
 mod serve;
+mod top;
 
 use rotad::cli::console::{ConsoleVerb, call};
-use rotad::exit_code::ExitCode;
 use rotad::listener::InheritedFds;
-use rotad::observe::print;
 
 fn main() -> std::process::ExitCode {
     // Before anything opens a descriptor.
@@ -16,10 +15,8 @@ fn main() -> std::process::ExitCode {
         Err(code) => return code.into(),
     };
     match call.verb {
-        ConsoleVerb::Serve(args) => {
-            return serve::serve(call.config.as_deref(), &args, inherited).into();
-        }
-        ConsoleVerb::Top(_) => print::error("not supported yet: `rotad top`"),
+        ConsoleVerb::Serve(args) => serve::serve(call.config.as_deref(), &args, inherited),
+        ConsoleVerb::Top(_) => top::top(call.config.as_deref()),
     }
-    ExitCode::CONFIG.into()
+    .into()
 }

@@ -72,6 +72,17 @@ pub fn testworker() -> PathBuf {
     path
 }
 
+/// rotad-console, built beside it.
+pub fn console() -> PathBuf {
+    let path = rotad().with_file_name("rotad-console");
+    assert!(
+        path.exists(),
+        "{} is missing: `cargo build --profile test --workspace --bins`",
+        path.display()
+    );
+    path
+}
+
 /// The lock file of [`alone`].
 pub const ALONE: &str = "alone.lock";
 
