@@ -76,6 +76,11 @@ impl Access {
         }
     }
 
+    /// Whether requests with the token may change something.
+    pub(crate) fn allows_actions(&self) -> bool {
+        self.token.is_some()
+    }
+
     /// The request may change something.
     pub(crate) fn check_action(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let refused = |why: &str| Err((StatusCode::FORBIDDEN, why.to_owned()));

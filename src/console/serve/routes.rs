@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::time::{Duration, timeout};
 
-/// The page. `@NONCE@` is replaced at each answer.
+/// The page. `@NONCE@` and `@ACTIONS@` are replaced at each answer.
 const PAGE: &str = include_str!("../page/index.html");
 /// The longest body of a request, in bytes.
 const MAX_BODY: usize = 16 << 10;
@@ -89,7 +89,7 @@ impl Routes {
         match path {
             "/" => {
                 self.statuses.look();
-                page()
+                page(self.access.allows_actions())
             }
             "/healthz" => match self.statuses.current().await {
                 Ok(_) => answer::text(StatusCode::OK, "ok"),
@@ -199,7 +199,7 @@ fn no_master(why: &str) -> Answer {
 }
 
 /// The page: what stands in it runs, and nothing else does.
-fn page() -> Answer {
+fn page(allows_actions: bool) -> Answer {
     let Ok(random) = access::random::<16>() else {
         return answer::text(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -207,7 +207,8 @@ fn page() -> Answer {
         );
     };
     let nonce: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut answer = answer::html(PAGE.replace("@NONCE@", &nonce));
+    let actions = if allows_actions { "yes" } else { "no" };
+    let mut answer = answer::html(PAGE.replace("@NONCE@", &nonce).replace("@ACTIONS@", actions));
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' data:; connect-src 'self'; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
