@@ -1,7 +1,7 @@
 //! `/events`: the status, the events and the state of the master as server-sent events.
 
 use super::answer::event;
-use super::link::{Link, MasterState, News};
+use super::link::{Link, MasterState, News, Queues};
 use super::statuses::{Found, Seen, Statuses};
 use hyper::body::Bytes;
 use rotad::observe::events::Event;
@@ -72,6 +72,7 @@ struct Feed {
     outlet: Outlet,
     master: Option<MasterState>,
     status: Option<(Arc<Seen>, Instant)>,
+    queues: Arc<Queues>,
 }
 
 /// Begins a stream. `after`: events after this one come first.
@@ -86,6 +87,7 @@ pub(crate) fn feed(
         outlet,
         master: None,
         status: None,
+        queues: Arc::default(),
     };
     tokio::task::spawn_local(feed.run(link, statuses, after));
     receiver
@@ -156,13 +158,20 @@ impl Feed {
                 let why = why.to_string();
                 return match self.master {
                     Some(MasterState::Gone { .. }) => Ok(()),
-                    _ => self.tell_master(MasterState::Gone { why }).await,
+                    _ => {
+                        let gone = MasterState::gone(why, self.master.as_ref());
+                        self.tell_master(gone).await
+                    }
                 };
             }
             Ok(seen) => seen,
         };
         self.tell_master(link.master()).await?;
         let now = Instant::now();
+        if *seen.queues != *self.queues {
+            self.outlet.send_json("queues", None, &*seen.queues).await?;
+            self.queues = Arc::clone(&seen.queues);
+        }
         let is_news = self
             .status
             .as_ref()

@@ -1,9 +1,9 @@
 //! The last hour of each pool, for plots: a bounded ring of samples.
 
+use super::link::{Queues, now_s};
 use rotad::observe::status::{PoolStatus, Status, WorkerStatus};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
-use std::time::SystemTime;
 use tokio::time::{Duration, Instant};
 
 /// How far samples are apart.
@@ -36,6 +36,8 @@ struct Numbers {
     /// Bytes.
     memory: Option<u64>,
     restarts: u32,
+    /// Connections that wait for accept(2) at its addresses; None: not known.
+    queue: Option<u32>,
 }
 
 /// What processor use is computed from: by pid, the time used so far.
@@ -46,23 +48,26 @@ struct Reading {
 }
 
 impl History {
-    /// Takes a sample, if it is time for one.
-    pub(crate) fn sample(&mut self, status: &Status) {
-        let now = Instant::now();
+    /// It is time for a sample.
+    pub(crate) fn is_due(&self) -> bool {
         // Statuses are asked for once a second; a little early counts as in time.
         let pause = SAMPLE_EVERY - Duration::from_millis(500);
-        if self
-            .last
-            .as_ref()
-            .is_some_and(|last| now.duration_since(last.at) < pause)
-        {
+        let last = self.last.as_ref();
+        last.is_none_or(|last| last.at.elapsed() >= pause)
+    }
+
+    /// Takes a sample, if it is time for one.
+    pub(crate) fn sample(&mut self, status: &Status, queues: &Queues) {
+        if !self.is_due() {
             return;
         }
-        let at = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let now = Instant::now();
+        let at = now_s();
         let pools = status.pools.iter().take(MAX_POOLS);
-        let numbers = |pool: &PoolStatus| (pool.name.clone(), self.numbers(pool, now));
+        let numbers = |pool: &PoolStatus| {
+            let numbers = self.numbers(pool, queues, now);
+            (pool.name.clone(), numbers)
+        };
         let pools = pools.map(numbers).collect();
         self.samples.push_back(Sample { at, pools });
         if self.samples.len() > MAX_SAMPLES {
@@ -76,7 +81,7 @@ impl History {
         });
     }
 
-    fn numbers(&self, pool: &PoolStatus, now: Instant) -> Numbers {
+    fn numbers(&self, pool: &PoolStatus, queues: &Queues, now: Instant) -> Numbers {
         let memory = |worker: &WorkerStatus| {
             let tree = worker.tree.map(|tree| tree.rss_bytes);
             tree.or(worker.rss_bytes)
@@ -90,12 +95,15 @@ impl History {
             let used: f64 = pool.workers.iter().filter_map(used).sum();
             (used / now.duration_since(last.at).as_secs_f64()) as f32
         });
+        let known = pool.listen.iter().filter_map(|address| queues.get(address));
+        let known: Vec<u32> = known.copied().collect();
         Numbers {
             ready: pool.ready,
             wanted: pool.wanted,
             cpu,
             memory: (!memory.is_empty()).then(|| memory.iter().sum()),
             restarts: pool.workers.iter().map(|worker| worker.restarts).sum(),
+            queue: (!known.is_empty()).then(|| known.iter().sum()),
         }
     }
 
@@ -118,6 +126,7 @@ impl History {
                 "cpu": column(name, |n| n.cpu.map(|cpu| (f64::from(cpu) * 1000.0).round() / 1000.0).into()),
                 "memory_bytes": column(name, |n| n.memory.into()),
                 "restarts": column(name, |n| n.restarts.into()),
+                "queue": column(name, |n| n.queue.into()),
             })
         };
         let pools: serde_json::Map<String, Value> = names

@@ -11,10 +11,11 @@ use rotad::observe::status::Status;
 use rotad::sys::poll::poll;
 use rotad::sys::thread;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::broadcast;
 
 /// How long after a failure the next connection is tried; doubled up to [`MAX_RETRY`].
@@ -35,7 +36,27 @@ pub(crate) enum MasterState {
     Gone {
         /// The reason, for people.
         why: String,
+        /// Since when, in seconds since 1970. None: its end was not seen.
+        since_s: Option<u64>,
     },
+}
+
+impl MasterState {
+    /// No master answers any more, after what was known before.
+    pub(crate) fn gone(why: String, before: Option<&Self>) -> Self {
+        let since_s = match before {
+            Some(Self::Connected) => Some(now_s()),
+            Some(Self::Gone { since_s, .. }) => *since_s,
+            None => None,
+        };
+        Self::Gone { why, since_s }
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now_s() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// What the link tells.
@@ -71,6 +92,7 @@ impl Link {
                 events: Ring::default(),
                 master: MasterState::Gone {
                     why: "the connection to it is being made".to_owned(),
+                    since_s: None,
                 },
             }),
             news: broadcast::Sender::new(MAX_BEHIND),
@@ -96,8 +118,8 @@ impl Link {
         loop {
             let mut answered = false;
             let Err(error) = self.follow(&mut answered);
-            let why = error.to_string();
-            self.tell_master(MasterState::Gone { why });
+            let gone = MasterState::gone(error.to_string(), Some(&self.master()));
+            self.tell_master(gone);
             retry = if answered { MIN_RETRY } else { retry };
             poll(&mut [], Some(retry)).ok();
             retry = (retry * 2).min(MAX_RETRY);
@@ -241,6 +263,24 @@ pub(crate) fn ask<T>(
         ClientError::TimedOut => format!("the master did not answer within {ANSWER_TIME:?}"),
         error => error.to_string(),
     })
+}
+
+/// By the address of each listening socket: the connections that wait for accept(2), where that is known.
+pub(crate) type Queues = BTreeMap<String, u32>;
+
+/// The queues of the listening sockets. May block for a few seconds.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn queues(paths: &MasterPaths) -> Result<Queues, String> {
+    let metrics = ask(paths, Method::Metrics, |response| match response {
+        Response::Metrics(metrics) => Some(*metrics),
+        _ => None,
+    })?;
+    let listeners = metrics.listeners.into_iter();
+    Ok(listeners
+        .filter_map(|listener| Some((listener.address, listener.queue?)))
+        .collect())
 }
 
 /// The status. May block for a few seconds.

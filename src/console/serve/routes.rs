@@ -208,7 +208,10 @@ fn page(allows_actions: bool) -> Answer {
     };
     let nonce: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     let actions = if allows_actions { "yes" } else { "no" };
-    let mut answer = answer::html(PAGE.replace("@NONCE@", &nonce).replace("@ACTIONS@", actions));
+    let mut answer = answer::html(
+        PAGE.replace("@NONCE@", &nonce)
+            .replace("@ACTIONS@", actions),
+    );
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' data:; connect-src 'self'; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -2,7 +2,7 @@
 //! connected that shows it, or when a request comes.
 
 use super::history::{History, SAMPLE_EVERY};
-use super::link::{self, Link};
+use super::link::{self, Link, Queues};
 use rotad::observe::sanitize::sanitize_json;
 use rotad::observe::status::Status;
 use std::cell::{Cell, RefCell};
@@ -23,12 +23,14 @@ pub(crate) struct Seen {
     pub(crate) status: Status,
     /// As `rotad status --json` prints it, on one line.
     pub(crate) json: String,
+    /// As the last sample of the history found them.
+    pub(crate) queues: Arc<Queues>,
     /// The same without what time alone changes: to see whether anything else has changed.
     still: String,
 }
 
 impl Seen {
-    fn new(status: Status) -> Self {
+    fn new(status: Status, queues: Arc<Queues>) -> Self {
         // Numbers, strings and lists alone: this cannot fail.
         let json =
             |status: &Status| sanitize_json(&serde_json::to_string(status).unwrap_or_default());
@@ -48,6 +50,7 @@ impl Seen {
         Self {
             json: json(&status),
             still: json(&still),
+            queues,
             status,
         }
     }
@@ -95,14 +98,27 @@ impl Statuses {
         }
         let at = Instant::now();
         let link = Arc::clone(&self.link);
-        let asked = tokio::task::spawn_blocking(move || link::status(link.paths())).await;
+        let is_sample = self.history.borrow().is_due();
+        let before = match &*last {
+            Some((_, Ok(seen))) => Arc::clone(&seen.queues),
+            _ => Arc::default(),
+        };
+        let ask = move || {
+            let status = link::status(link.paths())?;
+            let queues = is_sample.then(|| link::queues(link.paths()).ok());
+            Ok((status, queues.flatten()))
+        };
+        let asked: Result<Result<_, String>, _> = tokio::task::spawn_blocking(ask).await;
         let found: Found = match asked {
-            Ok(Ok(status)) => Ok(Arc::new(Seen::new(status))),
+            Ok(Ok((status, queues))) => {
+                let queues = queues.map_or(before, Arc::new);
+                Ok(Arc::new(Seen::new(status, queues)))
+            }
             Ok(Err(why)) => Err(why.into()),
             Err(error) => Err(error.to_string().into()),
         };
         if let Ok(seen) = &found {
-            self.history.borrow_mut().sample(&seen.status);
+            self.history.borrow_mut().sample(&seen.status, &seen.queues);
         }
         *last = Some((at, found.clone()));
         self.found.send_replace(Some(found.clone()));

@@ -215,6 +215,9 @@ pub struct WorkerMetrics {
 pub struct ListenerMetrics {
     /// Its name in the configuration.
     pub name: String,
+    /// The address that it is bound to, as the status of a pool writes it.
+    #[serde(default)]
+    pub address: String,
     /// Connections that wait for accept(2).
     pub queue: Option<u32>,
     /// How many may wait.

@@ -171,6 +171,7 @@ impl Supervisor {
                 name.clone(),
                 ListenerMetrics {
                     name,
+                    address: listener.addr_text(),
                     queue: queue.map(|queue| queue.waiting),
                     backlog: queue.map(|queue| queue.backlog),
                     overflows: listener.drops().map(u64::from),

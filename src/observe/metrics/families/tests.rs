@@ -51,12 +51,14 @@ fn metrics() -> Metrics {
     };
     let unix = ListenerMetrics {
         name: "unix".to_owned(),
+        address: "unix:/run/shop.sock".to_owned(),
         queue: Some(0),
         backlog: Some(128),
         overflows: None,
     };
     let http = ListenerMetrics {
         name: "http".to_owned(),
+        address: "0.0.0.0:8000".to_owned(),
         queue: Some(5),
         backlog: Some(4096),
         overflows: Some(17),
