@@ -104,6 +104,10 @@ fn the_package_has_the_documented_files() {
         assert_eq!(read(file), said(&["completions", shell]), "{file}");
     }
     assert_eq!(read("usr/share/rotad/rotad.schema.json"), said(&["schema"]));
+    for file in ["prometheus/rotad.rules.yml", "grafana/rotad.json"] {
+        let source = fs::read_to_string(root().join("packaging").join(file)).expect(file);
+        assert_eq!(read(&format!("usr/share/rotad/{file}")), source);
+    }
     let mut page = Command::new("gzip");
     page.arg("-dc")
         .arg(tree.join("usr/share/man/man1/rotad.1.gz"));
