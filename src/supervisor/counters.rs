@@ -3,7 +3,8 @@
 //! adds it.
 //!
 //! The counters are part of the saved state: those of the pools that have changed are written with what is written anyway.
-//! What the log writer has written is noted with them, and before it is shown: a counter that was seen never falls.
+//! What the log writer has written is noted before it is shown, and when the state is written as a whole: a counter that was
+//! seen never falls.
 
 use crate::log::OutputCount;
 use crate::observe::metrics::{
@@ -43,9 +44,11 @@ pub(super) struct Counters {
     /// The pools whose counters have changed since they were saved.
     changed: BTreeSet<PoolId>,
     config: ConfigReload,
-    output: Vec<OutputCount>,
-    /// More than the pools has changed since it was saved.
-    others_changed: bool,
+    config_changed: bool,
+    /// What the log writer has written and lost, by the name of the pool.
+    output: BTreeMap<String, (u64, u64)>,
+    /// The pools of which that has changed since it was saved.
+    output_changed: BTreeSet<String>,
     /// The input of the engine whose notices were counted last.
     noticed: u64,
     /// These notices were counted by a master that has died.
@@ -119,8 +122,9 @@ impl SavedCounters {
             self.pools.retain(|(known, _)| *known != pool);
             self.pools.push((pool, counted));
         }
-        if !later.output.is_empty() {
-            self.output = later.output;
+        for (name, bytes, lost) in later.output {
+            self.output.retain(|(known, ..)| *known != name);
+            self.output.push((name, bytes, lost));
         }
     }
 }
@@ -135,8 +139,9 @@ impl Counters {
                 successful: true,
                 success_ms: since_1970_ms(SystemTime::now()),
             },
-            output: Vec::new(),
-            others_changed: true,
+            config_changed: true,
+            output: BTreeMap::new(),
+            output_changed: BTreeSet::new(),
             noticed: 0,
             muted: false,
             began: SystemTime::now(),
@@ -149,11 +154,14 @@ impl Counters {
         self.noticed = saved.noticed;
         self.config = saved.config.unwrap_or(self.config);
         self.pools = saved.pools.into_iter().collect();
-        let output = saved.output.into_iter();
+        let output = saved.output.iter();
         self.output = output
-            .map(|(pool, bytes, lost)| OutputCount { pool, bytes, lost })
+            .map(|(pool, bytes, lost)| (pool.clone(), (*bytes, *lost)))
             .collect();
-        self.output.clone()
+        let output = saved.output.into_iter();
+        output
+            .map(|(pool, bytes, lost)| OutputCount { pool, bytes, lost })
+            .collect()
     }
 
     /// Adds what has happened in a pool.
@@ -183,14 +191,16 @@ impl Counters {
         if in_force {
             self.config.success_ms = since_1970_ms(SystemTime::now());
         }
-        self.others_changed = true;
+        self.config_changed = true;
     }
 
     /// What the log writer has written and lost so far.
     pub(super) fn note_output(&mut self, output: Vec<OutputCount>) {
-        if self.output != output {
-            self.output = output;
-            self.others_changed = true;
+        for OutputCount { pool, bytes, lost } in output {
+            if self.output.get(&pool) != Some(&(bytes, lost)) {
+                self.output_changed.insert(pool.clone());
+                self.output.insert(pool, (bytes, lost));
+            }
         }
     }
 
@@ -200,42 +210,53 @@ impl Counters {
         self.changed.remove(&pool);
     }
 
+    /// No pool has this name any more.
+    pub(super) fn forget_output(&mut self, pool: &str) {
+        self.output.remove(pool);
+        self.output_changed.remove(pool);
+    }
+
     /// Pools for which this does not hold are gone.
     pub(super) fn retain_pools(&mut self, is_known: impl Fn(PoolId) -> bool) {
         self.pools.retain(|pool, _| is_known(*pool));
     }
 
+    /// Names for which this does not hold are those of no pool.
+    pub(super) fn retain_output(&mut self, is_known: impl Fn(&str) -> bool) {
+        self.output.retain(|name, _| is_known(name));
+    }
+
     /// Whether something has changed that is not saved.
     pub(super) fn has_changed(&self) -> bool {
-        self.others_changed || !self.changed.is_empty()
+        self.config_changed || !self.changed.is_empty() || !self.output_changed.is_empty()
     }
 
     /// What has changed since the last call.
     pub(super) fn take_changes(&mut self) -> SavedCounters {
-        let changed = std::mem::take(&mut self.changed);
-        let others = std::mem::take(&mut self.others_changed);
-        let all = self.saved();
-        let pools = all.pools.into_iter();
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        let output = std::mem::take(&mut self.output_changed).into_iter();
+        let config_changed = std::mem::take(&mut self.config_changed);
         SavedCounters {
-            noticed: all.noticed,
-            config: all.config.filter(|_| others),
-            pools: pools.filter(|(pool, _)| changed.contains(pool)).collect(),
-            output: if others { all.output } else { Vec::new() },
+            noticed: self.noticed,
+            config: config_changed.then_some(self.config),
+            pools: changed
+                .filter_map(|pool| Some((pool, self.pools.get(&pool)?.clone())))
+                .collect(),
+            output: output
+                .filter_map(|name| {
+                    let (bytes, lost) = *self.output.get(&name)?;
+                    Some((name, bytes, lost))
+                })
+                .collect(),
         }
     }
 
-    /// All of it.
-    pub(super) fn saved(&self) -> SavedCounters {
-        let pools = self.pools.iter();
-        let output = self.output.iter();
-        SavedCounters {
-            noticed: self.noticed,
-            config: Some(self.config),
-            pools: pools.map(|(id, counted)| (*id, counted.clone())).collect(),
-            output: output
-                .map(|of| (of.pool.clone(), of.bytes, of.lost))
-                .collect(),
-        }
+    /// All of it, which is saved by that.
+    pub(super) fn take_all(&mut self) -> SavedCounters {
+        self.changed = self.pools.keys().copied().collect();
+        self.output_changed = self.output.keys().cloned().collect();
+        self.config_changed = true;
+        self.take_changes()
     }
 
     /// How the configuration was read last.
@@ -258,8 +279,7 @@ impl Counters {
 
     /// What the workers of a pool have printed, by its name.
     pub(super) fn output_of(&self, pool: &str) -> (u64, u64) {
-        let of = self.output.iter().find(|of| of.pool == pool);
-        of.map_or((0, 0), |of| (of.bytes, of.lost))
+        self.output.get(pool).copied().unwrap_or_default()
     }
 
     /// The processor time of a worker, which was read as so much.
@@ -428,7 +448,7 @@ mod tests {
         let text = serde_json::to_string(&counters.take_changes()).unwrap();
         saved.add(serde_json::from_str(&text).unwrap());
         saved.pools.sort_by_key(|(pool, _)| *pool);
-        assert_eq!(saved, counters.saved());
+        assert_eq!(saved, counters.take_all());
         let mut next = Counters::new();
         assert_eq!(next.restore(saved).len(), 1);
         assert_eq!(next.of_pool(WEB), counters.of_pool(WEB));
@@ -445,7 +465,7 @@ mod tests {
         counters.add(WEB, Count::Kill);
         counters.notices_end();
         let mut next = Counters::new();
-        next.restore(counters.saved());
+        next.restore(counters.take_all());
         next.notices_begin(8);
         next.add(WEB, Count::Kill);
         next.notices_end();

@@ -340,7 +340,6 @@ impl Supervisor {
             store.append(&Record::Signals(Cow::Borrowed(&*self.taken_signals)));
         }
         if self.counters.has_changed() {
-            self.counters.note_output(self.log.writer.counts());
             store.append(&Record::Counters(self.counters.take_changes()));
         }
         if *event != self.event_log.last() {
@@ -382,8 +381,7 @@ impl Supervisor {
         let seen = self.reload.file_watch.seen();
         store.append(&Record::Watched(Cow::Borrowed(seen)));
         self.counters.note_output(self.log.writer.counts());
-        self.counters.take_changes();
-        store.append(&Record::Counters(self.counters.saved()));
+        store.append(&Record::Counters(self.counters.take_all()));
         store.append(&Record::Hooks(Cow::Borrowed(self.hooks.saved())));
         for event in self.event_log.after(0) {
             store.append(&Record::Event(event.saved()));

@@ -202,6 +202,7 @@ impl Supervisor {
         self.end_heartbeat();
         // As in `become_guardian`: what follows is the end of this process.
         self.log.writer.drain();
+        self.counters.note_output(self.log.writer.counts());
         self.save();
         let setback = link.hand_over(candidate.file.as_raw_fd());
         self.become_guardian(Succession::WentBack(setback));

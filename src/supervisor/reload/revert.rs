@@ -100,6 +100,7 @@ impl Supervisor {
                 self.counters.forget_pool(pool);
                 if self.pools.find(&name).is_none() {
                     self.log.writer.forget_counts(&name);
+                    self.counters.forget_output(&name);
                 }
                 self.listening.may_be_unused = true;
             }

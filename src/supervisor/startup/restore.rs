@@ -433,7 +433,10 @@ impl Supervisor {
         for event in resume.events {
             self.event_log.restore(event);
         }
-        let output = self.counters.restore(resume.counters);
+        let mut output = self.counters.restore(resume.counters);
+        let names: BTreeSet<&str> = self.pools.names().into_iter().collect();
+        output.retain(|of| names.contains(of.pool.as_str()));
+        self.counters.retain_output(|name| names.contains(name));
         let pools = &self.pools;
         self.counters
             .retain_pools(|pool| pools.plan(pool).is_some());
