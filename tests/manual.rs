@@ -24,9 +24,18 @@ fn run(arguments: &[&str]) -> Run {
 fn verbs() -> Vec<(String, BTreeSet<String>)> {
     let help = run(&["--help"]).out;
     let list = help.lines().skip(2).take_while(|line| !line.is_empty());
-    let names: Vec<&str> = list
-        .filter_map(|line| line.get(11..)?.split(' ').next())
-        .collect();
+    // A verb in each line, or several that commas separate.
+    let of_line = |line: &'_ str| -> Vec<String> {
+        let words = line.get(11..).unwrap_or_default();
+        let several = words
+            .split(' ')
+            .next()
+            .is_some_and(|word| word.ends_with(','));
+        let names = words.split(if several { ", " } else { " " });
+        let names = names.take(if several { usize::MAX } else { 1 });
+        names.map(str::to_owned).collect()
+    };
+    let names: Vec<String> = list.flat_map(of_line).collect();
     assert!(names.len() > 15, "{names:?}");
     let flags = |verb: &str| {
         let help = run(&[verb, "--help"]).out;
@@ -44,7 +53,7 @@ fn verbs() -> Vec<(String, BTreeSet<String>)> {
     };
     names
         .iter()
-        .map(|verb| ((*verb).to_owned(), flags(verb)))
+        .map(|verb| (verb.clone(), flags(verb)))
         .collect()
 }
 

@@ -15,15 +15,12 @@ const GROUPS: [(&str, &[&str]); 5] = [
         "Look",
         &["status", "logs", "events", "metrics", "top", "serve"],
     ),
-    (
-        "Configure",
-        &["init", "import", "check", "doctor", "schema"],
-    ),
-    ("Help", &["demo", "completions", "man"]),
+    ("Configure", &["init", "import", "check", "doctor"]),
+    (IN_ONE_LINE, &["demo", "completions", "man", "schema"]),
 ];
 
-/// A verb that stands in the line of another one: there are more than lines.
-const BESIDE: (&str, &str) = ("completions", "man");
+/// The verbs of this group stand in one line: there are more verbs than lines.
+const IN_ONE_LINE: &str = "Help";
 
 /// Lines that are read, not scanned, are not made longer.
 const MAX_WIDTH: usize = 100;
@@ -65,13 +62,12 @@ fn render(long: bool, colour: bool, width: usize) -> String {
             let about = verb.and_then(|verb| verb.get_about());
             about.map(ToString::to_string).unwrap_or_default()
         };
-        let lines = verbs.iter().filter(|name| **name != BESIDE.1);
-        for (at, name) in lines.enumerate() {
-            let mut summary = summary_of(name);
-            if *name == BESIDE.0 {
-                let other = summary_of(BESIDE.1).to_lowercase();
-                summary += &format!(" (`{}`: {other})", BESIDE.1);
-            }
+        if group == IN_ONE_LINE {
+            out += &format!("{}{}\n", bold(&format!("{group:<11}")), verbs.join(", "));
+            continue;
+        }
+        for (at, name) in verbs.iter().enumerate() {
+            let summary = summary_of(name);
             let group = if at == 0 { group } else { "" };
             out += &format!("{}{name:<13}{summary}\n", bold(&format!("{group:<11}")));
         }
