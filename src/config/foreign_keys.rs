@@ -110,7 +110,7 @@ const KEYS: &[ForeignKey] = &[
     key(SUPERVISORD, &["stderr_logfile"], "log = { stdout = \"inherit\", stderr = \"stdout\" }", "").if_value("/dev/stderr"),
     key(SUPERVISORD, &["stderr_logfile"], "log = { stdout = \"web.log\", stderr = \"{text:web.err}\" }", ""),
     key(SUPERVISORD, &["stdout_syslog", "stderr_syslog"], "log = { stdout = \"inherit\" }", "under systemd that is the journal"),
-    key(SUPERVISORD, &["stdout_events_enabled", "stderr_events_enabled", "stdout_capture_maxbytes", "stderr_capture_maxbytes", "events", "result_handler", "buffer_size"], "", "`rotad events -f --json` tells what happens, one line each; a program may read it"),
+    key(SUPERVISORD, &["stdout_events_enabled", "stderr_events_enabled", "stdout_capture_maxbytes", "stderr_capture_maxbytes", "events", "result_handler", "buffer_size"], "", "`[hooks.NAME]` runs a command for events (docs/hooks.md); `rotad events -f --json` tells all of them, one line each"),
     key(SUPERVISORD, &["environment"], "env = { KEY = \"value\" }", ""),
     key(SUPERVISORD, &["directory", "dir"], "working_directory = \"{text:.}\"", ""),
     key(SUPERVISORD, &["serverurl"], "", "nothing to say: commands find the master by its configuration"),
@@ -255,9 +255,9 @@ const KEYS: &[ForeignKey] = &[
     key(CIRCUS, &["max_age"], "recycle = { max_age = \"{s:6h}\" }", ""),
     key(CIRCUS, &["respawn"], "restart = { policy = \"always\" }", "or \"on-failure\", \"never\""),
     key(CIRCUS, &["singleton"], "count = 1", "and reload = { surge = 0 }, so that never two run"),
-    key(CIRCUS, &["stdout_stream", "stderr_stream"], "log = { stdout = \"web.log\" }", ""),
+    key(CIRCUS, &["stdout_stream", "stderr_stream", "stream"], "log = { stdout = \"web.log\" }", "lines are written as they come: there is no refresh_time"),
     key(CIRCUS, &["rlimit_nofile"], "limits = { nofile = {n:65535} }", ""),
-    key(CIRCUS, &["hooks"], "", "a pool of kind = \"oneshot\" runs before those that come `after` it; `rotad events -f --json` tells the rest"),
+    key(CIRCUS, &["hooks"], "", "[hooks.NAME] runs a command for events; a pool of kind = \"oneshot\" runs before those that come `after` it; `rotad events -f --json` tells the rest"),
     key(CIRCUS, &["endpoint", "pubsub_endpoint", "stats_endpoint", "check_delay", "httpd", "statsd"], "", "commands find the master by its configuration; `rotad events -f --json` and `rotad status --json` say what others ask there").within(MASTER),
     key(CIRCUS, &["watcher", "watchers", "circus"], "", "a pool each: [pool.NAME] with `command`").within(TOP),
     key(CIRCUS, &["sockets"], "", "[listen.NAME] with `address`").within(TOP),
@@ -265,7 +265,7 @@ const KEYS: &[ForeignKey] = &[
     // gunicorn, uvicorn, puma
     key(GUNICORN, &["bind", "binds", "fd"], "listen = \"{address:127.0.0.1:8000}\"", "the server takes descriptor 3; gunicorn does it by itself"),
     key(GUNICORN, &["workers", "processes", "worker_count", "web_concurrency"], "count = {n:4}", "or leave them to the server, with count = 1"),
-    key(GUNICORN, &["threads", "worker_class", "worker_connections", "keepalive", "preload_app", "max_requests", "max_requests_jitter", "accesslog", "errorlog", "wsgi_app", "limit_request_line", "forwarded_allow_ips", "keyfile", "certfile", "proc_name", "lifespan", "loop", "http"], "", STAYS),
+    key(GUNICORN, &["threads", "worker_class", "worker_connections", "keepalive", "preload_app", "max_requests", "max_requests_jitter", "accesslog", "errorlog", "wsgi_app", "limit_request_line", "forwarded_allow_ips", "ssl", "keyfile", "certfile", "proc_name", "lifespan", "loop", "http"], "", STAYS),
     key(GUNICORN, &["app", "application"], "command = \"gunicorn {text:app:app}\"", ""),
     key(GUNICORN, &["timeout"], "", "of a request: it stays with the program; of the start: `ready_timeout`, of the stop: `stop`, of a check: `timeout` in [pool.NAME.health]"),
     key(GUNICORN, &["timeout_graceful_shutdown", "shutdown_timeout", "stop_timeout", "graceful_shutdown_timeout", "worker_shutdown_timeout", "persistent_timeout"], "stop = \"{s:30}\"", "SIGTERM, this patience, SIGKILL"),
@@ -276,6 +276,8 @@ const KEYS: &[ForeignKey] = &[
     key(UWSGI, &["http-socket", "uwsgi-socket", "fastcgi-socket"], "listen = \"{address:127.0.0.1:8000}\"", "and http-socket = fd://3 in uwsgi's file"),
     key(UWSGI, &["chmod-socket"], "mode = \"{octal:0660}\"", "").within(LISTEN),
     key(UWSGI, &["chown-socket"], "user = \"www-data\"", "and `group`").within(LISTEN),
+    key(OTHERS, &["chmod"], "mode = \"{octal:0660}\"", "").within(LISTEN),
+    key(OTHERS, &["chown"], "user = \"www-data\"", "and `group`").within(LISTEN),
     key(UWSGI, &["uid"], "user = \"{text:www-data}\"", ""),
     key(UWSGI, &["gid"], "user = \"www-data\"", "`group` beside it replaces the user's own"),
     key(UWSGI, &["vacuum"], "", "the socket is the master's, who removes it"),
@@ -332,7 +334,7 @@ const KEYS: &[ForeignKey] = &[
     // Others
     key(OTHERS, &["web", "worker", "workers", "release"], "", "a pool each: [pool.NAME] with `command`; `release` is one of kind = \"oneshot\"").within(TOP),
     key(OTHERS, &["processes"], "", "a pool each: [pool.NAME] with `command`").within(TOP),
-    key(OTHERS, &["port"], "address = \"0.0.0.0:{n:8080}\"", "").within(LISTEN),
+    key(OTHERS, &["port", "http_port"], "address = \"0.0.0.0:{n:8080}\"", "").within(LISTEN),
     key(OTHERS, &["host", "bind", "listen", "socket", "path", "fd"], "address = \"{address:127.0.0.1:8080}\"", "").within(LISTEN),
     key(OTHERS, &["readiness_probe", "startup_probe", "readiness", "ready_check"], "ready = { http = \"127.0.0.1:3000/healthz\" }", "or { connect = … }, { command = … }"),
     key(OTHERS, &["liveness_probe", "liveness", "healthiness"], "health = { http = \"127.0.0.1:3000/healthz\" }", "or { connect = … }, { command = … }, { watchdog = … }"),
@@ -341,6 +343,8 @@ const KEYS: &[ForeignKey] = &[
     key(OTHERS, &["is_daemon", "is_tty", "is_elevated"], "", "a worker stays in the foreground, without a terminal"),
     key(OTHERS, &["schedule", "crontab", "cronspec"], "", "a job on a clock: a timer that runs `rotad start` of a oneshot; recycle = { at = \"04:00\" } replaces workers"),
     key(OTHERS, &["balance", "maxProcesses", "minProcesses", "queue", "connection", "tries", "maxJobs", "maxTime", "autoScalingStrategy", "fast_termination", "environments"], "", "it stays with the program: command = \"php artisan horizon\", kind = \"task\""),
+    key(OTHERS, &["logoutput"], "log = { stdout = \"{text:web.log}\" }", ""),
+    key(OTHERS, &["log_rotate"], "log = { stdout = \"web.log\", max_size = \"50MiB\", keep = 10 }", ""),
     key(OTHERS, &["max_memory"], "recycle = { max_rss = \"{size:512MiB}\" }", ""),
     key(OTHERS, &["shell", "bash"], "command = [\"sh\", \"-c\", \"exec {text:program $OPTION}\"]", "no shell reads a command otherwise"),
     key(OTHERS, &["program"], "command = \"program --option\"", "`kind` is worker, task or oneshot"),
@@ -396,7 +400,15 @@ fn find(unknown: &Unknown<'_, '_>) -> Option<&'static ForeignKey> {
         let others = KEYS
             .iter()
             .filter(|key| [POOL, MASTER].contains(&key.table));
-        others.filter(|_| broad).find(is)
+        let elsewhere = || {
+            KEYS.iter()
+                .filter(|key| [LISTEN, CONTROL].contains(&key.table))
+        };
+        let mut found = others.filter(|_| broad).find(is);
+        if found.is_none() && broad {
+            found = elsewhere().find(is);
+        }
+        found
     })
 }
 

@@ -25,6 +25,7 @@ pub(super) fn read<'i>(
         if !tables::begin(parser, &name, entry, into) {
             continue;
         }
+        parser.begin_named(&name);
         let pool = match entry.get_ref().as_table() {
             Some(own) => {
                 let mut table =

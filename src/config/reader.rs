@@ -48,6 +48,10 @@ pub(super) struct Parser {
     /// this parser: so it is passed in.
     elsewhere: fn(&Unknown<'_, '_>) -> Option<String>,
     errors: usize,
+    /// The named table that is being read, by the place of its name.
+    named: Option<usize>,
+    /// Keys of named tables that are there under another name, each with the place of the table's name.
+    mistyped: Vec<(usize, String)>,
     /// The base of relative paths.
     pub(super) base: PathBuf,
     pub(super) report: Report,
@@ -66,6 +70,8 @@ impl Parser {
             private: Vec::new(),
             elsewhere,
             errors: 0,
+            named: None,
+            mistyped: Vec::new(),
             base,
             report: Report::default(),
         }
@@ -243,8 +249,17 @@ impl Parser {
         self.find(Severity::Error, &value.span(), message, hint);
     }
 
-    /// A section without a key that it must have.
+    /// A named table is being read: [`Parser::missing`] does not tell of keys that are mistyped in it.
+    pub(super) fn begin_named(&mut self, name: &Located<String>) {
+        self.named = Some(name.span.start);
+    }
+
+    /// A section without a key that it must have, unless that is there under another name, which has its finding.
     pub(super) fn missing(&mut self, kind: &str, name: &Located<String>, key: &str, hint: &str) {
+        let mut mistyped = self.mistyped.iter();
+        if mistyped.any(|(at, meant)| *at == name.span.start && meant == key) {
+            return;
+        }
         let message = format!("{kind} `{}` has no `{key}`", shown(&name.value));
         self.error_with(&name.span, message, hint);
     }
@@ -263,7 +278,24 @@ impl Parser {
             table,
             known,
         };
-        match (self.elsewhere)(&unknown) {
+        let foreign = (self.elsewhere)(&unknown);
+        if let Some(at) = self.named.filter(|_| table.ends_with(".NAME]")) {
+            let meant: Vec<String> = match &foreign {
+                Some(hint) => known
+                    .iter()
+                    .filter(|key| {
+                        hint.contains(&format!("`{key}`")) || hint.contains(&format!("{key} = "))
+                    })
+                    .map(ToString::to_string)
+                    .collect(),
+                None => nearest(&name.value, known.iter().copied())
+                    .map(str::to_owned)
+                    .into_iter()
+                    .collect(),
+            };
+            self.mistyped.extend(meant.into_iter().map(|key| (at, key)));
+        }
+        match foreign {
             Some(hint) => {
                 let message = format!("unknown key `{}`", shown(&name.value));
                 self.error_with(&name.span, message, hint);

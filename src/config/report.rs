@@ -239,13 +239,44 @@ impl Report {
         })
     }
 
+    /// The findings as they are shown: a warning that holds at several places once, with these.
+    fn merged(&self) -> Vec<Finding> {
+        let mut merged: Vec<(Finding, Vec<usize>)> = Vec::new();
+        for finding in &self.findings {
+            let line = finding.place.as_ref().map(|place| place.line);
+            let alike = merged.iter_mut().find(|(first, _)| {
+                finding.severity == Severity::Warning
+                    && (&first.file, &first.message, &first.hint)
+                        == (&finding.file, &finding.message, &finding.hint)
+            });
+            match (alike, line) {
+                (Some((_, lines)), Some(line)) => lines.push(line),
+                _ => merged.push((finding.clone(), Vec::new())),
+            }
+        }
+        let with_lines = |(finding, lines): (Finding, Vec<usize>)| {
+            let Some(hint) = finding.hint.as_ref().filter(|_| !lines.is_empty()) else {
+                return finding;
+            };
+            let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+            let word = if lines.len() == 1 { "line" } else { "lines" };
+            let hint = format!("{hint}\nthe same holds in {word} {}", lines.join(", "));
+            Finding {
+                hint: Some(hint),
+                ..finding
+            }
+        };
+        merged.into_iter().map(with_lines).collect()
+    }
+
     fn rendered(&self, render: impl Fn(&Finding) -> String) -> String {
-        let shown = self.findings.iter().take(PRINTED);
+        let findings = self.merged();
+        let shown = findings.iter().take(PRINTED);
         let mut text: String = shown.map(render).collect::<Vec<_>>().join("\n\n");
-        if !self.findings.is_empty() {
+        if !findings.is_empty() {
             text.push('\n');
         }
-        match self.findings.len().saturating_sub(PRINTED) + self.more {
+        match findings.len().saturating_sub(PRINTED) + self.more {
             0 => {}
             more => text.push_str(&format!("\nand {more} more\n")),
         }

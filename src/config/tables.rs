@@ -52,6 +52,7 @@ pub(super) fn read_named<T: Documented>(
 ) {
     for (name, entry) in parser.entries(value) {
         if begin(parser, &name, entry, into) {
+            parser.begin_named(&name);
             let section = read(parser, entry);
             into.push((name, section));
         }

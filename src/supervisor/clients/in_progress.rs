@@ -9,9 +9,20 @@ use crate::plan::Kind;
 use crate::supervisor::Supervisor;
 use crate::supervisor::clients::status::slot_state;
 use rotad_core::{EmptyState, PoolId, PoolView, RollState, WorkerState, WorkerView};
+use std::collections::BTreeSet;
 
 /// A terminal shows fewer.
 const MAX_SLOTS: usize = 50;
+
+/// The worker that a slot still has while its successor starts or soaks is watched as well; what is waited for is the
+/// successor.
+fn drop_old_of_starting(slots: &mut Vec<SlotProgress>) {
+    let begins =
+        |slot: &&SlotProgress| matches!(slot.state, SlotState::Starting | SlotState::Soaking);
+    let of = |slot: &SlotProgress| (slot.pool.clone(), slot.slot);
+    let begun: BTreeSet<(String, u32)> = slots.iter().filter(begins).map(of).collect();
+    slots.retain(|slot| slot.state != SlotState::Ready || !begun.contains(&of(slot)));
+}
 
 impl Supervisor {
     /// Answers with what is under way in these pools, all if none is named. Names that no pool has count for nothing:
@@ -51,6 +62,7 @@ impl Supervisor {
                 says: None,
             }));
         }
+        drop_old_of_starting(&mut slots);
         slots.sort_by(|a, b| {
             let by_state = order(a.state).cmp(&order(b.state));
             let since = |slot: &SlotProgress| slot.since_s.unwrap_or(0.0);
@@ -160,5 +172,41 @@ fn order(state: SlotState) -> u8 {
         SlotState::Killing => 3,
         SlotState::Stopping => 4,
         SlotState::Ready | SlotState::Stopped | SlotState::Done | SlotState::Failed => 5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_has_one_line_while_its_successor_starts() {
+        let slot = |slot, state| SlotProgress {
+            pool: "web".to_owned(),
+            slot,
+            pid: None,
+            state,
+            since_s: None,
+            of_s: None,
+            oneshot: false,
+            says: None,
+        };
+        let mut slots = vec![
+            slot(0, SlotState::Ready),
+            slot(0, SlotState::Soaking),
+            slot(1, SlotState::Ready),
+            slot(1, SlotState::Stopping),
+            slot(2, SlotState::Starting),
+        ];
+        drop_old_of_starting(&mut slots);
+        let left: Vec<(u32, SlotState)> =
+            slots.iter().map(|slot| (slot.slot, slot.state)).collect();
+        let expected = [
+            (0, SlotState::Soaking),
+            (1, SlotState::Ready),
+            (1, SlotState::Stopping),
+            (2, SlotState::Starting),
+        ];
+        assert_eq!(left, expected);
     }
 }
