@@ -106,6 +106,24 @@ fn logs_are_chosen_by_name_and_time() {
     assert_eq!(both(&["logs", "talk", "twice/0"]).code, 0);
     assert_eq!(both(&["logs", "t*"]).code, 0);
     assert_eq!(both(&["logs", "--since", "1h"]).code, 0);
+    let run = site.rotad(&["logs", "--grep", "^o.t$", "twice"]);
+    assert_eq!((run.code, run.out.lines().count()), (0, 1), "{run:?}");
+    assert!(run.out.ends_with("| out\n"), "{run:?}");
+    let run = site.rotad(&["logs", "--json", "-g", "out|err", "-n", "1", "twice/0"]);
+    let line: serde_json::Value = serde_json::from_str(&run.out).expect("one object");
+    assert_eq!(
+        (&line["pool"], &line["slot"]),
+        (&"twice".into(), &0.into()),
+        "{run:?}"
+    );
+    let time = line["time"].as_str().expect("a time");
+    let run = site.rotad(&["logs", "--since", time, "--until", time, "twice"]);
+    assert!(
+        run.code == 0 && run.out.contains(line["text"].as_str().expect("a text")),
+        "{run:?}"
+    );
+    let run = site.rotad(&["logs", "--until", "1h", "twice"]);
+    assert_eq!((run.code, run.out.as_str()), (0, ""), "{run:?}");
     let run = site.rotad(&["logs", "twice/0", "talk/9", "nobody"]);
     assert_eq!(run.code, 4, "{run:?}");
     std::fs::write(site.path("fifo"), "late\n").expect("written");

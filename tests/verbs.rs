@@ -133,6 +133,13 @@ fn reload_config_only_applies_changes() {
     let plan = site.rotad(&["reload", "--dry-run"]);
     assert_eq!(plan.code, 0, "{plan:?}");
     assert!(plan.out.contains("web"), "{plan:?}");
+    let plan = site.rotad(&["reload", "--dry-run", "--json"]);
+    assert_eq!(plan.code, 0, "{plan:?}");
+    let json: serde_json::Value = serde_json::from_str(&plan.out).expect("an object alone");
+    assert_eq!(
+        json["pools"][0],
+        serde_json::json!({"name": "web", "change": "adjusted", "keys": ["count 2 → 3"], "action": "roll"})
+    );
     assert_eq!(
         pool(&site.status().expect("a status"), "web")["wanted"],
         2,

@@ -4,8 +4,9 @@ pub(super) use super::value_parsers::Target;
 use super::{console, value_parsers};
 use crate::control::protocol::ScaleTo;
 use clap::{Parser, Subcommand};
+use regex_lite::Regex;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A process master: workers in any language, rolled without losing a request
 #[derive(Debug, Parser)]
@@ -83,6 +84,9 @@ pub(super) enum Verb {
         /// Print what would be done, without doing it
         #[arg(long)]
         dry_run: bool,
+        /// With --dry-run: as JSON
+        #[arg(long, requires = "dry_run")]
+        json: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -183,9 +187,18 @@ pub(super) enum Verb {
         /// How many of the last lines; default: 20
         #[arg(short = 'n', long = "lines", visible_alias = "tail", value_name = "N")]
         lines: Option<u32>,
-        /// Only lines that are not older than this ("90s", "2h"); with -n at most so many
-        #[arg(long, value_name = "DURATION", value_parser = value_parsers::duration)]
-        since: Option<Duration>,
+        /// Only lines from then on ("10min" ago, "2026-11-27", "2026-11-27T10:00:00Z", "10:00"; UTC); with -n at most so many
+        #[arg(long, value_name = "TIME", value_parser = value_parsers::moment)]
+        since: Option<SystemTime>,
+        /// Only lines up to then, written as for --since
+        #[arg(long, value_name = "TIME", value_parser = value_parsers::moment, conflicts_with = "follow")]
+        until: Option<SystemTime>,
+        /// Only lines that this regular expression matches ("(?i)error" in any case)
+        #[arg(short = 'g', long, value_name = "REGEX", value_parser = value_parsers::pattern)]
+        grep: Option<Regex>,
+        /// As JSON, one object per line
+        #[arg(long, conflicts_with = "timestamps")]
+        json: bool,
         /// The time before each line: when the master read it, UTC
         #[arg(short, long)]
         timestamps: bool,
@@ -201,6 +214,12 @@ pub(super) enum Verb {
         /// As JSON, one object per line
         #[arg(long)]
         json: bool,
+        /// Only events from then on ("10min" ago, "2026-11-27", "2026-11-27T10:00:00Z", "10:00"; UTC)
+        #[arg(long, value_name = "TIME", value_parser = value_parsers::moment)]
+        since: Option<SystemTime>,
+        /// Only events of these pools; default: all
+        #[arg(value_name = "POOL")]
+        pools: Vec<String>,
     },
     /// Print the numbers for Prometheus
     ///
@@ -239,7 +258,7 @@ pub(super) enum Verb {
     ///
     /// A process of its own (rotad-console), which the master does not need. Read-only.
     Serve(console::Serve),
-    /// Show live what runs, and roll, scale or stop it by a key
+    /// Show live what runs; roll, scale or stop it by a key
     ///
     /// A process of its own (rotad-console), which the master does not need.
     Top(console::Top),
@@ -368,7 +387,7 @@ mod tests {
             start web|scale web +2|scale web -2|signal web/0 HUP|logs -f -n 5 web|events -f|init -- php a.php|\
             completions bash|man|schema|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\
             demo --once --port 0|check --json a.toml|start --no-wait --take-over|start web api --timeout 5s|\
-            stop web api --timeout 5s|logs --follow|logs web/0 -n 3|events --json|rollback --drained|rollback web --to 2|rollback --dry-run --to 3|status -w --json|\
+            stop web api --timeout 5s|logs --follow|logs --since 10:00 --until 2026-11-27 -g x|logs --json web|reload --dry-run --json|events web --since 2h|logs web/0 -n 3|events --json|rollback --drained|rollback web --to 2|rollback --dry-run --to 3|status -w --json|\
             import a.conf b.conf --from supervisord -o - --strict|import Procfile --env production|\
             import -- einhorn -n 2 serve";
         for line in good.split('|') {
@@ -386,6 +405,11 @@ mod tests {
             "signal web NOPE",
             "signal web/x TERM",
             "logs -n x",
+            "logs --since nonsense",
+            "logs --grep (",
+            "logs -f --until 10:00",
+            "logs --json -t",
+            "reload --json",
             "reload --config web",
             "reload --config --dry-run",
             "roll --no-wait --drained",

@@ -3,6 +3,7 @@
 use super::client::{Client, ClientError, WaitLimits};
 use super::layout::{GREEN, GREY, RED, YELLOW, painted};
 use super::{print, request};
+use crate::control::pool_names::Pools;
 use crate::control::protocol::{Method, Response};
 use crate::exit_code::ExitCode;
 use crate::observe::counted::missing;
@@ -12,20 +13,50 @@ use serde_json::json;
 use std::path::Path;
 use std::time::SystemTime;
 
+/// What `events` is asked for.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) follow: bool,
+    pub(super) json: bool,
+    pub(super) since: Option<SystemTime>,
+    /// Names or patterns; if empty, also events of no pool.
+    pub(super) pools: Vec<String>,
+}
+
+impl Wanted {
+    fn takes(&self, event: &Event) -> bool {
+        let is_recent = self.since.is_none_or(|from| {
+            humantime::parse_rfc3339(&event.time).is_ok_and(|time| time >= from)
+        });
+        let of_pool = || {
+            let name = event.pool.as_deref();
+            let is = |name: &str, meant: &String| {
+                Pools::new(&[name])
+                    .expand(std::slice::from_ref(meant))
+                    .is_ok()
+            };
+            name.is_some_and(|name| self.pools.iter().any(|meant| is(name, meant)))
+        };
+        is_recent && (self.pools.is_empty() || of_pool())
+    }
+}
+
 /// Prints the events that the master keeps, or its latest and those to come, until Ctrl-C or until stdout is closed.
-pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> ExitCode {
+pub(super) fn events(file: Option<&Path>, wanted: &Wanted) -> ExitCode {
     let paths = match request::master_paths(file) {
         Ok(paths) => paths,
         Err(code) => return code,
     };
     let limits = request::until_interrupted();
     let style = Style {
-        json,
+        json: wanted.json,
         colour: print::colour(),
+        columns: Columns::default(),
     };
     let done = Client::connect(&paths, &limits).and_then(|mut client| {
+        let follow = wanted.follow;
         client.send(Method::Events { follow })?;
-        show(&mut client, &limits, style)
+        show(&mut client, &limits, style, wanted)
     });
     match done {
         // The ordinary end of following.
@@ -46,21 +77,66 @@ pub(super) fn events(file: Option<&Path>, follow: bool, json: bool) -> ExitCode 
 struct Style {
     json: bool,
     colour: bool,
+    columns: Columns,
+}
+
+/// The widths of the columns, in characters: those of the widest so far.
+#[derive(Clone, Copy, Debug)]
+struct Columns {
+    who: usize,
+    word: usize,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self { who: 8, word: 13 }
+    }
+}
+
+impl Columns {
+    fn widen(&mut self, event: &Event) {
+        self.who = self.who.max(who(event).chars().count());
+        self.word = self.word.max(event.event.word().len());
+    }
+}
+
+/// What an event concerns.
+fn who(event: &Event) -> String {
+    print::sanitize(match (&event.pool, event.slot) {
+        (Some(pool), Some(slot)) => format!("{pool}/{slot}"),
+        (Some(pool), None) => pool.clone(),
+        (None, _) => "master".to_owned(),
+    })
 }
 
 fn show(
     client: &mut Client,
     limits: &WaitLimits,
-    style: Style,
+    mut style: Style,
+    wanted: &Wanted,
 ) -> Result<(ExitCode, String), ClientError> {
     let mut last = 0;
+    // All are there before the first is printed: the columns are as wide as the widest.
+    let mut all = Vec::new();
     loop {
         let text = match client.next_response(limits)? {
-            Response::Done { code, message } => return Ok((code, message)),
+            Response::Done { code, message } => {
+                let text: String = all.iter().map(|event| style.event(event)).collect();
+                print::write(&text).map_err(|_| ClientError::OutputClosed)?;
+                return Ok((code, message));
+            }
             // A master that has died just after it had sent it: the next one has sent it again.
             Response::Event(event) if event.seq <= last => continue,
             Response::Event(event) => {
                 last = event.seq;
+                if !wanted.takes(&event) {
+                    continue;
+                }
+                style.columns.widen(&event);
+                if !wanted.follow && !wanted.json {
+                    all.push(*event);
+                    continue;
+                }
                 style.event(&event)
             }
             Response::Skipped { count } => style.skipped(count),
@@ -80,12 +156,8 @@ impl Style {
             );
         }
         let today = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let who = match (&event.pool, event.slot) {
-            (Some(pool), Some(slot)) => format!("{pool}/{slot}"),
-            (Some(pool), None) => pool.clone(),
-            (None, _) => "master".to_owned(),
-        };
-        let word = format!("{:<13}", event.event.word());
+        let Columns { who: width, word } = self.columns;
+        let word = format!("{:<word$}", event.event.word());
         let word = match colour(event) {
             Some(colour) => painted(&word, colour, self.colour),
             None => word,
@@ -98,7 +170,7 @@ impl Style {
             .collect::<Vec<_>>()
             .join("\n    ");
         let time = print::sanitize(moment(&event.time, &today));
-        format!("{time}  {:<8}  {word}  {text}\n", print::sanitize(&who))
+        format!("{time}  {:<width$}  {word}  {text}\n", who(event))
     }
 
     fn skipped(self, count: u64) -> String {
@@ -172,6 +244,7 @@ mod tests {
         let plain = Style {
             json: false,
             colour: false,
+            columns: Columns::default(),
         }
         .event(&event());
         let expected = "2026-01-02T03:04:05.678  web/0     exit           exited with 3\n";
@@ -186,9 +259,55 @@ mod tests {
         let coloured = Style {
             json: false,
             colour: true,
+            columns: Columns::default(),
         }
         .event(&event());
         assert!(coloured.contains("\x1b[31mexit"));
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_the_widest_name() {
+        let long = Event {
+            pool: Some("a-pool-with-a-long-name".into()),
+            event: EventKind::DescendantsKilled,
+            text: "x".into(),
+            ..event()
+        };
+        let short = Event {
+            text: "y".into(),
+            ..event()
+        };
+        let mut columns = Columns::default();
+        columns.widen(&long);
+        columns.widen(&short);
+        let style = Style {
+            json: false,
+            colour: false,
+            columns,
+        };
+        let at = |line: String| line.trim_end().len();
+        assert_eq!(at(style.event(&long)), at(style.event(&short)));
+    }
+
+    #[test]
+    fn events_are_chosen_by_time_and_pool() {
+        let wanted = |since: Option<&str>, pools: &[&str]| Wanted {
+            follow: false,
+            json: false,
+            since: since.map(|time| humantime::parse_rfc3339(time).unwrap()),
+            pools: pools.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let of_master = Event {
+            pool: None,
+            ..event()
+        };
+        assert!(wanted(None, &[]).takes(&of_master) && wanted(None, &["web"]).takes(&event()));
+        assert!(wanted(None, &["w*", "api"]).takes(&event()));
+        assert!(
+            !wanted(None, &["api"]).takes(&event()) && !wanted(None, &["web"]).takes(&of_master)
+        );
+        assert!(wanted(Some("2026-01-02T03:04:05.678Z"), &[]).takes(&event()));
+        assert!(!wanted(Some("2026-01-02T03:04:06Z"), &[]).takes(&event()));
     }
 
     #[test]
@@ -196,6 +315,7 @@ mod tests {
         let style = Style {
             json: true,
             colour: false,
+            columns: Columns::default(),
         };
         let json = style.event(&event());
         assert!(

@@ -545,7 +545,7 @@ const HABITS: &[Habit] = &[
     habit(
         &["tail"],
         "supervisorctl",
-        "`rotad logs -f{one}` follows what workers print, `rotad logs -n 100{one}` prints the last lines",
+        "`rotad logs -f{one}` follows what workers print, `rotad logs -n {number:100}{one}` prints the last lines",
     ),
 ];
 
@@ -564,17 +564,17 @@ const FLAGS: &[Flag] = &[
     flag(
         "events",
         &["-n", "--lines", "--tail"],
-        "`rotad events` prints all that the master keeps: `rotad events | tail -n 20`",
+        "`rotad events` prints all that the master keeps: `rotad events | tail -n {number:20}`",
     ),
     flag(
         "events",
-        &["--since", "--until", "--grep", "-g", "-t", "--timestamps"],
-        "each line begins with its time, and with a name: `rotad events | grep POOL`, `--json` for scripts",
+        &["--until", "--grep", "-g", "-t", "--timestamps"],
+        "each line begins with its time: `rotad events{pools} --since 10min`, and grep; `--json` for scripts",
     ),
     flag(
         "logs",
-        &["--until", "-S", "-U", "--grep", "-g", "-b"],
-        "`--since` goes by time and `-n` by number: `rotad logs --since 10min{one}`, and grep or the pool's log file",
+        &["-S", "-U", "-b"],
+        "`--since` and `--until` go by time and `-n` by number: `rotad logs --since 10min{one}`",
     ),
     flag(
         "logs",
@@ -583,8 +583,8 @@ const FLAGS: &[Flag] = &[
     ),
     flag(
         "logs",
-        &["--format", "-o", "--output", "--raw", "--json"],
-        "lines are printed as workers print them: `rotad logs{one}`",
+        &["--format", "-o", "--output", "--raw"],
+        "lines are printed as workers print them: `rotad logs{one}`, or as objects: `--json`",
     ),
     flag(
         "logs",
@@ -617,7 +617,7 @@ const FLAGS: &[Flag] = &[
     flag(
         "stop",
         &["-t", "--time", "--wait"],
-        "how long workers may take is `stop = \"30s\"` in the file; `rotad stop{pools} --timeout 30s` limits how long the command waits",
+        "how long workers may take is `stop = \"{number:30}s\"` in the file; `rotad stop{pools} --timeout {number:30}s` limits how long the command waits",
     ),
     flag(
         "stop",
@@ -683,7 +683,7 @@ const FLAGS: &[Flag] = &[
     flag(
         "roll",
         &["-t", "--time", "--force", "-f", "--now"],
-        "workers are replaced one after another: `rotad roll{pools}`; how long the old ones may take is `stop = \"30s\"` in the file",
+        "workers are replaced one after another: `rotad roll{pools}`; how long the old ones may take is `stop = \"{number:30}s\"` in the file",
     ),
     flag(
         "check",
@@ -826,10 +826,35 @@ impl Typed {
         let one = pools
             .first()
             .map_or(String::new(), |pool| format!(" {pool}"));
+        let say = numbered(say, self.number());
         say.replace("{pools}", &all)
             .replace("{one}", &one)
             .replace("{pool}", first)
     }
+
+    /// The first number among the arguments: `-1000`, `-t 5`, `--time=5s`.
+    fn number(&self) -> Option<&str> {
+        fn digits(word: &str) -> Option<&str> {
+            let value = word.rsplit('=').next().unwrap_or(word);
+            let value = value.trim_start_matches(['-', '+']).trim_end_matches('s');
+            let is_number = !value.is_empty() && value.len() <= 9;
+            (is_number && value.bytes().all(|byte| byte.is_ascii_digit())).then_some(value)
+        }
+        self.arguments().iter().find_map(|word| digits(word))
+    }
+}
+
+/// The text with a number in place of `{number:DEFAULT}`.
+fn numbered(say: &str, number: Option<&str>) -> String {
+    let mut filled = String::new();
+    let mut rest = say;
+    while let Some((before, after)) = rest.split_once("{number:") {
+        let (default, behind) = after.split_once('}').unwrap_or((after, ""));
+        filled.push_str(before);
+        filled.push_str(number.unwrap_or(default));
+        rest = behind;
+    }
+    filled + rest
 }
 
 /// What is said, and the exit code. `None`: nothing is known about this command line.
@@ -1085,7 +1110,8 @@ pub fn markdown() -> String {
 }
 
 fn as_documented(say: &str) -> String {
-    say.replace("{pools}", " [POOL…]")
+    numbered(say, None)
+        .replace("{pools}", " [POOL…]")
         .replace("{one}", " [POOL]")
         .replace("{pool}", "POOL")
 }
@@ -1159,6 +1185,11 @@ mod tests {
     #[test]
     fn pools_that_were_typed_are_in_the_answer() {
         for (line, has) in [
+            ("tail -1000 web", "`rotad logs -n 1000 web` prints"),
+            ("tail -n 50", "`rotad logs -n 50` prints"),
+            ("stop -t 5 web", "`rotad stop web --timeout 5s` limits"),
+            ("stop --time=90", "`stop = \"90s\"` in the file"),
+            ("stop -t", "`rotad stop --timeout 30s` limits"),
             ("tail -f web", "`rotad logs -f web` follows"),
             ("tail -f", "`rotad logs -f` follows"),
             ("describe web", "`rotad status web` shows"),
@@ -1171,7 +1202,7 @@ mod tests {
             ("UPDATE", "`rotad reload --config`"),
             ("sendSignal SIGUSR2 web", "`rotad signal web SIGNAL`"),
             ("startOrReload ecosystem.config.js", "`rotad reload` brings"),
-            ("logs --until today web", "`rotad logs --since 10min web`"),
+            ("logs -S today web", "`rotad logs --since 10min web`"),
         ] {
             let (code, text) = said(line).expect(line);
             assert_eq!(code, ExitCode::USAGE, "{line}");

@@ -5,6 +5,7 @@ use super::print;
 use crate::config::{self, MasterPaths};
 use crate::control::pool_names::Pools;
 use crate::plan::{Plan, PoolPlan, Sink};
+use regex_lite::Regex;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -17,12 +18,17 @@ const MAX_READ: u64 = 1 << 20;
 type Place = (PathBuf, Vec<(String, Option<u32>)>);
 
 /// Prints the last lines of each file that has lines of these workers, to stdout, and on stderr where they come from.
-pub(super) fn print_last(paths: &MasterPaths, targets: &[Target], most: usize) {
+pub(super) fn print_last(
+    paths: &MasterPaths,
+    targets: &[Target],
+    most: usize,
+    grep: Option<&Regex>,
+) {
     let plan = config::load(&paths.config).ok().map(|loaded| loaded.plan);
     let master = paths.log_file.as_ref().unwrap_or(&paths.default_log_file);
     for (file, workers) in places(plan.as_ref(), master, targets) {
         let shown = file.display();
-        match last_lines(&file, &workers, most) {
+        match last_lines(&file, &workers, most, grep) {
             Ok(lines) if lines.is_empty() => {
                 print::plain_error(&format!("{shown} has no such line"));
             }
@@ -99,6 +105,7 @@ fn last_lines(
     file: &Path,
     workers: &[(String, Option<u32>)],
     most: usize,
+    grep: Option<&Regex>,
 ) -> io::Result<Vec<String>> {
     let mut file = File::open(file)?;
     let length = file.metadata()?.len();
@@ -110,7 +117,8 @@ fn last_lines(
     // The first line may be cut.
     let lines = text.lines().skip(usize::from(from > 0));
     let of = |line: &&str| workers.is_empty() || workers.iter().any(|worker| is_of(line, worker));
-    let lines: Vec<&str> = lines.filter(of).collect();
+    let is_meant = |line: &&str| grep.is_none_or(|grep| grep.is_match(line));
+    let lines: Vec<&str> = lines.filter(of).filter(is_meant).collect();
     let begin = lines.len().saturating_sub(most);
     Ok(lines[begin..]
         .iter()
@@ -176,7 +184,10 @@ mod tests {
             .map(|number| format!("line {number}\n"))
             .collect();
         std::fs::write(&file, text).unwrap();
-        let lines = last_lines(&file, &[], 2).unwrap();
+        let lines = last_lines(&file, &[], 2, None).unwrap();
         assert_eq!(lines, ["line 199998", "line 199999"]);
+        let sevens = Regex::new("7$").unwrap();
+        let lines = last_lines(&file, &[], 2, Some(&sevens)).unwrap();
+        assert_eq!(lines, ["line 199987", "line 199997"]);
     }
 }

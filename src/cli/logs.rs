@@ -7,10 +7,13 @@ use super::{log_files, print, request};
 use crate::control::protocol::{Line, LogPlace, LogTarget, Method, Response};
 use crate::exit_code::ExitCode;
 use crate::observe::counted::missing;
+use regex_lite::Regex;
+use serde_json::json;
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// The colours of pools (SGR numbers); none of them means an error.
 const COLOURS: [u8; 6] = [36, 33, 35, 34, 32, 96];
@@ -25,16 +28,35 @@ const LINES: u32 = 20;
 pub(super) struct Wanted {
     pub(super) follow: bool,
     pub(super) lines: Option<u32>,
-    pub(super) since: Option<Duration>,
+    pub(super) since: Option<SystemTime>,
+    pub(super) until: Option<SystemTime>,
+    pub(super) grep: Option<Regex>,
+    pub(super) json: bool,
     pub(super) timestamps: bool,
     /// If empty, all.
     pub(super) targets: Vec<Target>,
 }
 
 impl Wanted {
-    fn most(&self) -> u32 {
-        let all = self.since.map_or(LINES, |_| u32::MAX);
-        self.lines.unwrap_or(all)
+    /// How many lines the master is asked for.
+    fn asked(&self) -> u32 {
+        match (self.since.is_some(), self.last()) {
+            (_, Some(_)) => u32::MAX,
+            (true, None) => self.lines.unwrap_or(u32::MAX),
+            (false, None) if self.chooses() => u32::MAX,
+            (false, None) => self.lines.unwrap_or(LINES),
+        }
+    }
+
+    /// Whether some of the lines that the master sends are left out, beside those that are too old.
+    fn chooses(&self) -> bool {
+        self.until.is_some() || self.grep.is_some()
+    }
+
+    /// How many of the lines that are chosen are printed, if not all.
+    fn last(&self) -> Option<usize> {
+        let lines = self.lines.filter(|_| self.chooses() && !self.follow)?;
+        Some(lines as usize)
     }
 }
 
@@ -48,6 +70,7 @@ pub(super) fn logs(file: Option<&Path>, wanted: &Wanted) -> ExitCode {
     let limits = request::until_interrupted();
     let follow = wanted.follow;
     let mut style = Style {
+        json: wanted.json,
         // The lines of a single worker are printed without its name.
         named: !matches!(wanted.targets.as_slice(), [Target { slot: Some(_), .. }]),
         timestamps: wanted.timestamps,
@@ -56,11 +79,10 @@ pub(super) fn logs(file: Option<&Path>, wanted: &Wanted) -> ExitCode {
         width: 0,
     };
     let mut since = Since {
-        from: wanted
-            .since
-            .and_then(|ago| SystemTime::now().checked_sub(ago)),
+        from: wanted.since,
         hint: None,
     };
+    let mut last = wanted.last().map(Last::of);
     let mut targets = wanted.targets.iter().map(|target| LogTarget {
         pool: target.pool.clone(),
         slot: target.slot,
@@ -72,7 +94,7 @@ pub(super) fn logs(file: Option<&Path>, wanted: &Wanted) -> ExitCode {
         pool: pool.clone(),
         slot,
         more: more.clone(),
-        lines: wanted.most(),
+        lines: wanted.asked(),
         follow,
         after,
     };
@@ -82,7 +104,13 @@ pub(super) fn logs(file: Option<&Path>, wanted: &Wanted) -> ExitCode {
         let mut answered = false;
         let done = Client::connect(&paths, &limits).and_then(|mut client| {
             client.send(method(place))?;
-            let shown = show(&mut client, &limits, &mut style, &mut since, &mut place);
+            let mut screen = Screen {
+                wanted,
+                style: &mut style,
+                since: &mut since,
+                last: last.as_mut(),
+            };
+            let shown = show(&mut client, &limits, &mut screen, &mut place);
             answered = client.has_answered();
             shown
         });
@@ -98,8 +126,12 @@ pub(super) fn logs(file: Option<&Path>, wanted: &Wanted) -> ExitCode {
         Err(ClientError::Detached) => ExitCode::DONE,
         Err(error @ (ClientError::Unreachable(_) | ClientError::Uncertain { .. })) => {
             let code = request::failed(&error, &paths.config);
-            let most = wanted.lines.unwrap_or(LINES) as usize;
-            log_files::print_last(&paths, &wanted.targets, most);
+            // Lines of a file are no objects, and not all of them have a time.
+            if !wanted.json && wanted.since.is_none() && wanted.until.is_none() {
+                let most = wanted.lines.unwrap_or(LINES) as usize;
+                let grep = wanted.grep.as_ref();
+                log_files::print_last(&paths, &wanted.targets, most, grep);
+            }
             code
         }
         done => request::finish(done, &paths.config),
@@ -132,9 +164,52 @@ impl Since {
     }
 }
 
+/// The last lines that were chosen, as they are printed.
+struct Last {
+    most: usize,
+    lines: VecDeque<String>,
+}
+
+impl Last {
+    fn of(most: usize) -> Self {
+        Self {
+            most,
+            lines: VecDeque::new(),
+        }
+    }
+
+    fn push(&mut self, line: String) {
+        self.lines.push_back(line);
+        if self.lines.len() > self.most {
+            self.lines.pop_front();
+        }
+    }
+}
+
+/// What is shown, and how.
+struct Screen<'a> {
+    wanted: &'a Wanted,
+    style: &'a mut Style,
+    since: &'a mut Since,
+    last: Option<&'a mut Last>,
+}
+
+impl Screen<'_> {
+    /// A line as it is printed; `None`: it was not asked for.
+    fn line(&mut self, line: &Line) -> Option<String> {
+        let is_early = self.wanted.until.is_none_or(|until| {
+            humantime::parse_rfc3339(&line.time).is_ok_and(|time| time <= until)
+        });
+        let matches = |grep: &Regex| grep.is_match(&line.text);
+        let is_meant = self.wanted.grep.as_ref().is_none_or(matches);
+        (self.since.takes(line) && is_early && is_meant).then(|| self.style.line(line))
+    }
+}
+
 /// How lines are printed.
 #[derive(Debug)]
 struct Style {
+    json: bool,
     named: bool,
     timestamps: bool,
     colour: bool,
@@ -146,14 +221,17 @@ struct Style {
 fn show(
     client: &mut Client,
     limits: &WaitLimits,
-    style: &mut Style,
-    since: &mut Since,
+    screen: &mut Screen<'_>,
     place: &mut Option<LogPlace>,
 ) -> Result<(ExitCode, String), ClientError> {
     loop {
         let text = match client.next_response(limits)? {
             Response::Done { code, message } => {
-                since.tell();
+                screen.since.tell();
+                if let Some(last) = screen.last.as_mut() {
+                    let lines: String = last.lines.drain(..).collect();
+                    print::write(&lines).map_err(|_| ClientError::OutputClosed)?;
+                }
                 return Ok((code, message));
             }
             Response::LogFrom(from) => {
@@ -164,10 +242,17 @@ fn show(
                 if let Some(place) = place {
                     place.end = line.end;
                 }
-                if !since.takes(&line) {
+                let Some(text) = screen.line(&line) else {
+                    continue;
+                };
+                if let Some(last) = screen.last.as_mut() {
+                    last.push(text);
                     continue;
                 }
-                style.line(&line)
+                text
+            }
+            Response::Skipped { count } if screen.wanted.json => {
+                format!("{}\n", json!({ "skipped": count }))
             }
             Response::Skipped { count } => {
                 format!(
@@ -176,9 +261,9 @@ fn show(
                 )
             }
             Response::Hint { text } => {
-                since.hint = Some(text);
-                if since.from.is_none() {
-                    since.tell();
+                screen.since.hint = Some(text);
+                if screen.since.from.is_none() {
+                    screen.since.tell();
                 }
                 continue;
             }
@@ -190,6 +275,19 @@ fn show(
 
 impl Style {
     fn line(&mut self, line: &Line) -> String {
+        if self.json {
+            let Line {
+                time,
+                pool,
+                slot,
+                pid,
+                stream,
+                text,
+                ..
+            } = line;
+            let json = json!({"time": time, "pool": pool, "slot": slot, "pid": pid, "stream": stream, "text": text});
+            return format!("{}\n", print::sanitize_json(&json.to_string()));
+        }
         let text = print::sanitize(&line.text);
         let time = match self.timestamps {
             true => painted(&print::sanitize(&line.time), GREY, self.colour) + " ",
@@ -239,6 +337,7 @@ mod tests {
 
     fn style(named: bool, colour: bool, aligned: bool) -> Style {
         Style {
+            json: false,
             named,
             timestamps: false,
             colour,
@@ -290,6 +389,20 @@ mod tests {
                 .line(&line)
                 .starts_with("2026-11-27T18:19:53.111Z hello")
         );
+    }
+
+    #[test]
+    fn a_line_may_be_an_object() {
+        let json = Style {
+            json: true,
+            ..style(true, true, true)
+        }
+        .line(&line("stderr"));
+        assert!(json.trim_end().chars().all(|c| !c.is_control()), "{json:?}");
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&json["pool"], &json["slot"]), (&"web".into(), &0.into()));
+        assert_eq!(json["text"], "hello \x1b]0;evil\x07");
+        assert_eq!(json["stream"], "stderr");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `reload`, `roll`, `rollback`, `cancel`: replace workers.
 
 use super::args::{self, Target};
+use super::client::Client;
 use super::{print, request, status};
 use crate::config::MasterPaths;
 use crate::control::pool_names::{ALL, Pools, is_pattern};
-use crate::control::protocol::{Method, ReloadScope, Selector, Wait};
+use crate::control::protocol::{Method, ReloadScope, Response, Selector, Wait};
 use crate::exit_code::ExitCode;
 use std::path::Path;
 
@@ -39,6 +40,41 @@ pub(super) fn reload(
         },
         wait.timeout,
     )
+}
+
+/// Prints what a reload would do as JSON, on stdout alone; warnings of the configuration go to stderr.
+pub(super) fn dry_run_json(
+    file: Option<&Path>,
+    which: args::Selector,
+    wait: &args::Wait,
+) -> ExitCode {
+    let paths = match request::master_paths(file) {
+        Ok(paths) => paths,
+        Err(code) => return code,
+    };
+    let limits = request::limits(wait.timeout);
+    let ask = || {
+        let mut client = Client::connect(&paths, &limits)?;
+        client.send(Method::Reload {
+            which: which.into(),
+            extent: ReloadScope::DryRunJson,
+            wait: until(wait),
+        })?;
+        loop {
+            match client.next_response(&limits)? {
+                Response::Done { code, message } => return Ok((code, message)),
+                Response::Progress { text } => print::plain_error(&text),
+                _ => {}
+            }
+        }
+    };
+    match ask() {
+        Ok((ExitCode::DONE, json)) => {
+            print::raw(&format!("{}\n", print::sanitize_json(&json)));
+            ExitCode::DONE
+        }
+        done => request::finish(done, &paths.config),
+    }
 }
 
 /// Rolls pools, or replaces single workers one after another. Mixing both is refused, since their order would be

@@ -49,6 +49,7 @@ fn method_of(verb: Verb) -> Option<Result<Vec<Method>, String>> {
             config_only,
             dry_run,
             wait,
+            ..
         } => {
             let extent = match (config_only, dry_run) {
                 (true, _) => ReloadScope::ConfigOnly,

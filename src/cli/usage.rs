@@ -158,7 +158,7 @@ mod tests {
                 "completions cmd",
                 "`cmd` cannot be <SHELL>: there are bash, ",
             ),
-            ("events web", "`rotad events` does not take `web`"),
+            ("metrics web", "`rotad metrics` does not take `web`"),
             ("status -c", "needs a value"),
             ("run --take-over --take-over", "twice"),
         ] {

@@ -6,12 +6,60 @@ use crate::import::Kind;
 use clap::builder::PossibleValuesParser;
 use nix::libc;
 use nix::sys::signal::Signal;
+use regex_lite::Regex;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A duration such as `30s`, as in the configuration.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     config::duration(text).map(Duration::from)
+}
+
+/// What a moment looks like.
+const MOMENT: &str =
+    "a time such as \"10min\" (ago), \"10:00\", \"2026-11-27\" or \"2026-11-27T10:00:00Z\" (UTC)";
+
+/// A moment in the past: a duration ago, a time of day (the last one), a date, or both. All UTC, as logs and events have it.
+pub(super) fn moment(text: &str) -> Result<SystemTime, String> {
+    moment_before(text, SystemTime::now())
+}
+
+fn moment_before(text: &str, now: SystemTime) -> Result<SystemTime, String> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let text = text.trim();
+    let wrong = || format!("expected {MOMENT}, found \"{text}\"");
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return now.checked_sub(ago).ok_or_else(wrong);
+    }
+    let seconds = |time: &str| match time.trim_end_matches('Z').matches(':').count() {
+        1 => format!("{}:00", time.trim_end_matches('Z')),
+        _ => time.trim_end_matches('Z').to_owned(),
+    };
+    let parse = |date: &str, time: &str| {
+        humantime::parse_rfc3339_weak(&format!("{date}T{}", seconds(time))).map_err(|_| wrong())
+    };
+    let date_of = |moment: SystemTime| {
+        let text = humantime::format_rfc3339_seconds(moment).to_string();
+        text.split('T').next().unwrap_or_default().to_owned()
+    };
+    match text {
+        "today" => return parse(&date_of(now), "00:00:00"),
+        "yesterday" => return parse(&date_of(now - DAY), "00:00:00"),
+        _ => {}
+    }
+    match text.split_once(['T', ' ']) {
+        Some((date, time)) => parse(date, time),
+        None if text.contains(':') => {
+            let moment = parse(&date_of(now), text)?;
+            Ok(if moment > now { moment - DAY } else { moment })
+        }
+        None => parse(text, "00:00:00"),
+    }
+}
+
+/// A regular expression.
+pub(super) fn pattern(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| error.to_string())
 }
 
 /// A kind of source for `import`.
@@ -116,6 +164,37 @@ mod tests {
         );
         assert!(signal("TREM").unwrap_err().contains("did you mean TERM?"));
         assert!(!signal("ABCDEFGH").unwrap_err().contains("did you mean"));
+    }
+
+    #[test]
+    fn moments_are_durations_ago_times_of_day_and_dates() {
+        let now = humantime::parse_rfc3339("2026-11-27T12:30:00Z").unwrap();
+        for (text, expected) in [
+            ("10m", "2026-11-27T12:20:00Z"),
+            ("1h 30min", "2026-11-27T11:00:00Z"),
+            ("10:00", "2026-11-27T10:00:00Z"),
+            ("10:00:05", "2026-11-27T10:00:05Z"),
+            ("23:00", "2026-11-26T23:00:00Z"),
+            ("today", "2026-11-27T00:00:00Z"),
+            ("yesterday", "2026-11-26T00:00:00Z"),
+            ("2026-11-26", "2026-11-26T00:00:00Z"),
+            ("2026-11-26T10:00", "2026-11-26T10:00:00Z"),
+            ("2026-11-26 10:00:07", "2026-11-26T10:00:07Z"),
+            ("2026-11-26T10:00:07.500Z", "2026-11-26T10:00:07.500Z"),
+        ] {
+            let expected = humantime::parse_rfc3339(expected).unwrap();
+            assert_eq!(moment_before(text, now), Ok(expected), "{text}");
+        }
+        for text in [
+            "",
+            "noon",
+            "25:00",
+            "2026-13-01",
+            "2026-11-26T10:00+02:00",
+            "10",
+        ] {
+            assert!(moment_before(text, now).is_err(), "{text}");
+        }
     }
 
     #[test]

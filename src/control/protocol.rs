@@ -173,6 +173,16 @@ pub enum ReloadScope {
     ConfigOnly,
     /// Only return what would be done.
     DryRun,
+    /// The same as JSON, in the message of the answer.
+    #[serde(rename = "dry-run-json")]
+    DryRunJson,
+}
+
+impl ReloadScope {
+    /// Nothing is done.
+    pub fn is_dry_run(self) -> bool {
+        matches!(self, Self::DryRun | Self::DryRunJson)
+    }
 }
 
 /// The desired number of workers.

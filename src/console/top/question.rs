@@ -70,7 +70,7 @@ fn of(method: &Method, status: &Status) -> Option<String> {
             Some(format!("Replace worker {target} by a new one?"))
         }
         Method::Reload { extent, which, .. } => match extent {
-            ReloadScope::DryRun => None,
+            ReloadScope::DryRun | ReloadScope::DryRunJson => None,
             ReloadScope::ConfigOnly => {
                 Some("Read the configuration again, and apply what changed?".to_owned())
             }

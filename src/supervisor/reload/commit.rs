@@ -6,7 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::log::Rotation;
 use crate::log::tracing_setup;
 use crate::observe::events::EventKind;
-use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan, RollOn};
+use crate::plan::{self, Diff, Kind, Plan, PoolChange, PoolPlan};
 use crate::supervisor::Supervisor;
 use crate::supervisor::action::Action;
 use crate::supervisor::bug::bug;
@@ -16,51 +16,11 @@ use crate::supervisor::event_builder::EventBuilder;
 use crate::supervisor::listening::{self, ListenerId};
 use crate::supervisor::pool_registry::PoolSpec;
 use crate::supervisor::pool_registry::is_meant;
-use crate::supervisor::reload::lookup::Lookup;
 use crate::supervisor::reload::on_change::PassedOver;
 use crate::supervisor::reload::{PendingConfig, ReloadRequest};
 use rotad_core::{PoolId, Request, WorkerId};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-impl Lookup<'_> {
-    /// The output of `reload --dry-run`.
-    pub(crate) fn dry_run_text(&self, request: &ReloadRequest, new: &Plan) -> String {
-        let diff = plan::diff(self.plan, new);
-        let mut lines = diff.lines();
-        let rolled = |name: &str| {
-            matches!(
-                diff.change_of(name),
-                PoolChange::Rolled { .. } | PoolChange::Added
-            )
-        };
-        let is_paused = |name: &str| {
-            self.pools
-                .find(name)
-                .is_some_and(|pool| self.pools.stopped_by_operator(pool))
-        };
-        lines.extend(
-            self.oneshots_to_run(request, new)
-                .iter()
-                .map(|oneshot| format!("{}: would be run", oneshot.name)),
-        );
-        let pools = new
-            .pools
-            .iter()
-            .filter(|pool| pool.kind != Kind::Oneshot && is_meant(&request.which, pool));
-        for pool in pools.filter(|pool| !rolled(&pool.name)) {
-            let what = match pool.roll_on {
-                _ if is_paused(&pool.name) => "is stopped, and stays so",
-                RollOn::Change if !request.which.pools.contains(&pool.name) => {
-                    "would be rolled if its program or directory has changed (reload.on = \"change\")"
-                }
-                RollOn::Always | RollOn::Change => "would be rolled",
-            };
-            lines.push(format!("{}: {what}", pool.name));
-        }
-        lines.join("\n")
-    }
-}
 
 impl Supervisor {
     /// From here on nothing fails; whether a new generation comes up is for its rolling restart to find out.

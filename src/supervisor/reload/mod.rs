@@ -6,6 +6,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod commit;
+mod dry_run;
 pub(crate) mod fd_budget;
 pub(crate) mod file_watch;
 pub(crate) mod lookup;
@@ -255,7 +256,7 @@ impl Supervisor {
         let (cause, text) = match extent {
             ReloadScope::Everything => ("reload", "reading the configuration, then rolling"),
             ReloadScope::ConfigOnly => ("apply-config", "reading the configuration again"),
-            ReloadScope::DryRun => ("dry-run", "what would a reload do?"),
+            ReloadScope::DryRun | ReloadScope::DryRunJson => ("dry-run", "what would a reload do?"),
         };
         self.emit_request(cause, format!("{who}: {text}"));
         match self.reload.blocking.read(
@@ -271,7 +272,7 @@ impl Supervisor {
                 return self.end_reload(ExitCode::FAILED, text);
             }
         }
-        if extent != ReloadScope::DryRun {
+        if !extent.is_dry_run() {
             self.service_manager.reloading();
             self.check_all_listeners();
         }
@@ -334,8 +335,12 @@ impl Supervisor {
         let Some(request) = self.reload.state.machine.request() else {
             return;
         };
-        if request.extent == ReloadScope::DryRun {
-            let text = self.lookup().dry_run_text(request, &plan);
+        if request.extent.is_dry_run() {
+            let run = self.lookup().dry_run(request, &plan);
+            let text = match request.extent {
+                ReloadScope::DryRunJson => run.to_json(),
+                _ => run.to_text(),
+            };
             return self.end_reload(ExitCode::DONE, text);
         }
         if let Err(why) = self.lookup().has_room_for(&plan) {
@@ -447,7 +452,7 @@ impl Supervisor {
                     EventBuilder::new(EventKind::ConfigRefused, format!("{}: {text}", request.who));
                 self.emit(refused.cause(refusal_cause(code)).error());
                 // What a reload would do was asked for, or a pool that is not there.
-                if request.extent != ReloadScope::DryRun && code != ExitCode::NOT_FOUND {
+                if !request.extent.is_dry_run() && code != ExitCode::NOT_FOUND {
                     self.counters.config_read(false);
                 }
             }

@@ -37,7 +37,7 @@ impl Lookup<'_> {
     pub(crate) fn oneshots_to_run(&self, request: &ReloadRequest, plan: &Plan) -> Vec<Oneshot> {
         let named: BTreeSet<String> = match request.extent {
             ReloadScope::ConfigOnly => BTreeSet::new(),
-            ReloadScope::Everything | ReloadScope::DryRun => {
+            ReloadScope::Everything | ReloadScope::DryRun | ReloadScope::DryRunJson => {
                 let chosen = plan
                     .pools
                     .iter()

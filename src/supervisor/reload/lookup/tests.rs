@@ -302,14 +302,20 @@ fn a_dry_run_says_what_would_be_rolled() {
     let whole = request(ReloadScope::DryRun, &[]);
     let same = fixture.plan.clone();
     assert_eq!(
-        fixture.lookup().dry_run_text(&whole, &same),
+        fixture.lookup().dry_run(&whole, &same).to_text(),
         "web: would be rolled"
     );
     fixture.pools.set_stopped_by_operator(WEB, true);
     assert_eq!(
-        fixture.lookup().dry_run_text(&whole, &same),
+        fixture.lookup().dry_run(&whole, &same).to_text(),
         "web: is stopped, and stays so"
     );
+    let json = fixture.lookup().dry_run(&whole, &same).to_json();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let web =
+        serde_json::json!({"name": "web", "change": "none", "keys": [], "action": "stay-stopped"});
+    assert_eq!(json["pools"], serde_json::json!([web]));
+    assert_eq!(json["master"]["applied"], serde_json::json!([]));
 }
 
 #[test]
