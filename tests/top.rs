@@ -185,6 +185,11 @@ fn keys_show_what_runs_and_roll_scale_and_stop_it() {
     window.sees("── log of web/0");
     window.press(&["h"]);
     window.has(&["▸ web", "── log of web "]);
+    // A click on the second pool, in the fifth line; and back.
+    window.press(&["-l", "\x1b[<0;6;5M"]);
+    window.sees("── log of jobs");
+    window.press(&["k"]);
+    window.sees("── log of web ");
     // A filter.
     window.press(&["/", "crash"]);
     window.loses("▸ web");
@@ -275,6 +280,11 @@ fn the_terminal_is_given_back_whatever_ends_it() {
     window.press(&["C-c"]);
     window.sees("ready>");
     assert_eq!(window.modes(), "0 0 1");
+    // A window that is closed ends it.
+    window.top();
+    let process = window.process();
+    window.tmux(&["kill-server"]);
+    until("its end", 5, || proc::gone(process).then_some(()));
 }
 
 #[test]

@@ -192,6 +192,31 @@ fn give_back_on_panic() {
 mod tests {
     use super::*;
 
+    /// Run by the test below, in a process of its own.
+    #[test]
+    #[ignore = "panics"]
+    fn panics() {
+        give_back_on_panic();
+        panic!("the reason");
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        let program = std::env::current_exe().unwrap();
+        let run = std::process::Command::new(program)
+            .args(["--exact", "top::screen::tests::panics", "--ignored"])
+            .arg("--nocapture")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&run.stdout).into_owned();
+        assert!(text.contains("\x1b[?1049l"), "{text:?}");
+        let text = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(
+            !run.status.success() && text.contains("the reason"),
+            "{text}"
+        );
+    }
+
     #[test]
     fn what_was_taken_is_given_back() {
         let mut out = Vec::new();
