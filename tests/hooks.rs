@@ -303,6 +303,17 @@ fn a_hook_that_fails_is_an_event_and_its_command_no_secret() {
             .all(|line| line.contains("hook bad: no such host")),
         "{told:?}"
     );
+    // Tried by hand, it is told the same.
+    let run = site.rotad(&["hook", "bad"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(
+        run.err
+            .ends_with("hook bad: it exited with 7: no such host: {env:HOOK_SECRET}\n"),
+        "{run:?}"
+    );
+    assert_eq!(site.rotad(&["hook", "nosuch"]).code, 4);
+    let failures = site.events().iter().filter(|event| failed(event)).count();
+    assert_eq!(failures, 2, "a try is no event");
     assert!(
         all_ready(&site.status().expect("a status")),
         "a hook harms nothing"
@@ -439,6 +450,20 @@ fn the_examples_of_the_page_deliver() {
     command.env("PAGERDUTY_KEY", "a key");
     site.spawn(command);
     site.await_ready();
+    // Each of them by hand first.
+    let mut tried = std::collections::BTreeMap::new();
+    for hook in ["chat", "mail", "webhook", "pagerduty"] {
+        let run = site.rotad(&["hook", hook]);
+        assert_eq!(
+            (run.code, run.out),
+            (0, format!("hook {hook}: done\n")),
+            "{}",
+            run.err
+        );
+        tried.extend(taken.try_iter());
+    }
+    assert_eq!(tried["/deploys"]["test"], true);
+    fs::remove_file(site.path("mail")).expect("a mail");
     site.write("code", "exit 3\nno such \"column\"");
     assert_eq!(site.rotad(&["roll"]).code, 10);
     for victim in pids(&site.status().expect("a status"), "web") {

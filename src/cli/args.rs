@@ -262,6 +262,13 @@ pub(super) enum Verb {
     ///
     /// A process of its own (rotad-console), which the master does not need.
     Top(console::Top),
+    /// Try a hook: run it as if its event had happened
+    ///
+    /// The running master runs it, and says how it ended: 0 done, 1 failed. Its event is the first of `on`, with `"test": true`.
+    Hook {
+        /// The hook, as [hooks.NAME] has it
+        name: String,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell to complete in
@@ -385,7 +392,7 @@ mod tests {
     fn documented_command_lines_parse_and_others_are_usage_errors() {
         let good = "reload --config|reload --dry-run|reload web --timeout 10s|roll --tasks|roll web/0|stop web --now|\
             start web|scale web +2|scale web -2|signal web/0 HUP|logs -f -n 5 web|events -f|init -- php a.php|\
-            completions bash|man|schema|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\
+            completions bash|hook chat|man|schema|status -w|status web --check --min-ready 2|cancel|rollback web|roll --drained|\
             demo --once --port 0|check --json a.toml|start --no-wait --take-over|start web api --timeout 5s|\
             stop web api --timeout 5s|logs --follow|logs --since 10:00 --until 2026-11-27 -g x|logs --json web|reload --dry-run --json|events web --since 2h|logs web/0 -n 3|events --json|rollback --drained|rollback web --to 2|rollback --dry-run --to 3|status -w --json|\
             import a.conf b.conf --from supervisord -o - --strict|import Procfile --env production|\

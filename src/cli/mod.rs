@@ -226,6 +226,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
         Verb::Init { full, command } => init::init(config.as_deref(), full, &command),
         Verb::Import(args) => import::import(config.as_deref(), &args),
         Verb::Serve(_) | Verb::Top(_) => console::execute(hup_ignored),
+        Verb::Hook { name } => request::hook(config.as_deref(), name),
         Verb::Completions { shell } => complete::completions(shell),
         Verb::Man => man::man(),
         Verb::Schema => schema::schema(),

@@ -16,11 +16,14 @@ const GROUPS: [(&str, &[&str]); 5] = [
         &["status", "logs", "events", "metrics", "top", "serve"],
     ),
     ("Configure", &["init", "import", "check", "doctor"]),
-    (IN_ONE_LINE, &["demo", "completions", "man", "schema"]),
+    (
+        IN_ONE_LINE,
+        &["demo", "hook", "completions", "man", "schema"],
+    ),
 ];
 
 /// The verbs of this group stand in one line: there are more verbs than lines.
-const IN_ONE_LINE: &str = "Help";
+const IN_ONE_LINE: &str = "More";
 
 /// Lines that are read, not scanned, are not made longer.
 const MAX_WIDTH: usize = 100;

@@ -94,6 +94,11 @@ pub(super) fn upgrade(
     once(file, Method::Upgrade { to }, timeout)
 }
 
+/// Has the master try a hook.
+pub(super) fn hook(file: Option<&Path>, name: String) -> ExitCode {
+    once(file, Method::Hook { name }, None)
+}
+
 /// Stops everything, gracefully or, with `now`, by SIGKILL. Returns 0 also if certainly nothing is running.
 pub(super) fn stop(file: Option<&Path>, now: bool, timeout: Option<Duration>) -> ExitCode {
     let paths = match master_paths(file) {
@@ -170,6 +175,7 @@ fn waited_for(method: &Method) -> Option<Vec<String>> {
         | Method::Metrics
         | Method::InProgress { .. }
         | Method::Upgrade { .. }
+        | Method::Hook { .. }
         | Method::Signal { .. }
         | Method::Logs { .. }
         | Method::Events { .. } => None,

@@ -112,6 +112,11 @@ pub enum Method {
         /// The new number.
         to: ScaleTo,
     },
+    /// Run a hook as if the first event that it is for had happened.
+    Hook {
+        /// Its name.
+        name: String,
+    },
     /// Replace the master by another program.
     Upgrade {
         /// The program; by default the path by which the master was started.

@@ -38,6 +38,16 @@ impl HookPlan {
             .chain(ends)
     }
 
+    /// An event that it is run for, with its cause if that is part of its name: the first of `on`.
+    pub fn first_event(&self) -> (EventKind, Option<&'static str>) {
+        let first = self.on.first().map(String::as_str).unwrap_or_default();
+        if let Some((_, cause)) = ROLL_ENDS.iter().find(|(name, _)| *name == first) {
+            return (EventKind::RollEnded, Some(cause));
+        }
+        let kind = EventKind::ALL.iter().find(|kind| kind.word() == first);
+        (*kind.unwrap_or(&EventKind::RollEnded), None)
+    }
+
     /// The name in `on` by which an event is meant, the most specific one. `None`: it is not meant.
     pub fn meant(&self, kind: EventKind, cause: Option<&str>) -> Option<&str> {
         let end = ROLL_ENDS
@@ -76,6 +86,12 @@ mod tests {
             ended(&["roll-aborted"], "aborted").as_deref(),
             Some("roll-aborted")
         );
+        let first = |on: &[&str]| hook(on).first_event();
+        assert_eq!(
+            first(&["rolled-back", "exit"]),
+            (EventKind::RollEnded, Some("rolled-back"))
+        );
+        assert_eq!(first(&["exit"]), (EventKind::Exit, None));
         let exit = hook(&["exit"]);
         assert_eq!(exit.meant(EventKind::Exit, Some("exited")), Some("exit"));
         assert_eq!(exit.meant(EventKind::Ready, None), None);

@@ -121,6 +121,7 @@ fn of(method: &Method, status: &Status) -> Option<String> {
         | Method::Metrics
         | Method::InProgress { .. }
         | Method::Logs { .. }
+        | Method::Hook { .. }
         | Method::Events { .. } => None,
     }
 }

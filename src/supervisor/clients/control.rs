@@ -131,6 +131,7 @@ impl Supervisor {
             Method::Cancel { pools } => self.cancel(client, pools),
             Method::Scale { pool, to } => self.scale(client, &pool, to),
             Method::Signal { pool, slot, signal } => self.send_signal(client, &pool, slot, signal),
+            Method::Hook { name } => self.try_hook(client, &name),
             Method::Upgrade { to } => self.upgrade_requested(client, to),
             Method::Events { follow: true } => {
                 self.save();

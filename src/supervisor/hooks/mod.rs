@@ -14,16 +14,17 @@ use super::Supervisor;
 use super::action::Action;
 use super::event_builder::EventBuilder;
 use crate::event_loop::mailbox::Mailbox;
+use crate::exit_code::ExitCode;
 use crate::observe::events::{Event, EventKind};
 use crate::plan::HookPlan;
 use crate::probe::{ProbeError, ProbeRequest, ProbeResult, Prober};
 use crate::process::SpawnerConfig;
 use crate::process::tree::hook_id;
 use crate::saved_state::tracked::Tracked;
-use queue::{HookQueue, Overdue, Run};
+use queue::{Delivery, HookQueue, Overdue, Run};
 use request::Facts;
 use rotad_core::{Span, Time, WorkerId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The hooks, and the thread that runs them.
 #[derive(Debug)]
@@ -63,10 +64,10 @@ impl Hooks {
         self.queue.keep(plans);
     }
 
-    /// Goes on with what a dead master has left.
-    pub(crate) fn restore(&mut self, queue: HookQueue) {
+    /// Goes on with what a dead master has left. Returns the clients that tried a hook.
+    pub(crate) fn restore(&mut self, queue: HookQueue) -> Vec<u64> {
         self.queue = Tracked::new(queue);
-        self.queue.restart();
+        self.queue.restart()
     }
 
     /// What is saved.
@@ -135,33 +136,38 @@ impl Hooks {
     }
 }
 
-/// How a run has failed, for people, and in a word.
+/// The event of a run that has failed.
 fn failure(hook: &str, plan: Option<&HookPlan>, run: &Run, error: &ProbeError) -> EventBuilder {
-    let (ProbeError::Failed(reason) | ProbeError::Indeterminate(reason)) = error;
-    let (cause, reason) = if run.overdue {
-        let after = plan.map_or_else(String::new, |plan| {
-            format!(" after {}", Span::from(plan.timeout))
-        });
-        let line = reason
-            .strip_prefix("was killed by SIGKILL")
-            .unwrap_or_default();
-        (
-            "timed-out",
-            format!("it still ran{after} and was killed{line}"),
-        )
-    } else {
-        ("failed", format!("it {reason}"))
-    };
-    // What it says may quote its command.
-    let words = plan.map_or(&[][..], |plan| &plan.command[..]);
-    let reason = words
-        .iter()
-        .fold(reason, |reason, word| word.hide_values(&reason));
+    let reason = reason(plan, run, error);
     let (on, seq) = (&run.delivery.on, run.delivery.event.seq);
     let text = format!("hook {hook}, run for {on} (event {seq}): {reason}");
+    let cause = if run.overdue { "timed-out" } else { "failed" };
     EventBuilder::new(EventKind::HookFailed, text)
         .cause(cause)
         .warn()
+}
+
+/// How a run has failed, for people.
+fn reason(plan: Option<&HookPlan>, run: &Run, error: &ProbeError) -> String {
+    let (ProbeError::Failed(reason) | ProbeError::Indeterminate(reason)) = error;
+    let reason = if run.overdue {
+        let when = match plan {
+            _ if run.cut => " when the master stopped".to_owned(),
+            Some(plan) => format!(" after {}", Span::from(plan.timeout)),
+            None => String::new(),
+        };
+        let line = reason
+            .strip_prefix("was killed by SIGKILL")
+            .unwrap_or_default();
+        format!("it still ran{when} and was killed{line}")
+    } else {
+        format!("it {reason}")
+    };
+    // What it says may quote its command.
+    let words = plan.map_or(&[][..], |plan| &plan.command[..]);
+    words
+        .iter()
+        .fold(reason, |reason, word| word.hide_values(&reason))
 }
 
 impl Supervisor {
@@ -190,26 +196,78 @@ impl Supervisor {
         self.save();
         self.workers.set_hooks(self.hooks.ids());
         for (number, hook) in begun {
-            let facts = Facts {
-                master: &self.plan.master.name,
-                config: &self.plan.config,
-                rotad: self.workers.spawn_specs.rotad(),
-                tag: &self.workers.tag(hook_id(number)),
-                null: &self.workers.null,
-            };
-            let plan = self.plan.hooks.iter().find(|plan| plan.name == hook);
-            let request = plan
-                .zip(self.hooks.queue.delivery(number))
-                .map(|(plan, delivery)| {
-                    request::of(plan, delivery, &facts)
-                        .map_err(|error| format!("cannot be told the event: {error}"))
-                });
-            let Some(request) = request else { continue };
-            if let Err(error) = self.hooks.start(number, request) {
-                let result = Err(error);
-                self.on_hook_result(ProbeResult { number, result });
-            }
+            self.start_hook(number, &hook);
         }
+    }
+
+    fn start_hook(&mut self, number: u64, hook: &str) {
+        let facts = Facts {
+            master: &self.plan.master.name,
+            config: &self.plan.config,
+            rotad: self.workers.spawn_specs.rotad(),
+            tag: &self.workers.tag(hook_id(number)),
+            null: &self.workers.null,
+        };
+        let plan = self.plan.hooks.iter().find(|plan| plan.name == hook);
+        let Some((plan, delivery)) = plan.zip(self.hooks.queue.delivery(number)) else {
+            return;
+        };
+        let request = request::of(plan, delivery, &facts)
+            .map_err(|error| format!("cannot be told the event: {error}"));
+        if let Err(error) = self.hooks.start(number, request) {
+            let result = Err(error);
+            self.on_hook_result(ProbeResult { number, result });
+        }
+    }
+
+    /// `rotad hook NAME`: runs a hook as if the first event that it is for had happened.
+    pub(super) fn try_hook(&mut self, client: u64, name: &str) {
+        let hooks = &self.plan.hooks;
+        let Some(plan) = hooks.iter().find(|plan| plan.name == name) else {
+            let names: Vec<&str> = hooks.iter().map(|plan| plan.name.as_str()).collect();
+            let known = match names.is_empty() {
+                true => "the configuration in force has no [hooks.NAME]".to_owned(),
+                false => format!("there are {}", names.join(", ")),
+            };
+            let text = format!("there is no hook `{name}`: {known}");
+            return self.done(client, ExitCode::NOT_FOUND, text);
+        };
+        if self.upgrade.is_pending() || self.shutdown.stopping {
+            let text = "no hook is tried during an upgrade or a stop".to_owned();
+            return self.done(client, ExitCode::FAILED, text);
+        }
+        let (kind, cause) = plan.first_event();
+        let text = format!("a try: `rotad hook {name}` was typed, and nothing has happened");
+        let event = Event {
+            seq: self.event_log.last(),
+            time: humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string(),
+            event: kind,
+            pool: self.plan.pools.first().map(|pool| pool.name.clone()),
+            slot: None,
+            worker: None,
+            generation: None,
+            pid: None,
+            cause: cause.map(str::to_owned),
+            text,
+        };
+        let delivery = Delivery {
+            on: plan.on.first().cloned().unwrap_or_default(),
+            event,
+            folded: 0,
+            folded_events: BTreeMap::new(),
+            test: true,
+        };
+        let begun = self
+            .hooks
+            .queue
+            .try_run(plan, delivery, client, self.clock.now());
+        let Some(number) = begun else {
+            let text = format!("hook {name} runs at the moment: try again when it has ended");
+            return self.done(client, ExitCode::FAILED, text);
+        };
+        self.save();
+        self.workers.set_hooks(self.hooks.ids());
+        self.start_hook(number, name);
     }
 
     /// A run has ended.
@@ -223,6 +281,18 @@ impl Supervisor {
     fn hook_ended(&mut self, hook: &str, run: &Run, result: Result<(), ProbeError>) {
         let plan = self.plan.hooks.iter().find(|plan| plan.name == hook);
         match result {
+            result if run.client.is_some() => {
+                let (code, text) = match result {
+                    Ok(()) => (ExitCode::DONE, format!("hook {hook}: done")),
+                    Err(error) => {
+                        let reason = reason(plan, run, &error);
+                        (ExitCode::FAILED, format!("hook {hook}: {reason}"))
+                    }
+                };
+                if let Some(client) = run.client {
+                    self.done(client, code, text);
+                }
+            }
             Ok(()) => tracing::debug!("hook {hook}, run for {}: done", run.delivery.on),
             Err(error) => {
                 let event = failure(hook, plan, run, &error);
@@ -242,13 +312,23 @@ impl Supervisor {
     }
 
     /// Runs that a dead master has left are killed; their events wait for another run.
-    pub(super) fn restore_hooks(&mut self, queue: HookQueue) {
+    /// Returns the clients that tried a hook.
+    pub(super) fn restore_hooks(&mut self, queue: HookQueue) -> Vec<u64> {
         let left = queue.running().count() > 0;
-        self.hooks.restore(queue);
+        let clients = self.hooks.restore(queue);
         self.hooks.keep(&self.plan.hooks);
         if left {
             tracing::warn!("hooks ran when the master died: they are killed, and run again");
             self.workers.end_left_by_hooks(self.clock.now());
+        }
+        clients
+    }
+
+    /// Answers the clients that tried a hook when the master died.
+    pub(super) fn answer_tries(&mut self, clients: Vec<u64>) {
+        for client in clients {
+            let text = "the master was replaced while the hook ran, which was killed: try again";
+            self.done(client, ExitCode::FAILED, text.to_owned());
         }
     }
 

@@ -33,6 +33,9 @@ pub(super) struct Delivery {
     pub folded: u64,
     /// … by the names by which the hook means them.
     pub folded_events: BTreeMap<String, u64>,
+    /// Nothing has happened: the hook is tried.
+    #[serde(default)]
+    pub test: bool,
 }
 
 /// A run that was started.
@@ -44,6 +47,12 @@ pub(super) struct Run {
     deadline: Time,
     /// It took too long, or the master stops: it is being killed.
     pub overdue: bool,
+    /// It is killed before its time, since the master stops.
+    #[serde(default)]
+    pub cut: bool,
+    /// The client that tries the hook and waits for the end.
+    #[serde(default)]
+    pub client: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -111,6 +120,7 @@ impl HookQueue {
             event: event.clone(),
             folded: 0,
             folded_events: BTreeMap::new(),
+            test: false,
         });
     }
 
@@ -124,17 +134,47 @@ impl HookQueue {
         });
     }
 
-    /// The runs of a dead master: their events wait for another run.
-    pub(super) fn restart(&mut self) {
+    /// The runs of a dead master: their events wait for another run. Returns the clients that tried a hook.
+    pub(super) fn restart(&mut self) -> Vec<u64> {
+        let mut clients = Vec::new();
         for state in self.hooks.values_mut() {
             let Some(run) = state.running.take() else {
                 continue;
             };
+            if let Some(client) = run.client {
+                clients.push(client);
+                continue;
+            }
             match &mut state.waiting {
                 Some(waiting) => waiting.fold(run.delivery),
                 None => state.waiting = Some(run.delivery),
             }
         }
+        clients
+    }
+
+    /// Begins a run that a client asks for, whatever waits and however many there were. `None`: one runs.
+    pub(super) fn try_run(
+        &mut self,
+        plan: &HookPlan,
+        delivery: Delivery,
+        client: u64,
+        now: Time,
+    ) -> Option<u64> {
+        let state = self.hooks.entry(plan.name.clone()).or_default();
+        if state.running.is_some() {
+            return None;
+        }
+        self.last += 1;
+        state.running = Some(Run {
+            number: self.last,
+            delivery,
+            deadline: now + Span::from(plan.timeout),
+            overdue: false,
+            cut: false,
+            client: Some(client),
+        });
+        Some(self.last)
     }
 
     /// Whether a run could begin now. `unlimited`: however many there were.
@@ -171,6 +211,8 @@ impl HookQueue {
                 delivery,
                 deadline: now + Span::from(plan.timeout),
                 overdue: false,
+                cut: false,
+                client: None,
             });
             begun.push((self.last, name.clone()));
         }
@@ -209,6 +251,7 @@ impl HookQueue {
                 );
             } else if !run.overdue && (all || run.deadline <= now) {
                 run.overdue = true;
+                run.cut = run.deadline > now;
                 run.deadline = now + KILL_TIMEOUT;
                 found.push(Overdue::Kill(run.number));
             }
@@ -349,7 +392,7 @@ mod tests {
         queue.wait("slack", "exit", &event(2));
         let text = serde_json::to_string(&queue).unwrap();
         let mut queue: HookQueue = serde_json::from_str(&text).unwrap();
-        queue.restart();
+        assert!(queue.restart().is_empty());
         assert_eq!(begin(&mut queue, NOW), [3, 4]);
         let folded = |number| {
             queue
@@ -357,6 +400,17 @@ mod tests {
                 .map(|one| (one.event.seq, one.folded))
         };
         assert_eq!((folded(3), folded(4)), (Some((1, 0)), Some((2, 1))));
+        queue.end(3);
+        let plan = &plans()[0];
+        let trial = queue.delivery(4).unwrap().clone();
+        let number = queue.try_run(plan, trial.clone(), 7, NOW);
+        assert_eq!(number, Some(5), "mail is idle");
+        assert_eq!(queue.try_run(plan, trial, 8, NOW), None, "it runs");
+        assert_eq!(
+            queue.restart(),
+            [7],
+            "its client is told; nothing is tried again"
+        );
     }
 
     #[test]

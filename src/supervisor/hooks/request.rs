@@ -39,6 +39,8 @@ struct Message<'a> {
     on: &'a str,
     folded: u64,
     folded_events: &'a BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    test: bool,
     master: &'a str,
     config: Cow<'a, str>,
     host: String,
@@ -115,6 +117,7 @@ fn stdin(plan: &HookPlan, delivery: &Delivery, facts: &Facts<'_>) -> io::Result<
         on: &delivery.on,
         folded: delivery.folded,
         folded_events: &delivery.folded_events,
+        test: delivery.test,
         master: facts.master,
         config: facts.config.to_string_lossy(),
         host: host.to_string_lossy().into_owned(),

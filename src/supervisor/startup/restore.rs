@@ -464,7 +464,7 @@ impl Supervisor {
             self.log.writer.adopt(&output);
             self.workers.processes.left_output(id, &output, log);
         }
-        self.restore_hooks(resume.hooks);
+        let tries = self.restore_hooks(resume.hooks);
         let poller = &self.event_loop.poller;
         let again = self.clients.restore(
             resume.tickets,
@@ -473,6 +473,7 @@ impl Supervisor {
             &self.event_log,
             poller,
         );
+        self.answer_tries(tries);
         let succession = self
             .guardian
             .as_ref()
