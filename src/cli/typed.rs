@@ -12,6 +12,9 @@ pub const VERBS: [&str; 9] = [
     "cancel", "reload", "roll", "rollback", "scale", "signal", "start", "stop", "upgrade",
 ];
 
+/// Options about what a command prints, and how long it waits: nothing waits for these lines, nor reads their output.
+const OF_A_SHELL: [&str; 2] = ["--timeout", "--json"];
+
 /// The requests of a line such as `roll web`, to be sent one after another as long as each is done. The line is what
 /// would follow `rotad` in a shell, quoted in the same way.
 ///
@@ -24,6 +27,15 @@ pub fn requests(line: &str) -> Result<Vec<Method>, String> {
     let args = parsed.map_err(|error| usage::said(&error, &Typed::new(&words)))?;
     if args.config.is_some() {
         return Err("`-c` has no place here: this is the master that is shown".to_owned());
+    }
+    let is_option = |word: &String, option: &str| {
+        let value = word.strip_prefix(option);
+        value.is_some_and(|value| value.is_empty() || value.starts_with('='))
+    };
+    for option in OF_A_SHELL {
+        if words.iter().any(|word| is_option(word, option)) {
+            return Err(format!("`{option}` has no place here, but in a shell"));
+        }
     }
     if let Some(text) = refused(&args.verb) {
         return Err(text);
@@ -168,6 +180,9 @@ mod tests {
             ("roll web web/0", "not both"),
             ("roll 'w*/0'", "name each by its pool"),
             ("roll -c other.toml", "has no place here"),
+            ("roll web --timeout=5s", "`--timeout` has no place here"),
+            ("start web --timeout 5s", "`--timeout` has no place here"),
+            ("reload --dry-run --json", "`--json` has no place here"),
             ("roll 'web", "no end"),
             ("nosuch", "nosuch"),
             ("", "a verb is missing"),
