@@ -224,7 +224,7 @@ const steps = {
     rotad("start");
     await calm();
     await end("SIGKILL");
-    await says("rotad serve has not answered since");
+    await says("No connection to rotad serve since");
     await serve();
     await calm();
   },
