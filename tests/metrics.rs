@@ -106,6 +106,22 @@ ready = "spawned"
 restart = { delay = "1min", max_delay = "1min" }
 "#;
 
+/// What has not happened meanwhile is counted as before.
+fn same_counters(before: &Samples, after: &Samples) {
+    for name in [
+        "rotad_worker_starts_total{pool=\"web\"}",
+        "rotad_worker_kills_total{pool=\"deaf\"}",
+        "rotad_worker_deaths_total{pool=\"web\",cause=\"exited\"}",
+        "rotad_worker_ready_seconds_sum{pool=\"web\"}",
+        "rotad_log_bytes_total{pool=\"web\"}",
+        "rotad_rolls_total{pool=\"web\",outcome=\"done\"}",
+        "rotad_config_last_reload_successful",
+        "rotad_config_last_reload_success_timestamp_seconds",
+    ] {
+        assert_eq!(value(after, name), value(before, name), "{name}");
+    }
+}
+
 /// A death, a recycle, a kill, a roll, one that fails, one that is put back; and a master that is killed: nothing is
 /// counted twice, nothing is forgotten.
 #[test]
@@ -224,17 +240,15 @@ fn everything_that_happens_is_counted() {
             assert!(value(&after, name) >= was, "{name} was {was}: {after:#?}");
         }
     }
-    for name in [
-        "rotad_worker_starts_total{pool=\"web\"}",
-        "rotad_worker_kills_total{pool=\"deaf\"}",
-        "rotad_log_bytes_total{pool=\"web\"}",
-        "rotad_rolls_total{pool=\"web\",outcome=\"done\"}",
-        "rotad_config_last_reload_successful",
-        "rotad_config_last_reload_success_timestamp_seconds",
-    ] {
-        assert_eq!(value(&after, name), value(&before, name), "{name}");
-    }
-    assert!(value(&after, "rotad_master_start_time_seconds") > start);
+    same_counters(&before, &after);
+    let began = value(&after, "rotad_master_start_time_seconds");
+    assert!(began > start);
+    // And the one that an upgrade brings.
+    let run = site.rotad(&["upgrade"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let upgraded = samples(&site);
+    same_counters(&before, &upgraded);
+    assert!(value(&upgraded, "rotad_master_start_time_seconds") > began);
 
     // A reload applies; a pool that is removed takes its series with it, a pool that stays keeps them.
     let text = site.read("rotad.toml");
