@@ -196,7 +196,7 @@ const steps = {
     await other.goto(ADDRESS);
     await other.locator(".pool .slot").first().waitFor();
     assert.equal(await other.locator(".acts button").count(), 0);
-    assert.match(await other.locator("#hint").innerText(), /Actions need the link/);
+    assert.match(await other.locator("#hint").innerText(), /Actions need #token=/);
     await other.close();
   },
 
