@@ -55,6 +55,7 @@ impl Progress {
             Response::Status(_)
             | Response::Metrics(_)
             | Response::InProgress(_)
+            | Response::ScrapeTargets(_)
             | Response::Event(_)
             | Response::LogFrom(_)
             | Response::Line(_)

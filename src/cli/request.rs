@@ -173,6 +173,7 @@ fn waited_for(method: &Method) -> Option<Vec<String>> {
         Method::Where
         | Method::Status
         | Method::Metrics
+        | Method::ScrapeTargets
         | Method::InProgress { .. }
         | Method::Upgrade { .. }
         | Method::Hook { .. }

@@ -38,6 +38,7 @@ mod probe;
 mod reader;
 mod report;
 mod resolve;
+mod resolve_metrics;
 mod resolve_pool;
 mod resolve_probe;
 mod schema;

@@ -1,7 +1,7 @@
 //! [pool.NAME] as parsed, before names and defaults are resolved.
 
 use super::kinds::{Duration, Flag, Kept, Names, Octal, OptionalTable, Own, Path, Table, Text};
-use super::pool_tables::{HealthText, Log, Recycle, Reload, Restart};
+use super::pool_tables::{HealthText, Log, MetricsText, Recycle, Reload, Restart};
 use super::probe::{self, ReadyText};
 use super::reader::Located;
 use super::section::{Documented, Setting, Written, section};
@@ -72,6 +72,8 @@ section! {
             "workers that are replaced gracefully, one at a time";
         health: Written<HealthText>, OptionalTable::<HealthText>::of(), not for oneshots,
             "whether a ready worker lives";
+        metrics: Written<MetricsText>, OptionalTable::<MetricsText>::of(), not for oneshots,
+            "the workers' own metrics, which `rotad serve` sums";
         log: Log, Table::<Log>::of(), default "",
             "what workers print";
         limits: Vec<Limit>, Names(limits::shape, limits::read),

@@ -7,7 +7,7 @@ use super::section::{Setting, Written, section};
 use super::shapes;
 use super::value_shapes;
 use super::values::{self, SinkText, Surge, WORKERS};
-use crate::plan::{RollOn, TimeOfDay};
+use crate::plan::{Gauges, RollOn, TimeOfDay};
 use rotad_core::{OnFailure, RestartPolicy, Span};
 
 const ON_FAILURE: Choice<OnFailure> = Choice(&[
@@ -92,6 +92,17 @@ section! {
             "no answer by then is a failure; `every` at most";
         failures: Setting<u32> = 3, Amount(1, 1000),
             "so many in a row: the worker is replaced";
+    }
+}
+
+const GAUGES: Choice<Gauges> = Choice(&[("sum", Gauges::Sum), ("slot", Gauges::Slot)]);
+
+section! {
+    pub(super) struct MetricsText = "[pool.NAME.metrics]" {
+        scrape: Written<String>, Text("address", "the address of a worker's metrics"), default "required",
+            "where a worker's metrics are: `\"http://127.0.0.1:{port}/metrics\"`, or `unix:PATH`; `{port}`, `{slot}`, `{generation}`, `{pool}`";
+        gauges: Setting<Gauges> = Gauges::Sum, GAUGES,
+            "gauges of the workers are summed, or labelled with their slot";
     }
 }
 

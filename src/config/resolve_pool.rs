@@ -8,6 +8,7 @@ use super::pool_tables;
 use super::probe::ReadyText;
 use super::reader::{Located, Parser};
 use super::report::shown;
+use super::resolve_metrics;
 use super::resolve_probe::{self, Crowd};
 use super::section::written;
 use super::templates::Templates;
@@ -62,6 +63,10 @@ pub(super) fn pool(
         .health
         .as_ref()
         .and_then(|health| resolve_probe::health(parser, &mut texts, health, crowd));
+    let metrics = pool
+        .metrics
+        .as_ref()
+        .and_then(|metrics| resolve_metrics::metrics(parser, &mut texts, metrics, crowd));
     let (watch, log) = (
         watch::make(parser, &pool.reload),
         logs::make(parser, &name.value, &pool.log),
@@ -109,6 +114,7 @@ pub(super) fn pool(
         watch,
         roll_on,
         log: log.plan,
+        metrics,
     };
     (plan, marks)
 }

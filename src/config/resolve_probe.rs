@@ -130,26 +130,38 @@ fn target(text: &str, http: bool) -> Result<(), String> {
         Some(at) if http => text.split_at(at),
         _ => (text, ""),
     };
-    if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
+    if !is_ascii_path(path) {
         return Err(
             "a path has no spaces and no letters beyond ASCII: write them as %20".to_owned(),
         );
     }
-    let port = match address.parse::<SocketAddr>() {
-        Ok(address) => address.port(),
+    match port(address) {
+        Some(0) => Err("ports go from 1 to 65535".to_owned()),
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "write {example}, \"[::1]:8080\" or \"localhost:8080\": names are not looked up"
+        )),
+    }
+}
+
+/// Whether a path can stand in a request as it is.
+pub(super) fn is_ascii_path(path: &str) -> bool {
+    path.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Whether it is an address and a port that can be connected to without a name look-up.
+pub(super) fn is_numeric(address: &str) -> bool {
+    port(address).is_some_and(|port| port != 0)
+}
+
+/// The port of an address; 0: none that can be. `None`: it is no address.
+fn port(address: &str) -> Option<u16> {
+    match address.parse::<SocketAddr>() {
+        Ok(address) => Some(address.port()),
         Err(_) => match address.rsplit_once(':') {
-            Some(("localhost", port)) => port.parse().unwrap_or(0),
-            _ => {
-                return Err(format!(
-                    "write {example}, \"[::1]:8080\" or \"localhost:8080\": names are not looked up"
-                ));
-            }
+            Some(("localhost", port)) => Some(port.parse().unwrap_or(0)),
+            _ => None,
         },
-    };
-    if port == 0 {
-        Err("ports go from 1 to 65535".to_owned())
-    } else {
-        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::exit_code::ExitCode;
 use crate::observe::events::Event;
 use crate::observe::metrics::Metrics;
+use crate::observe::scrape::ScrapePool;
 use crate::observe::status::{SlotState, Status};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -42,6 +43,8 @@ pub enum Method {
     Status,
     /// Return the numbers for monitoring.
     Metrics,
+    /// Return where the metrics of workers are.
+    ScrapeTargets,
     /// Return what is under way: what a command that waits shows on a terminal.
     InProgress {
         /// The pools; if empty, all.
@@ -350,6 +353,8 @@ pub enum Response {
     Status(Box<Status>),
     /// The numbers for monitoring; the last response, as `Status` is.
     Metrics(Box<Metrics>),
+    /// The pools whose workers have metrics; the last response, as `Status` is.
+    ScrapeTargets(Vec<ScrapePool>),
     /// What is under way; the last response, as `Status` is.
     InProgress(Box<InProgress>),
     /// An event.

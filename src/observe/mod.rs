@@ -7,5 +7,6 @@ pub mod events;
 pub mod metrics;
 pub mod print;
 pub mod sanitize;
+pub mod scrape;
 pub mod status;
 pub mod worker_output;

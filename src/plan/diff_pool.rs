@@ -38,6 +38,7 @@ pub(super) fn keys(
     ports(&mut keys, old, new);
     health(&mut keys, old.health.as_ref(), new.health.as_ref());
     logs(&mut keys, &old.log, &new.log);
+    metrics(&mut keys, old, new);
     policy(&mut keys, old, new);
     let watch = |pool: &PoolPlan| {
         pool.watch
@@ -195,6 +196,16 @@ fn ports(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
         &mut keys.rolled
     }
     .push("ports".to_owned());
+}
+
+fn metrics(keys: &mut Keys, old: &PoolPlan, new: &PoolPlan) {
+    match (&old.metrics, &new.metrics) {
+        (Some(old), Some(new)) => keys.adjusted.extend(differing(&[
+            ("metrics.scrape", old.scrape != new.scrape),
+            ("metrics.gauges", old.gauges != new.gauges),
+        ])),
+        (old, new) => keys.adjusted.extend(differing(&[("metrics", old != new)])),
+    }
 }
 
 /// Old workers may not answer a new check, and were told their watchdog interval when they were spawned.

@@ -16,8 +16,8 @@ pub use event_kind::EventKind;
 pub use hook::HookPlan;
 pub use pattern::{Exclusions, MatchState, PathPattern, PatternSet, WalkError};
 pub use pool::{
-    Account, Check, FileAccess, Health, HttpCheck, Kind, Limit, LogFile, LogPlan, PoolPlan, Ports,
-    Ready, Recipe, Recycle, RollOn, Sink, TimeOfDay, Watch,
+    Account, Check, FileAccess, Gauges, Health, HttpCheck, Kind, Limit, LogFile, LogPlan,
+    MetricsPlan, PoolPlan, Ports, Ready, Recipe, Recycle, RollOn, Sink, TimeOfDay, Watch,
 };
 pub use sources::{changed, is_missing, read};
 pub use template::{Context, Fault, Names};

@@ -34,6 +34,29 @@ pub struct PoolPlan {
     pub roll_on: RollOn,
     /// `[pool.NAME.log]`.
     pub log: LogPlan,
+    /// `[pool.NAME.metrics]`. `None`: its workers have none, or none that are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsPlan>,
+}
+
+/// Where the workers' own metrics are; `rotad serve` reads and sums them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricsPlan {
+    /// `http://HOST:PORT/PATH` or `unix:PATH`, with `{port}`, `{slot}`, `{generation}` and `{pool}`.
+    pub scrape: Template,
+    /// What becomes of gauges.
+    pub gauges: Gauges,
+}
+
+/// What becomes of the gauges of several workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gauges {
+    /// They are summed.
+    #[default]
+    Sum,
+    /// Each slot has its own, told apart by a label.
+    Slot,
 }
 
 /// The kind of a pool.

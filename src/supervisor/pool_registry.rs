@@ -55,6 +55,7 @@ impl PoolSpec {
         own.watch.clone_from(&to.watch);
         own.roll_on = to.roll_on;
         own.log = to.log.clone();
+        own.metrics.clone_from(&to.metrics);
         if Health::fits_running(own.health.as_ref(), to.health.as_ref()) {
             own.health.clone_from(&to.health);
         }

@@ -89,6 +89,7 @@ impl Supervisor {
             Method::Where => {}
             Method::Status => self.status_requested(client),
             Method::Metrics => self.metrics_requested(client),
+            Method::ScrapeTargets => self.answer_scrape_targets(client),
             Method::InProgress { pools } => self.answer_in_progress(client, pools),
             Method::Stop { pools, now } if pools.is_empty() => {
                 let text = format!(

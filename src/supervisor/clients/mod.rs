@@ -14,6 +14,7 @@ mod metrics;
 pub(crate) mod outcome_text;
 mod pending;
 pub(crate) mod requests;
+pub(crate) mod scrape_targets;
 pub(crate) mod served_at;
 pub(crate) mod status;
 pub(crate) mod tickets;
