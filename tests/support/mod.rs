@@ -25,6 +25,7 @@ pub mod need;
 pub mod page;
 pub mod proc;
 pub mod random;
+pub mod served;
 pub mod site;
 pub mod systemd_box;
 pub mod watch;
@@ -37,6 +38,7 @@ pub use frozen::Frozen;
 pub use load::{Load, Report};
 pub use need::need;
 pub use random::Random;
+pub use served::{Served, console};
 pub use site::{Run, Site};
 pub use watch::Watch;
 

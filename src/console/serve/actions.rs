@@ -8,6 +8,7 @@ use rotad::control::protocol::{Method, ReloadScope, Response, ScaleTo, Selector,
 use rotad::event_loop::clock::Deadline;
 use rotad::exit_code::ExitCode;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -178,7 +179,9 @@ fn ask(paths: &MasterPaths, method: Method, limit: Duration) -> Result<Outcome, 
 /// The request to the master, and whether its answer takes time.
 fn method(verb: &str, body: &[u8]) -> Result<(Method, bool), String> {
     let body: &[u8] = if body.is_empty() { b"{}" } else { body };
+    // An object: a struct is read from a list as well.
     let asked: Asked = serde_json::from_slice(body)
+        .and_then(|object: Map<String, Value>| serde_json::from_value(object.into()))
         .map_err(|error| format!("the body is not what {verb} takes: {error}"))?;
     check_keys(verb, &asked)?;
     let wait = if asked.wait { Wait::Done } else { Wait::No };
@@ -339,7 +342,7 @@ mod tests {
             ("stop", r#"{"pools": ["web"], "slot": 1}"#, "no `slot`"),
             ("roll", r#"{"pool": "web"}"#, "no `pool`"),
             ("roll", r#"{"pols": ["web"]}"#, "unknown field"),
-            ("roll", "[1", "EOF"),
+            ("roll", "{\"pools\"", "EOF"),
             ("scale", r#"{"pool": "web"}"#, "needs `count`"),
             ("scale", r#"{"pool": "web", "count": "x"}"#, "+N"),
             (

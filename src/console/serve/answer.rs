@@ -4,6 +4,7 @@ use super::connections::Tracker;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use rotad::observe::metrics::Format;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -111,6 +112,12 @@ pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Answer {
 /// JSON.
 pub(crate) fn json(status: StatusCode, json: impl Into<Bytes>) -> Answer {
     with(status, "application/json", Kind::Whole(json.into()))
+}
+
+/// A page of metrics.
+pub(crate) fn metrics(format: Format, text: String) -> Answer {
+    let kind = format.content_type();
+    with(StatusCode::OK, kind, Kind::Whole(text.into()))
 }
 
 /// A page; its caller sets what it may do.

@@ -7,6 +7,7 @@ use rotad::control::protocol::{Method, Response};
 use rotad::event_loop::clock::Deadline;
 use rotad::exit_code::ExitCode;
 use rotad::observe::events::{Event, Ring};
+use rotad::observe::metrics::Metrics;
 use rotad::observe::status::Status;
 use rotad::sys::poll::poll;
 use rotad::sys::thread;
@@ -132,12 +133,16 @@ impl Link {
         let mut client = Client::connect(&self.paths, &limits)?;
         client.send(Method::Events { follow: true })?;
         // This connection gives the latest few of the events before: another one all that are kept.
-        self.catch_up(latest_events(&self.paths)?);
+        let before = latest_events(&self.paths)?;
         *answered = true;
         self.tell_master(MasterState::Connected);
+        self.catch_up(before);
         loop {
             match client.next_response(&limits)? {
                 Response::Event(event) => self.add(*event),
+                Response::Done { message, .. } if message.is_empty() => {
+                    return Err(ClientError::Lost("the master has stopped".to_owned()));
+                }
                 Response::Done { message, .. } => return Err(ClientError::Failed(message)),
                 _ => {}
             }
@@ -273,14 +278,21 @@ pub(crate) type Queues = BTreeMap<String, u32>;
 /// # Errors
 /// As [`ask`].
 pub(crate) fn queues(paths: &MasterPaths) -> Result<Queues, String> {
-    let metrics = ask(paths, Method::Metrics, |response| match response {
-        Response::Metrics(metrics) => Some(*metrics),
-        _ => None,
-    })?;
-    let listeners = metrics.listeners.into_iter();
+    let listeners = metrics(paths)?.listeners.into_iter();
     Ok(listeners
         .filter_map(|listener| Some((listener.address, listener.queue?)))
         .collect())
+}
+
+/// The numbers of the master. May block for a few seconds.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn metrics(paths: &MasterPaths) -> Result<Metrics, String> {
+    ask(paths, Method::Metrics, |response| match response {
+        Response::Metrics(metrics) => Some(*metrics),
+        _ => None,
+    })
 }
 
 /// The status. May block for a few seconds.

@@ -13,6 +13,7 @@ mod logs;
 mod routes;
 mod stalls;
 mod statuses;
+mod worker_metrics;
 
 use access::Access;
 use actions::Actions;
@@ -39,6 +40,7 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal as on_signal};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Duration, timeout};
+use worker_metrics::WorkerMetrics;
 
 /// How long a client may take to send the head of a request, or to send the next one.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -92,6 +94,7 @@ pub(crate) fn serve(file: Option<&Path>, args: &Serve, inherited: InheritedFds) 
             let statuses = Statuses::new(link.clone());
             let routes = Rc::new(Routes {
                 access,
+                worker_metrics: WorkerMetrics::new(link.clone()),
                 link,
                 statuses,
                 connections: Rc::default(),
@@ -161,6 +164,7 @@ async fn run(listening: &Listening, routes: &Rc<Routes>) -> io::Result<()> {
         }
     };
     spawn_local(Rc::clone(&routes.statuses).keep_current());
+    spawn_local(Rc::clone(&routes.worker_metrics).follow());
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -169,6 +173,7 @@ async fn run(listening: &Listening, routes: &Rc<Routes>) -> io::Result<()> {
     }
     drop(sockets);
     timeout(END_TIME, routes.connections.answered()).await.ok();
+    routes.worker_metrics.save();
     Ok(())
 }
 

@@ -5,15 +5,17 @@ use super::actions::{self, Actions};
 use super::answer::{self, Answer, set};
 use super::connections::Connections;
 use super::feed;
-use super::link::Link;
+use super::link::{self, Link};
 use super::logs::{self, Readers, Wanted};
 use super::statuses::Statuses;
+use super::worker_metrics::WorkerMetrics;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use rotad::cli::below_strength;
 use rotad::exit_code::ExitCode;
+use rotad::observe::metrics::{Format, Page, families};
 use rotad::observe::sanitize::sanitize_json;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,6 +37,7 @@ pub(crate) struct Routes {
     pub(crate) access: Access,
     pub(crate) link: Arc<Link>,
     pub(crate) statuses: Rc<Statuses>,
+    pub(crate) worker_metrics: Rc<WorkerMetrics>,
     pub(crate) connections: Rc<Connections>,
     pub(crate) readers: Rc<Readers>,
     pub(crate) actions: Rc<Actions>,
@@ -96,6 +99,7 @@ impl Routes {
                 Err(why) => answer::text(StatusCode::SERVICE_UNAVAILABLE, &*why),
             },
             "/readyz" => self.readyz().await,
+            "/metrics" => self.metrics(request.headers()).await,
             "/api/status" => {
                 self.statuses.look();
                 match self.statuses.current().await {
@@ -145,6 +149,27 @@ impl Routes {
         }
     }
 
+    async fn metrics(&self, headers: &HeaderMap) -> Answer {
+        let format = match wants_openmetrics(headers) {
+            true => Format::OpenMetrics,
+            false => Format::Text,
+        };
+        let link = Arc::clone(&self.link);
+        let asked = tokio::task::spawn_blocking(move || link::metrics(link.paths())).await;
+        let metrics = match asked {
+            Ok(Ok(metrics)) => metrics,
+            Ok(Err(why)) => return answer::text(StatusCode::SERVICE_UNAVAILABLE, why),
+            Err(error) => {
+                return answer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+            }
+        };
+        let workers = self.worker_metrics.page(format).await;
+        let mut page = Page::new(format);
+        families(&metrics, &mut page);
+        page.append(&workers);
+        answer::metrics(format, page.finish())
+    }
+
     fn logs(&self, query: &Query<'_>) -> Answer {
         let slot = query.number("slot").map(u32::try_from);
         let wanted = Wanted {
@@ -164,11 +189,32 @@ impl Routes {
     }
 }
 
+/// Whether the client prefers OpenMetrics to the older text: as Prometheus does, unless it is told otherwise.
+fn wants_openmetrics(headers: &HeaderMap) -> bool {
+    let accept = headers.get_all(ACCEPT).iter();
+    let kinds: Vec<&str> = accept
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .collect();
+    let weight = |kind: &str| {
+        let named = |part: &&str| part.split(';').next().map(str::trim) == Some(kind);
+        let weights = kinds.iter().filter(|part| named(part)).map(|part| {
+            let mut parameters = part.split(';').map(str::trim);
+            let weight = parameters.find_map(|parameter| parameter.strip_prefix("q="));
+            weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0))
+        });
+        weights.fold(0.0, f64::max)
+    };
+    let openmetrics = weight("application/openmetrics-text");
+    openmetrics > 0.0 && openmetrics >= weight("text/plain")
+}
+
 fn is_shown(path: &str) -> bool {
     matches!(
         path,
         "/" | "/healthz"
             | "/readyz"
+            | "/metrics"
             | "/events"
             | "/api/status"
             | "/api/events"
@@ -268,6 +314,20 @@ fn decoded(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_format_is_the_one_that_is_preferred() {
+        let wants = |accept: &str| {
+            wants_openmetrics(&HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]))
+        };
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
+                          text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        assert!(wants(prometheus) && wants("application/openmetrics-text; version=1.0.0"));
+        let text = "text/plain;version=0.0.4;q=0.5,application/openmetrics-text;q=0.3";
+        assert!(!wants(text) && !wants("*/*") && !wants("") && !wants("text/html"));
+        assert!(!wants("application/openmetrics-text;q=0"));
+        assert!(!wants_openmetrics(&HeaderMap::new()));
+    }
 
     #[test]
     fn queries_are_decoded() {

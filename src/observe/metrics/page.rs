@@ -129,6 +129,11 @@ impl Page {
         self.line(format_args!("{name}_bucket{labels} {count}"));
     }
 
+    /// Appends families that are in the format of the page already, and that it has not begun.
+    pub fn append(&mut self, families: &str) {
+        self.text.push_str(families);
+    }
+
     /// The whole page.
     pub fn finish(mut self) -> String {
         if self.format == Format::OpenMetrics {
