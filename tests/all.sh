@@ -172,8 +172,6 @@ if [ -n "${installing:-}" ]; then
 fi
 check_components
 say "cargo test"
-# rotad-console is a package of its own, which tests of this one execute.
-cargo build --workspace --bins --locked --profile test
 cargo test --workspace --locked --no-run
 # rotad-console beside rotad: its tests are those of the package rotad, which do not build it.
 cargo build --profile test --workspace --locked --bins

@@ -38,7 +38,7 @@ pub use frozen::Frozen;
 pub use load::{Load, Report};
 pub use need::need;
 pub use random::Random;
-pub use served::{Served, console};
+pub use served::Served;
 pub use site::{Run, Site};
 pub use watch::Watch;
 

@@ -1,6 +1,6 @@
 //! `rotad serve` of a [`Site`], and a client of its own: one request a connection, without any library.
 
-use super::{Site, free_port, rotad, until, until_some};
+use super::{Site, console, free_port, rotad, until, until_some};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -10,17 +10,6 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
-
-/// The program of `rotad serve` and `rotad top`, built beside rotad.
-pub fn console() -> PathBuf {
-    let path = rotad().with_file_name("rotad-console");
-    assert!(
-        path.exists(),
-        "{} is missing: `cargo build --workspace --bins`",
-        path.display()
-    );
-    path
-}
 
 /// A response.
 #[derive(Clone, Debug)]

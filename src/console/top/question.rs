@@ -119,6 +119,7 @@ fn of(method: &Method, status: &Status) -> Option<String> {
         | Method::Where
         | Method::Status
         | Method::Metrics
+        | Method::ScrapeTargets
         | Method::InProgress { .. }
         | Method::Logs { .. }
         | Method::Hook { .. }

@@ -288,8 +288,11 @@ impl Reader {
     }
 }
 
-/// The labels up to the closing brace, each with its value as it is written, and what follows.
-fn labels(text: &str) -> Result<(Vec<(&str, &str)>, &str), String> {
+/// Labels, each with its value as it is written.
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+/// The labels up to the closing brace, and what follows.
+fn labels(text: &str) -> Result<(Labels<'_>, &str), String> {
     let mut found = Vec::new();
     let mut rest = text.trim_start();
     loop {
