@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::fixed::{static_rotad, static_testworker};
+use support::fixed::{static_console, static_rotad, static_testworker};
 use support::site::finish;
 use support::{Container, all_ready, free_port, need, until};
 
@@ -110,6 +110,10 @@ fn an_image_takes_the_binary_from_ours() {
         static_rotad(),
         buildah.path(&format!("binaries/rotad-{arch}")),
     );
+    copy(
+        static_console(),
+        buildah.path(&format!("binaries/rotad-console-{arch}")),
+    );
     let binaries = format!("build={}", buildah.path("binaries").display());
     buildah.build(
         "rotad",
@@ -121,7 +125,7 @@ fn an_image_takes_the_binary_from_ours() {
     let entries = fs::read_dir(&ours).expect("the image").flatten();
     let mut entries: Vec<_> = entries.map(|entry| entry.file_name()).collect();
     entries.sort();
-    assert_eq!(entries, ["rotad", "usr"]);
+    assert_eq!(entries, ["rotad", "rotad-console", "usr"]);
     assert!(ours.join("usr/share/doc/rotad/LICENSE-MIT").exists());
 
     let port = free_port();

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use support::example::{python, venv};
-use support::fixed::static_rotad;
+use support::fixed::{static_console, static_rotad};
 use support::site::finish;
 use support::{Site, need, proc};
 
@@ -49,6 +49,8 @@ fn stripped() -> &'static Path {
         let dir = directory();
         let path = dir.path().join("rotad");
         ok("strip", &[&"-o", &path, &static_rotad()]);
+        let console = dir.path().join("rotad-console");
+        ok("strip", &[&"-o", &console, &static_console()]);
         (dir, path)
     });
     path
@@ -176,7 +178,7 @@ fn a_wheel_installs_runs_and_goes() {
     assert_eq!(ok(&program, &[&"--version"]), format!("rotad {version}\n"));
     let shown = pip(&["show", "--files", "rotad"]);
     assert!(
-        shown.contains(&format!("Version: {version}\n")) && shown.contains("bin/rotad"),
+        shown.contains(&format!("Version: {version}\n")) && shown.contains("bin/rotad-console"),
         "{shown}"
     );
     let schema =
@@ -198,6 +200,7 @@ fn an_archive_has_what_is_installed_by_hand() {
     assert_eq!(archives, [dir.path().join(format!("{name}.tar.gz"))]);
     ok("tar", &[&"-C", &dir.path(), &"-xzf", &archives[0]]);
     let tree = dir.path().join(name);
+    assert!(tree.join("rotad-console").exists());
     let program = tree.join("rotad");
     assert_eq!(ok(&program, &[&"--version"]), format!("rotad {version}\n"));
     for (file, verb) in [

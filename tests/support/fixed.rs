@@ -1,5 +1,5 @@
 //! The static binaries: rotad and the worker with knobs, linked against no library. Built once, beside the others, in a
-//! target directory of their own: about half a minute from nothing on two shared cores.
+//! target directory of their own: about a minute from nothing on two shared cores.
 
 use super::{rotad, site};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,11 @@ const PATIENCE: u64 = 400;
 /// The static rotad.
 pub fn static_rotad() -> PathBuf {
     dir().join("rotad")
+}
+
+/// The static rotad-console.
+pub fn static_console() -> PathBuf {
+    dir().join("rotad-console")
 }
 
 /// The static worker with knobs.
@@ -39,8 +44,8 @@ fn dir() -> &'static Path {
         cargo.args([
             "build",
             "--locked",
-            "--bin",
-            "rotad",
+            "--workspace",
+            "--bins",
             "--example",
             "testworker",
             "--target",
