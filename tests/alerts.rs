@@ -3,7 +3,7 @@
 
 mod support;
 
-use rotad::observe::metrics::{FAMILIES, Format, Type};
+use rotad::observe::metrics::{FAMILIES, Type};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::site::finish;
-use support::{Site, free_port, need, pool, rotad, until};
+use support::{Site, console, free_port, need, pool, until};
 
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -215,20 +215,6 @@ impl Drop for Running {
     }
 }
 
-/// Answers each request with the page that `rotad metrics` prints.
-const SERVER: &str = "import subprocess, sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        page = subprocess.run(sys.argv[3:], stdout=subprocess.PIPE)
-        self.send_response(200 if page.returncode == 0 else 503)
-        self.send_header('Content-Type', sys.argv[2])
-        self.end_headers()
-        self.wfile.write(page.stdout)
-    def log_message(self, *of): pass
-HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
-";
-
 const POOLS: &str = r#"
 [pool.web]
 command = ["@WORKER@", "http", "--code", "@DIR@/code"]
@@ -297,20 +283,15 @@ fn a_real_prometheus_answers_every_query() {
     let mut site = Site::new(POOLS);
     site.write("code", "ok");
     let target = free_port();
-    let server = site.write("server.py", SERVER);
     let _server = Running(
-        Command::new("python3")
-            .arg(server)
-            .arg(target.to_string())
-            .arg(Format::OpenMetrics.content_type())
-            .arg(rotad())
-            .args(["metrics", "-c"])
+        Command::new(console())
+            .args(["serve", "--listen", &format!("127.0.0.1:{target}"), "-c"])
             .arg(&site.config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("python3"),
+            .expect("rotad serve"),
     );
     let (_prometheus, port) = prometheus(&site, target);
     site.run();
