@@ -595,7 +595,7 @@ soak = "50ms"
     load.stop().assert_nothing_lost(20);
 }
 
-/// While nobody looks, an idle master has no wake-up; with a page open one a second.
+/// While nobody looks, an idle master has no wake-up; with a page open at most one a second.
 #[test]
 fn a_console_that_nobody_looks_at_costs_nothing() {
     let _alone = alone();
@@ -619,9 +619,10 @@ stable_after = "1s"
     until("nothing wakes up", 20, still);
     let mut stream = served.stream("/events", &[]);
     stream.find("status", |_| true);
-    let asked = || proc::switches(site.pid()).values().sum::<u64>();
-    let before = asked();
-    spaced(Duration::from_secs(2));
-    let per_second = (asked() - before) / 2;
-    assert!(per_second <= 10, "{per_second} context switches a second");
+    let woken = || proc::switches(site.pid())[&site.pid()];
+    until("five wake-ups or less in five seconds", 30, || {
+        let before = woken();
+        spaced(Duration::from_secs(5));
+        (woken() - before <= 5).then_some(())
+    });
 }

@@ -1,18 +1,20 @@
-//! The status of the master, shared by all who look: it is asked for at most once a second, and only while a client is
-//! connected that shows it, or when a request comes.
+//! The status of the master, shared by all who look: it is asked for at most once a second, when something happens and a
+//! client is connected that shows it, or when a request comes; every five seconds while nothing happens.
 
 use super::history::{History, SAMPLE_EVERY};
 use super::link::{self, Link, Queues};
 use rotad::observe::sanitize::sanitize_json;
-use rotad::observe::status::Status;
+use rotad::observe::status::{PoolState, SlotState, Status};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::{Duration, Instant, timeout};
+use tokio::time::{Duration, Instant, sleep_until};
 
 /// How old a status may be that is given to a client.
 const MAX_AGE: Duration = Duration::from_secs(1);
+/// So long after an event it is asked for as often as that.
+const BUSY_AFTER_NEWS: Duration = Duration::from_secs(3);
 /// For how long after the last look the history goes on.
 const HISTORY_AFTER_LOOK: Duration = Duration::from_secs(3600);
 
@@ -148,27 +150,57 @@ impl Statuses {
         self.history.borrow().json()
     }
 
-    /// Asks again and again while somebody looks, and waits for the next one who does.
+    /// Asks again and again while somebody looks, and waits for the next one who does. As long as nothing happens, a
+    /// sample of the history is all that changes.
     pub(crate) async fn keep_current(self: Rc<Self>) {
+        let (_, _, mut news) = self.link.subscribe(None);
+        let mut happened = Instant::now();
         loop {
-            let pause = match (self.viewers.get(), self.looked.get()) {
-                (1.., _) => MAX_AGE,
-                (0, Some(at)) if at.elapsed() < HISTORY_AFTER_LOOK => SAMPLE_EVERY,
+            let shown = self.viewers.get() > 0;
+            let pause = match self.looked.get() {
+                _ if shown && (happened.elapsed() < BUSY_AFTER_NEWS || !self.is_at_rest()) => {
+                    MAX_AGE
+                }
+                _ if shown => SAMPLE_EVERY,
+                Some(at) if at.elapsed() < HISTORY_AFTER_LOOK => SAMPLE_EVERY,
                 _ => {
                     self.wake.notified().await;
+                    happened = Instant::now();
                     continue;
                 }
             };
             self.current().await.ok();
-            // A page that is opened is not to wait for the next sample.
-            let begun = Instant::now();
-            while let Some(left) = pause.checked_sub(begun.elapsed()) {
-                let woken = timeout(left, self.wake.notified()).await.is_ok();
-                if woken && pause > MAX_AGE && self.viewers.get() > 0 {
-                    break;
+            let asked = Instant::now();
+            let mut until = asked + pause;
+            while Instant::now() < until {
+                tokio::select! {
+                    () = sleep_until(until) => {}
+                    () = self.wake.notified() => {}
+                    // Not even one that has missed some wants to wait.
+                    _ = news.recv() => {}
+                }
+                if Instant::now() < until && self.viewers.get() > 0 {
+                    happened = Instant::now();
+                    until = until.min(asked + MAX_AGE);
                 }
             }
         }
+    }
+
+    /// The last status has no pool with something under way.
+    fn is_at_rest(&self) -> bool {
+        let found = self.found.borrow();
+        let Some(Ok(seen)) = &*found else {
+            return false;
+        };
+        let at_rest = [PoolState::Ok, PoolState::Stopped, PoolState::Done];
+        seen.status.pools.iter().all(|pool| {
+            at_rest.contains(&pool.state)
+                && pool
+                    .workers
+                    .iter()
+                    .all(|worker| worker.state == SlotState::Ready)
+        })
     }
 }
 
