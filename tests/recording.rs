@@ -37,6 +37,30 @@ fn text(line: &str) -> String {
         .replace("&amp;", "&")
 }
 
+/// The picture of `rotad top` has the columns and the keys that its screens have now.
+#[test]
+fn the_picture_of_top_has_its_columns_and_keys() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let picture = fs::read_to_string(root.join("docs/images/top.svg")).expect("a picture");
+    let drawn: Vec<String> = picture
+        .lines()
+        .filter(|line| line.starts_with("<text"))
+        .map(|line| same_each_time(&text(line)))
+        .collect();
+    let screen = root.join("src/console/top/screens/wide.txt");
+    let screen = fs::read_to_string(screen).expect("a screen");
+    for begin in ["POOL ", "r roll "] {
+        let mut lines = screen.lines().map(same_each_time);
+        let line = lines
+            .find(|line| line.starts_with(begin))
+            .expect("a line of the screen");
+        assert!(
+            drawn.contains(&line),
+            "{line}: `docs/images/record target/debug/rotad --top` draws it again"
+        );
+    }
+}
+
 #[test]
 fn the_session_of_the_picture_is_a_real_one() {
     if !["python3", "curl"].iter().all(|name| need::program(name)) {
