@@ -75,6 +75,11 @@ node_is_there() {
     cmp -s tests/install/node.txt target/node/installed.txt
 }
 
+# Each package of a version of Node brings `node` itself, which is not to be that of the others.
+hide_versions() {
+    rm -f target/node/node_modules/.bin/node
+}
+
 # The packages of Bun and Deno bring their programs by a script of their own; target/node/bin has them.
 install_runtimes() {
     local modules=target/node/node_modules
@@ -92,6 +97,7 @@ install_node() {
     rm -rf target/node
     mkdir -p target/node
     npm install --prefix target/node --no-audit --no-fund --no-update-notifier --ignore-scripts --silent "${packages[@]}" &&
+        hide_versions &&
         install_runtimes &&
         cp tests/install/node.txt target/node/installed.txt ||
         echo "not everything of tests/install/node.txt could be installed"
@@ -173,8 +179,6 @@ fi
 check_components
 say "cargo test"
 cargo test --workspace --locked --no-run
-# rotad-console beside rotad: its tests are those of the package rotad, which do not build it.
-cargo build --profile test --workspace --locked --bins
 # In two parts at once, two tests at a time in each, whatever the machine: most tests wait, and those that put load on the
 # machine wait for each other (`alone` in tests/support).
 run_part() { exec "${defaults[@]}" cargo test --workspace --locked --no-fail-fast "$@" -- --test-threads=2; }
