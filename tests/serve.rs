@@ -523,7 +523,8 @@ fn it_ends_at_once_and_says_why_it_cannot_begin() {
             "{:?}",
             begun.elapsed()
         );
-        assert!(stream.next().is_none());
+        // What was sent before, and then the end.
+        assert!(std::iter::from_fn(|| stream.next()).take(100).count() < 100);
     }
     let taken = TcpListener::bind(("127.0.0.1", free_port())).expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
