@@ -135,8 +135,9 @@ impl Workers {
         self.trees.deadline()
     }
 
-    /// When a scan of orphans is due or hangs, or more of them are to be reaped.
+    /// When a scan of orphans is due or hangs, or more of them are to be reaped, also by the guardian.
     pub(crate) fn orphan_deadline(&self) -> Option<Time> {
-        self.orphans.deadline()
+        let asking = self.processes.reaping_deadline();
+        self.orphans.deadline().into_iter().chain(asking).min()
     }
 }

@@ -265,7 +265,7 @@ impl Workers {
     /// A child has exited, and all workers among them were checked: it may have been the last process of a tree.
     pub(crate) fn on_child_exited(&mut self, context: &LoopContext<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.processes.retry_unreaped();
+        self.processes.retry_unreaped(context.now);
         self.tell_trees(context, Event::ChildExited, &mut actions);
         actions
     }
@@ -347,6 +347,13 @@ impl Workers {
         }
         if self.orphans.more_to_reap {
             self.reap_orphans(now);
+        }
+        if self
+            .processes
+            .reaping_deadline()
+            .is_some_and(|at| at <= now)
+        {
+            self.processes.ask_to_reap(now);
         }
         if self.orphans.at.is_some_and(|at| at <= now) && !self.orphans.scanner.is_busy() {
             self.scan_orphans(now);
@@ -480,7 +487,7 @@ impl Workers {
             if !self.processes.pids().contains(&pid)
                 && Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time)
             {
-                self.processes.reap_stranger(pid);
+                self.processes.reap_stranger(now, pid);
             }
         }
         let strange = |one: &UnownedProcess| {

@@ -16,12 +16,15 @@ use crate::supervisor::workers::trees::Trees;
 use crate::supervisor::workers::{address_in_use, cleared_env};
 use crate::sys::process::Process;
 use crate::sys::reaper;
-use rotad_core::{Exit, Generation, PoolId, Signal, Slot, WorkerId};
+use rotad_core::{Exit, Generation, PoolId, Signal, Slot, Span, Time, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+/// Pause before the guardian is asked again to reap.
+const ASK_AGAIN: Span = Span::from_millis(100);
 
 /// A signal for a worker that is not spawned yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +148,8 @@ pub(crate) struct ProcessTable {
     foster_parents: BTreeSet<i32>,
     /// Children of the guardian that it is still to be asked to reap.
     for_guardian: Vec<i32>,
+    /// When it is asked again, since its queue was full: no event tells that there is room.
+    ask_again: Option<Time>,
     /// Workers whose last polite signal the kernel has refused, until that is reported.
     refused: BTreeMap<WorkerId, io::Error>,
     /// The kernel has no pidfds: exits are checked at each SIGCHLD.
@@ -278,10 +283,10 @@ impl ProcessTable {
     }
 
     /// Reaps a child of ours or of the guardian that is no worker.
-    pub(crate) fn reap_stranger(&mut self, pid: i32) {
+    pub(crate) fn reap_stranger(&mut self, now: Time, pid: i32) {
         reaper::reap_one_of(pid);
         self.for_guardian.push(pid);
-        self.ask_to_reap();
+        self.ask_to_reap(now);
     }
 
     /// The pids of workers of dead masters that have ended, and whose exit status is not known.
@@ -309,11 +314,11 @@ impl ProcessTable {
     }
 
     /// Reaps a worker that has exited, or keeps it for later if a tracer holds it.
-    pub(crate) fn reap(&mut self, child: Process) {
+    pub(crate) fn reap(&mut self, now: Time, child: Process) {
         if !child.is_child() {
             self.pids.remove(&child.pid());
             self.for_guardian.push(child.pid());
-            return self.ask_to_reap();
+            return self.ask_to_reap(now);
         }
         match child.reap() {
             Ok(None) => self.unreaped.push(child),
@@ -323,7 +328,8 @@ impl ProcessTable {
     }
 
     /// Asks the guardian to reap what is left to it, as far as its queue has room.
-    fn ask_to_reap(&mut self) {
+    pub(crate) fn ask_to_reap(&mut self, now: Time) {
+        self.ask_again = None;
         let Some(guardian) = &self.guardian else {
             return self.for_guardian.clear();
         };
@@ -332,14 +338,22 @@ impl ProcessTable {
         {
             self.for_guardian.pop();
         }
+        if !self.for_guardian.is_empty() {
+            self.ask_again = Some(now + ASK_AGAIN);
+        }
+    }
+
+    /// When the guardian is to be asked again.
+    pub(crate) fn reaping_deadline(&self) -> Option<Time> {
+        self.ask_again
     }
 
     /// Retries children that could not be reaped. The kernel sends SIGCHLD when a tracer lets go.
-    pub(crate) fn retry_unreaped(&mut self) {
+    pub(crate) fn retry_unreaped(&mut self, now: Time) {
         for child in std::mem::take(&mut self.unreaped) {
-            self.reap(child);
+            self.reap(now, child);
         }
-        self.ask_to_reap();
+        self.ask_to_reap(now);
     }
 
     /// Sends SIGKILL to what is left of a worker's tree: its process group and its cgroup.

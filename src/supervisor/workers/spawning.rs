@@ -380,7 +380,7 @@ impl Workers {
                 context.poller.unwatch(pidfd);
             }
             actions.extend(self.journal.forget(child.pid()));
-            self.processes.reap(child);
+            self.processes.reap(context.now, child);
         }
         if process.port.is_some() {
             actions.push(Action::ReleasePort(worker));
