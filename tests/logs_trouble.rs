@@ -16,6 +16,7 @@ use support::{Site, alone, need, spaced, until};
 fn no_line_is_lost_when_the_master_is_killed() {
     let _alone = alone();
     let script = r#"trap 'echo "$ROTAD_WORKER $i" >> ended; exit 0' TERM
+echo "$ROTAD_WORKER" >> begun
 i=0; while [ $i -lt 30000 ]; do echo "$ROTAD_WORKER line $i"; i=$((i+1)); done
 while :; do read x < never; done"#;
     for target in ["@DIR@/web.log", "master"] {
@@ -39,14 +40,14 @@ stdout = "{target}"
         let rounds = if target == "master" { 5 } else { 20 };
         for round in 0..rounds {
             take_over(&mut site);
-            site.await_ready();
+            await_begun(&site, round + 1);
             // Sometimes while it prints much, sometimes a little later.
             spaced(Duration::from_millis(7 * (round % 5)));
             support::proc::kill_with_guardian(site.pid());
             site.await_exit(10);
         }
         take_over(&mut site);
-        site.await_ready();
+        await_begun(&site, rounds + 1);
         site.signal(Signal::SIGTERM);
         assert_eq!(site.await_exit(30).code(), Some(0));
         let ended: HashMap<String, u64> = site
@@ -86,6 +87,13 @@ stdout = "{target}"
         }
         assert!(printed > 1000, "only {printed} lines");
     }
+}
+
+/// Waits until both workers of each of so many masters can say how far they came.
+fn await_begun(site: &Site, masters: u64) {
+    until("the workers have begun", 20, || {
+        (site.lines("begun").len() as u64 == 2 * masters).then_some(())
+    });
 }
 
 fn take_over(site: &mut Site) {
