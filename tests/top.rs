@@ -6,8 +6,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 use support::site::finish;
-use support::{Run, Site, console, need, pids, pool, proc, rotad, until, until_some};
+use support::{
+    Run, Site, alone, console, need, pids, pool, proc, rotad, spaced, until, until_some,
+};
 
 /// A pool that serves, and one that cannot.
 const POOLS: &str = r#"
@@ -248,6 +251,28 @@ fn a_master_may_be_killed_and_started_again() {
     let third = site.status().expect("a status")["master"]["pid"].clone();
     window.has(&[&format!("pid {third} "), "all is well"]);
     window.loses("no master");
+    window.press(&["q"]);
+    window.is_clean(0);
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+}
+
+/// A master at rest wakes up less than once a second for it.
+#[test]
+fn it_costs_an_idle_master_little() {
+    if !need::program("tmux") {
+        return;
+    }
+    let _alone = alone();
+    let site = Site::up(WEB);
+    let window = Window::open(&site);
+    window.top();
+    window.sees("all is well");
+    let woken = || proc::switches(site.pid())[&site.pid()];
+    until("six wake-ups or less in six seconds", 60, || {
+        let before = woken();
+        spaced(Duration::from_secs(6));
+        (woken() - before <= 6).then_some(())
+    });
     window.press(&["q"]);
     window.is_clean(0);
     assert_eq!(site.rotad(&["stop"]).code, 0);
