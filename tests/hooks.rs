@@ -207,6 +207,53 @@ fn events_during_a_run_are_folded_and_nothing_waits_for_a_hook_that_hangs() {
     site.assert_empty();
 }
 
+/// What comes more often is folded. At the stop it is told all the same.
+#[test]
+fn a_hook_begins_ten_times_a_minute() {
+    let mut site = site(&(hook("log", r#"["request"]"#, "", "cat >> told") + QUIET));
+    for run in 1..=10 {
+        ask(&site);
+        await_told(&site, "told", run);
+    }
+    ask(&site);
+    ask(&site);
+    never("an eleventh run", 0.5, || {
+        (told(&site, "told").len() > 10).then_some(())
+    });
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    let told = await_told(&site, "told", 11);
+    // The two, and the stop's own request.
+    assert_eq!(
+        (told.len(), &told[10]["folded"]),
+        (11, &2.into()),
+        "{told:?}"
+    );
+    site.await_exit(5);
+    site.assert_empty();
+}
+
+/// A hook that runs at the stop of the master has five seconds.
+#[test]
+fn a_stop_does_not_wait_for_a_hook_that_hangs() {
+    let text = hook(
+        "hung",
+        r#"["request"]"#,
+        "timeout = \"60s\"",
+        "echo $$ > pid; exec sleep 1000",
+    );
+    let mut site = site(&(text + QUIET));
+    ask(&site);
+    let hung = pids_in(&site, "pid", 1)[0];
+    let begun = Instant::now();
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    site.await_exit(5);
+    let took = begun.elapsed();
+    let limits = Duration::from_secs(4)..Duration::from_secs(9);
+    assert!(limits.contains(&took), "{took:?}");
+    await_gone(hung);
+    site.assert_empty();
+}
+
 #[test]
 fn what_takes_too_long_is_killed_with_all_that_it_has_started() {
     // One in a session of its own, one that has lost its parent as well.

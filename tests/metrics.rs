@@ -162,6 +162,7 @@ fn everything_that_happens_is_counted() {
         let of = |name: &str| now.get(name).copied().unwrap_or_default();
         of("rotad_worker_recycled_total{pool=\"old\",cause=\"max_age\"}") >= 1.0
             && of("rotad_worker_deaths_total{pool=\"sick\",cause=\"unhealthy\"}") >= 1.0
+            && of("rotad_worker_drain_seconds_count{pool=\"web\"}") >= 5.0
     });
     let is =
         |name: &str, expected: f64| assert_eq!(value(&now, name), expected, "{name}: {now:#?}");
