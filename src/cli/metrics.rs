@@ -1,17 +1,12 @@
 //! `metrics`: prints the numbers for monitoring as one page.
 
-use super::client::{Client, ClientError, WaitLimits};
+use super::client::ClientError;
 use super::{print, request};
 use crate::config::MasterPaths;
 use crate::control::protocol::{Method, Response};
-use crate::event_loop::clock::Deadline;
 use crate::exit_code::ExitCode;
 use crate::observe::metrics::{Format, Metrics, render};
 use std::path::Path;
-use std::time::Duration;
-
-/// A master that does not answer within this time counts as unreachable.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The formats, by the words of `--format`.
 pub(super) const FORMATS: [(&str, Format); 2] =
@@ -43,25 +38,10 @@ pub(super) fn metrics(file: Option<&Path>, format: &str) -> ExitCode {
 /// The numbers of the master, or its refusal: the exit code of a command, and why.
 ///
 /// # Errors
-/// As [`Client::connect`] and [`Client::next_response`]; `Failed`: no answer within ten seconds.
+/// As [`super::client::Client::connect`]; `Failed`: no answer within ten seconds.
 pub fn fetch(paths: &MasterPaths) -> Result<Result<Metrics, (ExitCode, String)>, ClientError> {
-    let limits = WaitLimits {
-        until: Some(Deadline::after(TIMEOUT)),
-        ..WaitLimits::default()
-    };
-    let mut client = Client::connect(paths, &limits)?;
-    client.send(Method::Metrics)?;
-    loop {
-        match client.next_response(&limits) {
-            Ok(Response::Metrics(metrics)) => return Ok(Ok(*metrics)),
-            Ok(Response::Done { code, message }) => return Ok(Err((code, message))),
-            Ok(_) => {}
-            Err(ClientError::TimedOut) => {
-                return Err(ClientError::Failed(format!(
-                    "the master did not answer within {TIMEOUT:?}"
-                )));
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    request::one_answer(paths, Method::Metrics, |response| match response {
+        Response::Metrics(metrics) => Some(*metrics),
+        _ => None,
+    })
 }

@@ -35,6 +35,39 @@ pub(super) fn paths_of(path: &Path) -> Result<MasterPaths, String> {
     config::unnameable(path).map_or_else(|| Ok(config::peek(path)), Err)
 }
 
+/// A master that does not answer within this time counts as unreachable.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Asks for what the master answers at once, and returns that, or its refusal.
+pub(super) fn one_answer<T>(
+    paths: &MasterPaths,
+    method: Method,
+    take: impl Fn(Response) -> Option<T>,
+) -> Result<Result<T, (ExitCode, String)>, ClientError> {
+    let limits = WaitLimits {
+        until: Some(Deadline::after(ANSWER_TIMEOUT)),
+        ..WaitLimits::default()
+    };
+    let mut client = Client::connect(paths, &limits)?;
+    client.send(method)?;
+    loop {
+        match client.next_response(&limits) {
+            Ok(Response::Done { code, message }) => return Ok(Err((code, message))),
+            Ok(response) => {
+                if let Some(answer) = take(response) {
+                    return Ok(Ok(answer));
+                }
+            }
+            Err(ClientError::TimedOut) => {
+                return Err(ClientError::Failed(format!(
+                    "the master did not answer within {ANSWER_TIMEOUT:?}"
+                )));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Ctrl-C and a timeout detach: the work that the master has begun continues.
 pub(super) fn limits(timeout: Option<Duration>) -> WaitLimits {
     let until = timeout.and_then(Deadline::checked_after);

@@ -1,22 +1,17 @@
 //! `status`: prints the table or JSON, or only returns an exit code for scripts.
 
 use super::args::StatusArgs;
-use super::client::{Client, ClientError, WaitLimits};
+use super::client::ClientError;
 use super::table::{self, TableStyle};
 use super::{layout, print, request};
 use crate::config::MasterPaths;
 use crate::control::pool_names::{ALL, Pools};
 use crate::control::protocol::{Method, Response};
-use crate::event_loop::clock::Deadline;
 use crate::exit_code::ExitCode;
 use crate::observe::sanitize::sanitize_json;
 use crate::observe::status::{PoolState, PoolStatus, Status};
 use nix::unistd::{Uid, User};
 use std::path::Path;
-use std::time::Duration;
-
-/// A master that does not answer within this time counts as unreachable.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Never starts anything. Without `--check` it returns 0 if there is something to show.
 pub(super) fn status(file: Option<&Path>, args: &StatusArgs) -> ExitCode {
@@ -90,27 +85,12 @@ pub(super) fn pool_names(status: &Status) -> Vec<String> {
 /// The status of the master, or its refusal.
 ///
 /// # Errors
-/// As [`Client::connect`]; `Failed`: the master did not answer within 10 s.
+/// As [`super::client::Client::connect`]; `Failed`: the master did not answer within 10 s.
 pub fn fetch(paths: &MasterPaths) -> Result<Result<Status, (ExitCode, String)>, ClientError> {
-    let limits = WaitLimits {
-        until: Some(Deadline::after(TIMEOUT)),
-        ..WaitLimits::default()
-    };
-    let mut client = Client::connect(paths, &limits)?;
-    client.send(Method::Status)?;
-    loop {
-        match client.next_response(&limits) {
-            Ok(Response::Status(status)) => return Ok(Ok(*status)),
-            Ok(Response::Done { code, message }) => return Ok(Err((code, message))),
-            Ok(_) => {}
-            Err(ClientError::TimedOut) => {
-                return Err(ClientError::Failed(format!(
-                    "the master did not answer within {TIMEOUT:?}"
-                )));
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    request::one_answer(paths, Method::Status, |response| match response {
+        Response::Status(status) => Some(*status),
+        _ => None,
+    })
 }
 
 /// As printed: JSON (on one line if it is printed repeatedly), the pools, or one pool's workers.

@@ -127,7 +127,7 @@ impl Statuses {
         found
     }
 
-    /// Somebody looks at a page or at what it is made of: the history goes on for an hour.
+    /// A client asks for the page or for what it is made of: the history goes on for an hour.
     pub(crate) fn look(&self) {
         self.looked.set(Some(Instant::now()));
         self.wake.notify_one();
@@ -150,7 +150,7 @@ impl Statuses {
         self.history.borrow().json()
     }
 
-    /// Asks again and again while somebody looks, and waits for the next one who does. As long as nothing happens, a
+    /// Asks again and again while a client is shown it, and waits for the next one. As long as nothing happens, a
     /// sample of the history is all that changes.
     pub(crate) async fn keep_current(self: Rc<Self>) {
         let (_, _, mut news) = self.link.subscribe(None);
@@ -204,7 +204,7 @@ impl Statuses {
     }
 }
 
-/// Somebody who looks.
+/// A client that is shown each status.
 pub(crate) struct Viewer(Rc<Statuses>);
 
 impl Drop for Viewer {

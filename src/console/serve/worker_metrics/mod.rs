@@ -15,7 +15,7 @@ use rotad::observe::metrics::Format;
 use rotad::observe::print;
 use rotad::observe::scrape::{ScrapePool, ScrapeWorker};
 use rotad::observe::status::SlotState;
-use saved::Keeper;
+use saved::SumsFile;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -45,7 +45,7 @@ pub(crate) struct WorkerMetrics {
     sums: RefCell<Sums>,
     /// One question to a worker after another: what is taken over later must not be older.
     turns: RefCell<BTreeMap<String, Rc<Mutex<()>>>>,
-    keeper: OnceCell<Keeper>,
+    file: OnceCell<SumsFile>,
     is_saving: Cell<bool>,
     /// Workers that stop, which are asked until they are gone.
     attended: RefCell<BTreeSet<String>>,
@@ -60,7 +60,7 @@ impl WorkerMetrics {
             pools: RefCell::default(),
             sums: RefCell::default(),
             turns: RefCell::default(),
-            keeper: OnceCell::new(),
+            file: OnceCell::new(),
             is_saving: Cell::new(false),
             attended: RefCell::default(),
             reported: RefCell::default(),
@@ -142,13 +142,13 @@ impl WorkerMetrics {
 
     /// Writes down what was counted.
     pub(crate) fn save(&self) {
-        if let Some(keeper) = self.keeper.get() {
-            keeper.save(&self.sums.borrow().saved());
+        if let Some(file) = self.file.get() {
+            file.save(&self.sums.borrow().saved());
         }
     }
 
     fn save_soon(self: &Rc<Self>) {
-        if self.keeper.get().is_some() && !self.is_saving.replace(true) {
+        if self.file.get().is_some() && !self.is_saving.replace(true) {
             let own = Rc::clone(self);
             spawn_local(async move {
                 sleep(SAVE_PAUSE).await;
@@ -174,9 +174,9 @@ impl WorkerMetrics {
         let Ok(Ok(pools)) = asked.await else {
             return false;
         };
-        if !pools.is_empty() && self.keeper.get().is_none() {
-            let (keeper, saved) = Keeper::open(&self.link.paths().runtime_dir);
-            if self.keeper.set(keeper).is_ok() {
+        if !pools.is_empty() && self.file.get().is_none() {
+            let (file, saved) = SumsFile::open(&self.link.paths().runtime_dir);
+            if self.file.set(file).is_ok() {
                 *self.sums.borrow_mut() = Sums::restored(saved);
             }
         }

@@ -13,13 +13,13 @@ const FILE: &str = "serve-metrics.json";
 const MAX_FILE: u64 = 256 << 20;
 
 /// The file, held by one process.
-pub(super) struct Keeper {
+pub(super) struct SumsFile {
     path: PathBuf,
     /// Locked as long as this process lives. None: it cannot be kept, which was said.
     lock: Option<File>,
 }
 
-impl Keeper {
+impl SumsFile {
     /// Takes the file in this directory, and reads what is in it.
     pub(super) fn open(runtime_dir: &Path) -> (Self, Saved) {
         let path = runtime_dir.join(FILE);
