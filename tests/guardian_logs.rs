@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Random, Site, alone, asked_for, spaced, until};
@@ -376,6 +377,67 @@ fn logs_go_on_with_the_next_master() {
         }
     }
     site.await_exit(10);
+}
+
+/// A client that has begun to get lines is not answered from the start again by the next master: however soon its master
+/// dies, and also while the answer waits for a client that reads slowly.
+#[test]
+fn no_line_is_sent_again_by_the_next_master() {
+    let _alone = alone();
+    const LINES: usize = 8_000;
+    let site = Site::up(&format!(
+        r#"
+[pool.talk]
+command = ["awk", 'BEGIN {{{{ for (n = 1; n <= {LINES}; n++) {{{{ print n; if (n % 500 == 0) {{{{ fflush(); system("sleep 0.01") }}}} }}}} system("exec sleep 1000") }}}}']
+ready = "spawned"
+stop = "1s"
+log = {{ stdout = "@DIR@/talk.log" }}
+"#
+    ));
+    until("all lines", 10, || {
+        (site.read("talk.log").lines().count() == LINES).then_some(())
+    });
+    let ask = |lines: usize| {
+        site.asking(&serde_json::json!({ "logs": { "pool": "talk", "slot": null, "lines": lines, "follow": true } }))
+    };
+    let mut random = Random::new(7);
+    for round in 0..8 {
+        // All lines fill the connection; a few do not.
+        let lines = if round % 2 == 0 { LINES } else { 3 };
+        let mut answers = ask(lines).lines();
+        let begin = answers.next().expect("a place");
+        assert!(begin["log-from"].is_object(), "{begin}");
+        let first = answers.next().expect("a line");
+        assert_eq!(first["line"]["text"], (LINES - lines + 1).to_string());
+        spaced(Duration::from_micros(random.below(round * 100 + 1) as u64));
+        kill_master(&site);
+        site.await_status("it answers", 20, |_| true);
+        let rest: Vec<serde_json::Value> = answers.collect();
+        let numbers = rest.iter().map(|answer| &answer["line"]["text"]);
+        let expected = (LINES - lines + 2..).map(|number| number.to_string());
+        for (number, expected) in numbers.zip(expected) {
+            assert_eq!(*number, expected, "round {round}");
+        }
+    }
+    // A follower goes on behind the last line that it has read.
+    let mut follower = Command::new(support::rotad())
+        .args(["logs", "-f", "-n", "100000", "talk/0", "-c"])
+        .arg(&site.config)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a follower");
+    let out = follower.stdout.take().expect("its output");
+    let mut read = BufReader::new(out).lines().map(|line| line.expect("text"));
+    assert_eq!(read.next().as_deref(), Some("1"));
+    kill_master(&site);
+    site.await_status("it answers", 20, |_| true);
+    for number in 2..=LINES {
+        assert_eq!(read.next(), Some(number.to_string()));
+    }
+    assert_eq!(site.rotad(&["stop"]).code, 0);
+    assert_eq!(read.next(), None);
+    assert!(follower.wait().expect("its end").success());
 }
 
 /// The master dies just when a worker has ended: its last lines have not been read yet.

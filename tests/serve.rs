@@ -365,7 +365,7 @@ soak = "0s"
     });
     // Of the other slot nothing comes.
     assert_eq!(site.rotad(&["signal", "talk", "USR1"]).code, 0);
-    let next = lines.find("line", |line| line.json()["text"] != "begins");
+    let next = lines.find("line", |_| true);
     let next = next.json();
     assert_eq!(
         (&next["text"], &next["pool"]),

@@ -116,8 +116,8 @@ pub(super) fn logs(file: Option<&Path>, wanted: &Wanted) -> ExitCode {
         });
         unanswered = if answered { 0 } else { unanswered + 1 };
         match done {
-            // The master was replaced by another one.
-            Err(ClientError::Lost(_)) if follow && unanswered < MOST_UNANSWERED => {}
+            // The master was replaced by another one. Lines that were printed are not asked for again.
+            Err(ClientError::Lost(_)) if (follow || !answered) && unanswered < MOST_UNANSWERED => {}
             done => break done,
         }
     };

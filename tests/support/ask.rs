@@ -69,6 +69,12 @@ impl Asked {
         answer["event"].take()
     }
 
+    /// All that is answered, until the connection ends.
+    pub fn lines(self) -> impl Iterator<Item = Value> {
+        let whole = |line: std::io::Result<String>| serde_json::from_str(&line.ok()?).ok();
+        self.0.lines().map_while(whole)
+    }
+
     /// Waits for its end.
     pub fn answered(mut self) -> Answered {
         let mut progress = Vec::new();

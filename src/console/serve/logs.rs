@@ -120,11 +120,9 @@ fn read_lines(
     loop {
         match read_master(paths, wanted, client, sender, &mut place) {
             Ok(()) => return,
-            Err(ClientError::Lost(_) | ClientError::Unreachable(_)) if place.is_some() => {
-                if is_gone(client, RETRY) {
-                    return;
-                }
-            }
+            // The master has ended, perhaps before it had answered.
+            Err(ClientError::Lost(_)) if !is_gone(client, RETRY) => {}
+            Err(ClientError::Unreachable(_)) if place.is_some() && !is_gone(client, RETRY) => {}
             Err(error) => {
                 sender.blocking_send(Read::End(error.to_string())).ok();
                 return;

@@ -64,7 +64,7 @@ impl LogClients {
         self.threads.len() >= MAX_CLIENTS
     }
 
-    /// Starts the thread of one client.
+    /// Starts the thread of one client. It sends nothing before the gate is dropped.
     ///
     /// # Errors
     /// EAGAIN: no thread is left.
@@ -74,7 +74,7 @@ impl LogClients {
         waker: Waker,
         request: LogRequest,
         log: &LogWriter,
-    ) -> io::Result<()> {
+    ) -> io::Result<Gate> {
         let thread = Arc::new(ClientThread {
             waker: waker.clone(),
             shutting_down: AtomicBool::new(false),
@@ -97,7 +97,13 @@ impl LogClients {
             unknown,
             _hold: self.holds.clone(),
         };
-        thread::spawn("log-client", 256 << 10, move || log_stream.run()).map(drop)
+        let (gate, opened) = bounded(0);
+        thread::spawn("log-client", 256 << 10, move || {
+            // Ends when the gate is dropped.
+            opened.recv().ok();
+            log_stream.run();
+        })?;
+        Ok(Gate(gate))
     }
 
     /// Lets the threads send the last lines and end; waits at most `timeout` for clients that do not read.
@@ -110,6 +116,10 @@ impl LogClients {
         self.gone.recv_timeout(timeout).ok();
     }
 }
+
+/// What a client's thread waits for before it sends anything.
+#[must_use = "the thread begins once this is dropped"]
+struct Gate(#[expect(dead_code, reason = "held until it is dropped")] Sender<Infallible>);
 
 /// What one thread sends to its client.
 struct LogStream {
@@ -161,7 +171,10 @@ impl Supervisor {
             unknown,
         };
         let (poller, writer) = (&self.event_loop.poller, &self.log.writer);
-        self.clients.send_logs(client, request, writer, poller);
+        let gate = self.clients.send_logs(client, request, writer, poller);
+        // If this master dies, the next one would answer a client that it knows or whose request it finds.
+        self.save();
+        drop(gate);
     }
 }
 
@@ -177,25 +190,40 @@ pub(crate) struct LogRequest {
 }
 
 impl Clients {
-    /// Hands the client to a thread of its own, which sends it log lines.
-    fn send_logs(&mut self, client: u64, request: LogRequest, log: &LogWriter, poller: &Poller) {
+    /// Hands the client to a thread of its own, which sends it log lines once the gate is dropped. None: it was answered
+    /// otherwise, or is gone.
+    fn send_logs(
+        &mut self,
+        client: u64,
+        request: LogRequest,
+        log: &LogWriter,
+        poller: &Poller,
+    ) -> Option<Gate> {
         if self.log_clients.is_full() {
             let message = format!("{MAX_CLIENTS} clients already read logs");
-            return self.done(client, ExitCode::FAILED, message, poller);
+            self.done(client, ExitCode::FAILED, message, poller);
+            return None;
         }
         let Ok(waker) = Waker::new() else {
             let message = "no descriptor is left for another client".to_owned();
-            return self.done(client, ExitCode::FAILED, message, poller);
+            self.done(client, ExitCode::FAILED, message, poller);
+            return None;
         };
         let Some(stream) = self.hand_over(client) else {
-            return self.drop_client(client, poller);
+            self.drop_client(client, poller);
+            return None;
         };
         match self.log_clients.start(stream, waker, request, log) {
-            // The thread has the connection now.
-            Ok(()) => self.drop_client(client, poller),
+            Ok(gate) => {
+                // The thread has the connection now.
+                self.consume_request(client);
+                self.drop_client(client, poller);
+                Some(gate)
+            }
             Err(error) => {
                 let message = format!("no thread is left for another client: {error}");
                 self.done(client, ExitCode::FAILED, message, poller);
+                None
             }
         }
     }
