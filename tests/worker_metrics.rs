@@ -20,7 +20,7 @@ listen = "127.0.0.1:@PORT@"
 ports = "{ports}"
 env = {{ METRICS_PORT = "{{port}}", NODE_PATH = "{modules}" }}
 [pool.web.reload]
-soak = "50ms"
+soak = "10ms"
 [pool.web.metrics]
 scrape = "http://127.0.0.1:{{port}}/metrics"
 gauges = "slot"
@@ -50,13 +50,14 @@ fn page(served: &Served) -> String {
     answer.body
 }
 
-/// Rolls under load, with another console and another master in between: what is counted is what the clients have had.
-fn counts_are_exact(site: &Site) {
+/// So many rolls (`ROTAD_ROLLS`: others) under load, with other consoles and other masters in between: what is counted is
+/// what the clients have had.
+fn counts_are_exact(site: &Site, rolls: u64) {
     let mut served = Served::of(site, &[]);
     let load = Load::of(&site.address(), "/", 2, 2, Duration::from_millis(5));
-    for roll in 0..support::rolls() {
+    for roll in 0..support::asked_for("ROTAD_ROLLS").unwrap_or(rolls) {
         load.await_more(50);
-        match roll {
+        match roll % 10 {
             1 => {
                 assert!(served.end(Signal::SIGTERM, 5).success());
                 served = Served::of(site, &[]);
@@ -88,6 +89,8 @@ fn counts_are_exact(site: &Site) {
         let own = format!("app_up{{pool=\"web\",slot=\"{slot}\"}} 1");
         assert!(page.lines().any(|line| line == own), "{own}\n{page}");
     }
+    // While the console is there to read what they have counted last: without that they wait for it.
+    assert_eq!(site.rotad(&["stop"]).code, 0);
     let head = "# TYPE app_requests_total counter";
     assert!(page.lines().any(|line| line == head), "{page}");
 }
@@ -99,7 +102,8 @@ fn node_workers_with_prom_client() {
     }
     let _alone = alone();
     let site = web(r#"["node", "@DIR@/server.js"]"#, "server.js", NODE);
-    counts_are_exact(&site);
+    // A roll takes as long as two boots of Node, one after another: half a second.
+    counts_are_exact(&site, 5);
 }
 
 const NODE: &str = r"
@@ -152,7 +156,8 @@ fn python_workers_with_prometheus_client() {
     }
     let _alone = alone();
     let command = format!(r#"["{}", "@DIR@/server.py"]"#, python.display());
-    counts_are_exact(&web(&command, "server.py", PYTHON));
+    // Nine seconds: each roll waits for two boots of Python, one after another, and for requests in between.
+    counts_are_exact(&web(&command, "server.py", PYTHON), 20);
 }
 
 const PYTHON: &str = r#"
