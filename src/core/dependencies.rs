@@ -2,8 +2,9 @@
 //! and rolls after them.
 
 use crate::activity::Activity;
-use crate::pool::{Ended, Pool};
+use crate::pool::Pool;
 use crate::roll::{Phase, Roll};
+use crate::slot::Ended;
 use crate::{Cause, Engine, Failure, Generation, Notice, PoolId, PoolKind};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;

@@ -317,6 +317,8 @@ pub(crate) struct Share {
     starting: u32,
     trying: u32,
     stopping_workers: u32,
+    stopping_unready: u32,
+    leaving: u32,
     booting: u32,
     pub(crate) demand: u32,
 }
@@ -333,6 +335,8 @@ impl Share {
             starting: u32::from(worker.is_trying() && worker.awaited),
             trying: u32::from(worker.is_trying()),
             stopping_workers: u32::from(!worker.lost && worker.is_leaving() && worker.drains),
+            stopping_unready: u32::from(alive && worker.drains && worker.ready_at.is_none()),
+            leaving: u32::from(!worker.lost && worker.is_leaving()),
             booting: u32::from(worker.is_booting()),
             demand: if worker.is_booting() {
                 worker.demand
@@ -355,12 +359,15 @@ impl Pool {
         self.trying = self.trying + after.trying - before.trying;
         self.stopping_workers =
             self.stopping_workers + after.stopping_workers - before.stopping_workers;
+        self.leaving = self.leaving + after.leaving - before.leaving;
         self.start_load.starting = self.start_load.starting + after.booting - before.booting;
         self.start_load.demand =
             self.start_load.demand + u64::from(after.demand) - u64::from(before.demand);
         if let Some(slot_state) = self.slots.get_mut(worker.slot.0 as usize) {
             slot_state.stopping_workers =
                 slot_state.stopping_workers + after.stopping_workers - before.stopping_workers;
+            slot_state.stopping_unready =
+                slot_state.stopping_unready + after.stopping_unready - before.stopping_unready;
         }
         if before.serving != after.serving {
             let of = self.serving_of.entry(worker.generation).or_default();

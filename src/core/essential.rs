@@ -85,10 +85,7 @@ impl Policy {
 impl Pool {
     /// Every desired slot stays empty until an operator acts.
     pub(crate) fn has_ended(&self) -> bool {
-        let wanted = self.slots.iter().take(self.policy.count as usize);
-        self.policy.count > 0
-            && self.slots.len() >= self.policy.count as usize
-            && wanted.clone().all(|slot| slot.ended.is_some())
+        self.policy.count > 0 && self.tally.ended() == self.policy.count
     }
 
     fn is_unready(&self) -> bool {

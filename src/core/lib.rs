@@ -47,6 +47,8 @@ mod requests;
 mod restart;
 mod roll;
 mod rolling;
+mod slot;
+mod slot_queue;
 mod starting;
 #[cfg(feature = "serde")]
 mod state;

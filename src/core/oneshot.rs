@@ -2,7 +2,8 @@
 //! same time. `reconcile.rs` starts the run, `restart.rs` reports its end.
 
 use crate::activity::Activity;
-use crate::pool::{Ended, Pool};
+use crate::pool::Pool;
+use crate::slot::Ended;
 use crate::worker::Role;
 use crate::{
     Cause, Command, Engine, Exit, Failure, Notice, Outcome, PoolId, PoolKind, Slot, Standing,

@@ -19,103 +19,13 @@ use crate::essential::UnreadySince;
 use crate::generations::History;
 use crate::replace::Replacements;
 use crate::roll::{LastRoll, Phase, Roll};
+use crate::slot::{Ended, SlotState, Tally};
 use crate::starting::StartLoad;
 #[cfg(doc)]
 use crate::worker::EARLY_DEATH;
 use crate::{Exit, Generation, Policy, Slot, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
-
-/// How a slot ended that stays empty until an operator acts (policy `never`, `on-failure` after a success, or
-/// `never_on`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub(crate) enum Ended {
-    Done,
-    Failed,
-}
-
-#[derive(Clone, Debug, Default, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default)
-)]
-pub(crate) struct SlotState {
-    #[cfg_attr(feature = "serde", serde(skip))]
-    pub(crate) current: Option<WorkerId>,
-    #[cfg_attr(feature = "serde", serde(skip))]
-    pub(crate) successor: Option<WorkerId>,
-    /// Consecutive deaths that count as failures, and how many of them were followed by a delay.
-    #[cfg_attr(
-        feature = "serde",
-        serde(skip_serializing_if = "crate::state::is_default")
-    )]
-    pub(crate) deaths: u32,
-    #[cfg_attr(
-        feature = "serde",
-        serde(skip_serializing_if = "crate::state::is_default")
-    )]
-    pub(crate) delays: u32,
-    /// Consecutive successful exits before readiness. They are not failures, but nothing should wait for the next
-    /// worker.
-    #[cfg_attr(
-        feature = "serde",
-        serde(skip_serializing_if = "crate::state::is_default")
-    )]
-    pub(crate) early_exits: u32,
-    /// The first of consecutive deaths, if its worker had been ready for a while: it counts for a crash loop only
-    /// once the slot fails again.
-    #[cfg_attr(
-        feature = "serde",
-        serde(skip_serializing_if = "crate::state::is_default")
-    )]
-    pub(crate) first_death: Option<Time>,
-    #[cfg_attr(
-        feature = "serde",
-        serde(skip_serializing_if = "crate::state::is_default")
-    )]
-    pub(crate) not_before: Option<Time>,
-    #[cfg_attr(
-        feature = "serde",
-        serde(skip_serializing_if = "crate::state::is_default")
-    )]
-    pub(crate) ended: Option<Ended>,
-    /// How often the slot was filled again after an exit that was not requested and not a success.
-    #[cfg_attr(
-        feature = "serde",
-        serde(skip_serializing_if = "crate::state::is_default")
-    )]
-    pub(crate) restarts: u32,
-    #[cfg_attr(
-        feature = "serde",
-        serde(skip_serializing_if = "crate::state::is_default")
-    )]
-    pub(crate) restart_due: bool,
-    /// Workers of this slot that are leaving and not gone yet; and those of them that were asked to stop, without the
-    /// lost ones.
-    #[cfg_attr(feature = "serde", serde(skip))]
-    pub(crate) leaving: u32,
-    #[cfg_attr(feature = "serde", serde(skip))]
-    pub(crate) stopping_workers: u32,
-}
-
-impl SlotState {
-    /// Forgets the slot's failures: an operator has acted, or a new generation has passed its soak.
-    fn reset(&mut self) {
-        self.not_before = None;
-        self.ended = None;
-        self.early_exits = 0;
-        self.reset_deaths();
-    }
-
-    /// Resets the failure counters.
-    pub(crate) fn reset_deaths(&mut self) {
-        self.deaths = 0;
-        self.delays = 0;
-        self.first_death = None;
-    }
-}
 
 /// A death that counts for a crash loop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -188,9 +98,9 @@ pub(crate) struct Pool {
     pub(crate) early_deaths: VecDeque<EarlyDeath>,
     /// Every desired worker has been ready at the same time since the last change.
     pub(crate) full: bool,
-    /// Slots whose `ended` is `Done`.
+    /// Of the desired slots.
     #[cfg_attr(feature = "serde", serde(skip))]
-    done: u32,
+    pub(crate) tally: Tally,
     /// Counters, updated with every change of a worker.
     ///
     /// | counter          | counts                                                                                   |
@@ -204,6 +114,7 @@ pub(crate) struct Pool {
     /// | trying           | current workers that are starting                                                        |
     /// | starting         | those of `trying` whose slot has not failed repeatedly: a rolling restart waits for them |
     /// | stopping_workers | workers among `present` that were asked to stop                                          |
+    /// | leaving          | workers among `present` that were asked to stop, have exited, or are unreachable         |
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) alive: u32,
     #[cfg_attr(feature = "serde", serde(skip))]
@@ -222,6 +133,8 @@ pub(crate) struct Pool {
     pub(crate) trying: u32,
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) stopping_workers: u32,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) leaving: u32,
     /// Empty slots that wait for the promised ceiling: a worker that was given up there before it was ready is not
     /// gone yet.
     pub(crate) ceiling_waiters: BTreeSet<Slot>,
@@ -264,7 +177,7 @@ impl Pool {
             breaker: None,
             early_deaths: VecDeque::new(),
             full: false,
-            done: 0,
+            tally: Tally::default(),
             alive: 0,
             present: 0,
             serving: 0,
@@ -274,6 +187,7 @@ impl Pool {
             starting: 0,
             trying: 0,
             stopping_workers: 0,
+            leaving: 0,
             ceiling_waiters: BTreeSet::new(),
             unreachable: BTreeSet::new(),
             serving_of: BTreeMap::new(),
@@ -378,18 +292,27 @@ impl Pool {
     }
 
     pub(crate) fn wanted_slots(&self) -> u32 {
-        self.policy.count - self.done
+        self.policy.count - self.tally.done
     }
 
     pub(crate) fn set_ended(&mut self, slot: Slot, ended: Option<Ended>) {
-        let Some(slot_state) = self.slots.get_mut(slot.0 as usize) else {
-            return;
-        };
-        let before = core::mem::replace(&mut slot_state.ended, ended);
+        self.change_slot(slot, |slot_state| slot_state.ended = ended);
+    }
+
+    /// Changes a slot. What [`Tally`] counts is changed through here, or counted anew by [`Pool::count_slots`].
+    pub(crate) fn change_slot<T>(
+        &mut self,
+        slot: Slot,
+        with: impl FnOnce(&mut SlotState) -> T,
+    ) -> Option<T> {
+        let slot_state = self.slots.get_mut(slot.0 as usize)?;
+        let before = Tally::of(slot_state);
+        let result = with(slot_state);
         if slot.0 < self.policy.count {
-            self.done -= u32::from(before == Some(Ended::Done));
-            self.done += u32::from(ended == Some(Ended::Done));
+            self.tally.take_away(before);
+            self.tally.add(Tally::of(slot_state));
         }
+        Some(result)
     }
 
     /// Changes the number of slots. A slot that is scaled away forgets its failures: if it comes back, it starts
@@ -402,31 +325,29 @@ impl Pool {
             .skip(count as usize)
             .for_each(SlotState::reset);
         self.fit();
-        self.count_done();
+        self.count_slots();
     }
 
-    pub(crate) fn count_done(&mut self) {
-        self.done = self
-            .slots
-            .iter()
-            .take(self.policy.count as usize)
-            .filter(|s| s.ended == Some(Ended::Done))
-            .count() as u32;
+    pub(crate) fn count_slots(&mut self) {
+        self.tally = Tally::default();
+        for slot_state in self.slots.iter().take(self.policy.count as usize) {
+            self.tally.add(Tally::of(slot_state));
+        }
     }
 
     /// Lets slots that stay empty until an operator acts be filled again.
     pub(crate) fn reset_ended_slots(&mut self) {
-        self.done = 0;
         self.ended_with = None;
         self.slots
             .iter_mut()
             .filter(|slot| slot.ended.is_some())
             .for_each(SlotState::reset);
+        self.count_slots();
     }
 
     pub(crate) fn reset_all_slots(&mut self) {
-        self.done = 0;
         self.ended_with = None;
         self.slots.iter_mut().for_each(SlotState::reset);
+        self.count_slots();
     }
 }

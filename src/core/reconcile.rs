@@ -77,10 +77,8 @@ impl Engine {
         if let Some(old) = current {
             let serves = self.workers.get(&old).is_some_and(|w| w.is_serving());
             if !pool.may_drain() || serves && !pool.can_spare_one() {
-                if let Some(roll) = &mut pool.roll
-                    && !roll.queued.contains(&slot)
-                {
-                    roll.queued.push_back(slot);
+                if let Some(roll) = &mut pool.roll {
+                    roll.queued.push(slot);
                 }
                 return;
             }
@@ -201,17 +199,14 @@ impl Engine {
     /// cancelled or superseded or failed, or its slot was briefly scaled away) may have to be gone before its slot is
     /// filled. The replacement of a worker that had served and became unhealthy does not wait.
     fn must_wait_for_ceiling(&mut self, id: PoolId, slot: Slot) -> bool {
-        let workers = &self.workers;
         let Some(pool) = self.pools.get_mut(&id) else {
             return false;
         };
         if pool.ceiling_waiters.len() >= pool.over_ceiling() {
             return false;
         }
-        let mut here = workers
-            .values()
-            .filter(|worker| worker.pool == id && worker.slot == slot);
-        let is = here.any(|w| w.drains && w.is_alive() && !w.lost && w.ready_at.is_none());
+        let slot_state = pool.slots.get(slot.0 as usize);
+        let is = slot_state.is_some_and(|slot_state| slot_state.stopping_unready > 0);
         if is {
             pool.ceiling_waiters.insert(slot);
         }
@@ -223,10 +218,12 @@ impl Engine {
         let Some(pool) = self.pools.get(&id) else {
             return;
         };
-        if pool.ceiling_waiters.len() > pool.over_ceiling() {
-            self.dirty_slots
-                .extend(pool.ceiling_waiters.iter().map(|slot| (id, *slot)));
-        }
+        let room = pool
+            .ceiling_waiters
+            .len()
+            .saturating_sub(pool.over_ceiling());
+        let waiters = pool.ceiling_waiters.iter().take(room);
+        self.dirty_slots.extend(waiters.map(|slot| (id, *slot)));
     }
 
     pub(crate) fn reconcile_pool(&mut self, id: PoolId) {

@@ -3,12 +3,13 @@
 
 use crate::activity::Activity;
 use crate::output::StopReason;
+use crate::slot_queue::SlotQueue;
 use crate::worker::Role;
 use crate::{
     Engine, Failure, NothingDone, Notice, Outcome, PoolId, PoolKind, Slot, Span, SupersededBy,
     Ticket, Time, WorkerId,
 };
-use alloc::collections::VecDeque;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -25,14 +26,64 @@ pub(crate) struct Replacement {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Replacements {
     running: Option<Replacement>,
-    /// At most one for each slot.
-    queue: VecDeque<Replacement>,
+    queue: Queue,
+}
+
+/// Those that wait, at most one for each slot.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(from = "Vec<Replacement>", into = "Vec<Replacement>")
+)]
+struct Queue {
+    order: SlotQueue,
+    of: BTreeMap<Slot, Replacement>,
+}
+
+impl Queue {
+    fn push(&mut self, replacement: Replacement) {
+        self.order.push(replacement.slot);
+        self.of.insert(replacement.slot, replacement);
+    }
+
+    fn pop(&mut self) -> Option<Replacement> {
+        self.of.remove(&self.order.pop()?)
+    }
+
+    fn get_mut(&mut self, slot: Slot) -> Option<&mut Replacement> {
+        self.of.get_mut(&slot)
+    }
+}
+
+impl Iterator for Queue {
+    type Item = Replacement;
+
+    fn next(&mut self) -> Option<Replacement> {
+        self.pop()
+    }
+}
+
+impl From<Vec<Replacement>> for Queue {
+    fn from(replacements: Vec<Replacement>) -> Self {
+        let mut queue = Self::default();
+        for replacement in replacements {
+            queue.push(replacement);
+        }
+        queue
+    }
+}
+
+impl From<Queue> for Vec<Replacement> {
+    fn from(queue: Queue) -> Self {
+        queue.collect()
+    }
 }
 
 #[cfg(feature = "serde")]
 impl Replacements {
     fn all(&self) -> impl Iterator<Item = &Replacement> {
-        self.running.iter().chain(&self.queue)
+        self.running.iter().chain(self.queue.of.values())
     }
 
     pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> + '_ {
@@ -76,15 +127,14 @@ impl Engine {
             return self.reply_nothing(ticket, id, NothingDone::Empty(slot));
         };
         let Replacements { running, queue } = &mut pool.replacements;
-        match running
-            .iter_mut()
-            .chain(queue)
-            .find(|replacement| replacement.slot == slot)
-        {
+        let running = running
+            .as_mut()
+            .filter(|replacement| replacement.slot == slot);
+        match running.or_else(|| queue.get_mut(slot)) {
             Some(replacement) => replacement.tickets.extend(ticket),
             None => {
                 let tickets = ticket.into_iter().collect();
-                pool.replacements.queue.push_back(Replacement {
+                pool.replacements.queue.push(Replacement {
                     slot,
                     old,
                     tickets,
@@ -102,7 +152,7 @@ impl Engine {
                 return;
             };
             if pool.replacements.running.is_none() {
-                pool.replacements.running = pool.replacements.queue.pop_front();
+                pool.replacements.running = pool.replacements.queue.pop();
             }
             let Some(replacement) = &pool.replacements.running else {
                 return;
@@ -337,9 +387,8 @@ impl Engine {
             return;
         };
         let Replacements { running, queue } = core::mem::take(&mut pool.replacements);
-        let (gone, kept): (Vec<Replacement>, Vec<Replacement>) = queue
-            .into_iter()
-            .partition(|replacement| replacement.slot.0 >= from);
+        let (gone, kept): (Vec<Replacement>, Vec<Replacement>) =
+            queue.partition(|replacement| replacement.slot.0 >= from);
         let (lost, running) = match running {
             Some(replacement) if replacement.slot.0 >= from => (Some(replacement), None),
             running => (None, running),

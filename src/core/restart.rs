@@ -3,15 +3,15 @@
 //! readiness come from `engine.rs` and `lifecycle.rs`.
 
 use crate::activity::Activity;
-use crate::pool::{Breaker, EarlyDeath, Ended, Pool};
+use crate::pool::{Breaker, EarlyDeath, Pool};
 use crate::roll::Phase;
+use crate::slot::{Ended, SlotState};
 use crate::timers::Key;
 use crate::worker::{EARLY_DEATH, Role, State, Worker, jitter};
 use crate::{
     Cause, Command, Engine, Exit, Failure, Generation, Notice, PoolId, Reload, RestartPolicy, Slot,
     Span, Time, WorkerId,
 };
-use alloc::collections::BTreeSet;
 
 /// The first death of a crash loop may lie this long before the spawn of the worker that dies last. The life of that
 /// worker is not counted: however long workers take to fail, their deaths add up.
@@ -199,48 +199,51 @@ impl Engine {
             }
             return None;
         }
-        if death
-            .ready_at
-            .is_some_and(|at| now - at >= restart.stable_after)
-        {
-            slot.reset_deaths();
-        }
-        slot.early_exits = if death.is_end && death.ready_at.is_none() {
-            slot.early_exits.saturating_add(1)
-        } else {
-            0
-        };
-        let at = if slot.early_exits > 0 {
-            // Not a failure, but retrying it ten times a second does not help.
-            let grown = restart
-                .delay
-                .0
-                .saturating_mul(1u64.checked_shl(slot.early_exits - 1).unwrap_or(u64::MAX));
-            let delay = Span(grown.min(restart.max_delay.0));
-            now.max(
-                death.began
-                    + if slot.early_exits > 1 {
-                        jitter(death.id, delay)
-                    } else {
-                        delay
-                    },
-            )
-        } else if death.is_end {
-            now.max(death.began + restart.delay)
-        } else {
-            slot.deaths = slot.deaths.saturating_add(1);
-            if slot.deaths == 1 && death.ready_at.is_some() {
-                now
+        let at = pool.change_slot(death.slot, |slot| {
+            if death
+                .ready_at
+                .is_some_and(|at| now - at >= restart.stable_after)
+            {
+                slot.reset_deaths();
+            }
+            slot.early_exits = if death.is_end && death.ready_at.is_none() {
+                slot.early_exits.saturating_add(1)
             } else {
-                let doubled = restart
+                0
+            };
+            let at = if slot.early_exits > 0 {
+                // Not a failure, but retrying it ten times a second does not help.
+                let grown = restart
                     .delay
                     .0
-                    .saturating_mul(1u64.checked_shl(slot.delays).unwrap_or(u64::MAX));
-                slot.delays = slot.delays.saturating_add(1);
-                now + jitter(death.id, Span(doubled.min(restart.max_delay.0)))
-            }
-        };
-        slot.not_before = Some(at);
+                    .saturating_mul(1u64.checked_shl(slot.early_exits - 1).unwrap_or(u64::MAX));
+                let delay = Span(grown.min(restart.max_delay.0));
+                now.max(
+                    death.began
+                        + if slot.early_exits > 1 {
+                            jitter(death.id, delay)
+                        } else {
+                            delay
+                        },
+                )
+            } else if death.is_end {
+                now.max(death.began + restart.delay)
+            } else {
+                slot.deaths = slot.deaths.saturating_add(1);
+                if slot.deaths == 1 && death.ready_at.is_some() {
+                    now
+                } else {
+                    let doubled = restart
+                        .delay
+                        .0
+                        .saturating_mul(1u64.checked_shl(slot.delays).unwrap_or(u64::MAX));
+                    slot.delays = slot.delays.saturating_add(1);
+                    now + jitter(death.id, Span(doubled.min(restart.max_delay.0)))
+                }
+            };
+            slot.not_before = Some(at);
+            at
+        })?;
         Some(at - now)
     }
 
@@ -290,11 +293,8 @@ impl Engine {
         }
         pool.remember_early(EarlyDeath { at: now, late });
         let limit = pool.breaker_limit();
-        let deaths = pool
-            .early_deaths
-            .iter()
-            .filter(|known| known.at + WINDOW >= death.began)
-            .count();
+        let too_old = |known: &EarlyDeath| known.at + WINDOW < death.began;
+        let deaths = pool.early_deaths.len() - pool.early_deaths.partition_point(too_old);
         if deaths >= limit {
             let late = pool.early_deaths.iter().any(|known| known.late);
             pool.breaker = Some(Breaker {
@@ -367,21 +367,19 @@ impl Engine {
         {
             return;
         }
-        let wanted = pool
-            .slots
-            .iter()
-            .enumerate()
-            .take(pool.policy.count as usize);
-        let empty = wanted
-            .filter(|(_, slot_state)| slot_state.current.is_none() && slot_state.ended.is_none());
-        let empty: BTreeSet<Slot> = empty.map(|(slot, _)| Slot(slot as u32)).collect();
-        let next = if empty.contains(&breaker.probe) {
+        let is_empty =
+            |slot_state: &SlotState| slot_state.current.is_none() && slot_state.ended.is_none();
+        // Mostly the breaker's slot is empty, and no other one has to be looked at.
+        let probe = pool.slots.get(breaker.probe.0 as usize);
+        let stays = breaker.probe.0 < pool.policy.count && probe.is_some_and(is_empty);
+        let wanted = pool.slots.iter().take(pool.policy.count as usize);
+        let mut empty = wanted.zip((0..).map(Slot)).filter(|(of, _)| is_empty(of));
+        let first = if stays { None } else { empty.next() };
+        let others = first.into_iter().chain(empty).map(|(_, slot)| slot);
+        let next = if stays {
             Some(breaker.probe)
         } else {
-            empty
-                .iter()
-                .copied()
-                .find(|slot| !pool.is_left_to_roll(*slot))
+            others.into_iter().find(|slot| !pool.is_left_to_roll(*slot))
         };
         if let Some(next) = next {
             if next != breaker.probe || breaker.candidate.is_some() {
@@ -393,7 +391,7 @@ impl Engine {
                 self.deadlines.set(Key::Breaker(id), None);
                 self.mark_slot(id, next);
             }
-        } else if empty.is_empty() && breaker.candidate.is_none() {
+        } else if first.is_none() && breaker.candidate.is_none() {
             let youngest = pool
                 .slots
                 .iter()

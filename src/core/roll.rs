@@ -10,6 +10,7 @@
 //! nothing: its slot is filled again. A rolling restart that has not begun waits for those of the pools in `after`,
 //! and fails with them.
 
+use crate::slot_queue::SlotQueue;
 use crate::{Failure, Generation, Slot, Span, Ticket, Time, WorkerId};
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -43,7 +44,7 @@ pub(crate) struct Roll {
     /// The order in which slots get their successor: empty slots first, then the oldest worker.
     pub(crate) todo: VecDeque<Slot>,
     /// Slots with a ready successor that waits for `max_draining` to allow the old worker's stop.
-    pub(crate) queued: VecDeque<Slot>,
+    pub(crate) queued: SlotQueue,
     /// Slots added by the reconfiguration that this roll carries out: they start with the new generation.
     pub(crate) added: Range<u32>,
     /// Surge 0: the slot that was emptied, and the worker that must be gone before it is filled.

@@ -6,6 +6,7 @@ use crate::activity::Activity;
 use crate::output::StopReason;
 use crate::pool::Pool;
 use crate::roll::{LastRoll, Phase, Roll, RollState};
+use crate::slot_queue::SlotQueue;
 use crate::timers::Key;
 use crate::worker::{Role, State};
 use crate::{
@@ -70,7 +71,7 @@ impl Engine {
             canary: None,
             pending: todo.iter().copied().collect(),
             todo: todo.into(),
-            queued: alloc::collections::VecDeque::new(),
+            queued: SlotQueue::default(),
             added: 0..0,
             emptied: None,
             retired_any: false,
@@ -218,7 +219,7 @@ impl Engine {
         while let Some(slot) = self.pools.get_mut(&id).and_then(|pool| {
             let free = pool.may_drain() && pool.can_spare_one();
             let roll = pool.roll.as_mut()?;
-            if free { roll.queued.pop_front() } else { None }
+            if free { roll.queued.pop() } else { None }
         }) {
             self.reconcile_slot(id, slot);
         }
@@ -436,7 +437,7 @@ impl Engine {
         };
         let Some(roll) = &mut pool.roll else { return };
         let fresh = roll.generation;
-        roll.queued.clear();
+        roll.queued = SlotQueue::default();
         roll.watched.clear();
         roll.emptied = None;
         let mut leaving: Vec<WorkerId> = Vec::new();

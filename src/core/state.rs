@@ -129,7 +129,7 @@ impl Engine {
         }
         engine.workers = workers;
         for (id, pool) in &mut engine.pools {
-            pool.count_done();
+            pool.count_slots();
             engine.start_limiter.rebuild_wait(*id, &pool.start_load);
             if pool.is_held() {
                 engine.held.insert(*id);

@@ -1,8 +1,9 @@
 //! Read-only views of the engine's state, for status, waiting clients and tests.
 
 use crate::activity::Activity;
-use crate::pool::{Ended, Pool, SlotState};
+use crate::pool::Pool;
 use crate::roll::{Phase, RollState};
+use crate::slot::Ended;
 use crate::timers::Key;
 use crate::worker::{State, Worker};
 use crate::{Engine, Failure, Generation, PoolId, Slot, Span, Time, WorkerId};
@@ -351,12 +352,13 @@ impl View<'_> {
 
     fn pool_view(&self, id: PoolId, pool: &Pool) -> PoolView {
         let last = &pool.last;
+        let outdated = self.engine.outdated(id);
         let (replaced, of, took) = match &pool.roll {
             Some(roll) => (roll.replaced, roll.of, self.engine.now - roll.began),
             None => (last.replaced, last.of, last.took),
         };
         PoolView {
-            state: pool_state(pool, self.engine.outdated(id)),
+            state: pool_state(pool, outdated),
             wanted: if pool.activity == Activity::Running {
                 pool.wanted_slots()
             } else {
@@ -375,7 +377,7 @@ impl View<'_> {
                 .map(|(generation, count)| (*generation, *count))
                 .collect(),
             serving_since: pool.serving_since,
-            outdated: self.engine.outdated(id),
+            outdated,
             held_by: self.engine.held_by(id),
             roll: RollView {
                 state: last.state,
@@ -405,10 +407,9 @@ pub(crate) fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
         (Activity::Running, None) if !pool.begun => return PoolState::Starting,
         (Activity::Running, None) => {}
     }
-    let slot_states = &pool.slots[..pool.policy.count as usize];
-    if !slot_states.is_empty() && slot_states.iter().all(|s| s.ended.is_some()) {
-        let failed = slot_states.iter().any(|s| s.ended == Some(Ended::Failed));
-        return if failed {
+    let (count, tally) = (pool.policy.count, pool.tally);
+    if pool.has_ended() {
+        return if tally.failed > 0 {
             PoolState::Failed
         } else {
             PoolState::Done
@@ -426,17 +427,12 @@ pub(crate) fn pool_state(pool: &Pool, outdated: u32) -> PoolState {
         }
     } else if pool.serving == 0 {
         // No worker serves: that is less than degraded. Slots that have failed twice in a row are in a crash loop.
-        let fails = |slot_state: &SlotState| slot_state.ended.is_some() || slot_state.deaths > 1;
-        if slot_states.iter().all(fails) {
+        if tally.stuck == count {
             PoolState::CrashLoop
         } else {
             PoolState::Starting
         }
-    } else if !pool.up
-        && slot_states
-            .iter()
-            .all(|s| s.deaths == 0 && s.ended.is_none())
-    {
+    } else if !pool.up && tally.troubled == 0 {
         PoolState::Starting
     } else {
         PoolState::Degraded

@@ -3,10 +3,9 @@
 //! `restart.rs` and `oneshot.rs` report failures of starts.
 
 use crate::activity::Activity;
-use crate::pool::{Ended, Pool};
+use crate::pool::Pool;
 use crate::timers::Key;
-use crate::view::{PoolState, WorkerState, pool_state, worker_state};
-use crate::worker::Worker;
+use crate::view::{PoolState, pool_state};
 use crate::{
     Cause, Command, Engine, Generation, NothingDone, Outcome, PoolId, Slot, Span, StartFailure,
     SupersededBy, Ticket, Time, Up, WorkerId,
@@ -59,13 +58,7 @@ impl Engine {
 
     /// The kernel cannot end a lost worker, so nothing waits for it.
     fn is_draining(&self, id: PoolId) -> bool {
-        let leaves = |worker: &Worker| match worker_state(worker.state) {
-            WorkerState::Starting | WorkerState::Soaking | WorkerState::Ready => false,
-            WorkerState::Stopping | WorkerState::Killing | WorkerState::KillingTree => true,
-        };
-        self.workers
-            .values()
-            .any(|worker| worker.pool == id && leaves(worker) && !worker.lost)
+        self.pools.get(&id).is_some_and(|pool| pool.leaving > 0)
     }
 
     /// The ticket is answered when the pool is up, or when its start fails for the first time. `generation`: the one
@@ -283,10 +276,13 @@ impl Engine {
     }
 
     fn how_up(&self, id: PoolId) -> Up {
-        let by_age = |worker: &Worker| {
-            worker.pool == id && worker.is_serving() && worker.by_age_until.is_some()
+        let slots = self.pools.get(&id).into_iter().flat_map(|pool| &pool.slots);
+        let by_age = |id: WorkerId| {
+            let worker = self.workers.get(&id);
+            worker.is_some_and(|worker| worker.is_serving() && worker.by_age_until.is_some())
         };
-        if self.workers.values().any(by_age) {
+        let mut workers = slots.flat_map(|slot| slot.current.into_iter().chain(slot.successor));
+        if workers.any(by_age) {
             Up::Alive
         } else {
             Up::Ready
@@ -344,12 +340,8 @@ impl Pool {
 
     /// Some slots have failed for good, and every other one serves or has ended: nothing more comes up.
     fn rests_incomplete(&self) -> bool {
-        let wanted = self.slots.iter().take(self.policy.count as usize);
-        let (mut failed, mut serving_or_ended) = (false, 0);
-        for slot in wanted {
-            failed |= slot.ended == Some(Ended::Failed);
-            serving_or_ended += u32::from(slot.ended.is_some());
-        }
-        failed && self.roll.is_none() && serving_or_ended + self.serving >= self.policy.count
+        self.tally.failed > 0
+            && self.roll.is_none()
+            && self.tally.ended() + self.serving >= self.policy.count
     }
 }
