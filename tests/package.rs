@@ -6,11 +6,15 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use support::load::get;
 use support::site::finish;
 use support::systemd_box::{CONFIG, SystemdBox};
-use support::{Load, alone, need, testworker};
+use support::{Load, alone, console, need, testworker, until};
 
 const ADDRESS: &str = "127.0.0.1:8080";
+/// `rotad serve` of rotad@shop, and where it listens.
+const SERVE: &str = "rotad-serve@shop.service";
+const SERVED: &str = "127.0.0.1:9180";
 const POOLS: &str = r#"
 [pool.web]
 command = ["/opt/testworker", "http"]
@@ -18,6 +22,30 @@ count = 2
 listen = "127.0.0.1:8080"
 user = "www-data"
 "#;
+
+/// A pool with metrics of its own, and its program: each worker has counted to 7.
+const METERED: &str = r#"
+[pool.meter]
+command = ["python3", "/opt/meter", "{port}"]
+ports = "9400-9403"
+ready = { connect = "127.0.0.1:{port}" }
+metrics = { scrape = "http://127.0.0.1:{port}/metrics" }
+user = "www-data"
+"#;
+const METER: &str = r##"
+import http.server, sys
+PAGE = b"# TYPE shop_requests counter\nshop_requests_total 7\n# EOF\n"
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/openmetrics-text; version=1.0.0")
+        self.send_header("Content-Length", str(len(PAGE)))
+        self.end_headers()
+        self.wfile.write(PAGE)
+    def log_message(self, *arguments):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"##;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -158,10 +186,11 @@ fn dpkg(machine: &SystemdBox, action: &str, what: &str) -> String {
 }
 
 /// Installed: nothing runs. Started, rolled, upgraded in place in both directions: no request is lost, and MainPID is the same. Removed: stopped,
-/// the configuration stays. Purged: nothing is left.
+/// the configuration stays. Purged: nothing is left. `rotad serve` as a unit of its own goes along.
 #[test]
 fn the_package_installs_upgrades_and_removes() {
     let _alone = alone();
+    console();
     let Some(packages) = Packages::build(&["0.1.0", "0.2.0"]) else {
         return;
     };
@@ -176,7 +205,7 @@ fn the_package_installs_upgrades_and_removes() {
     machine.shell("rm -f /var/lib/man-db/auto-update");
 
     dpkg(&machine, "--install", "/opt/packages/0.1.0.deb");
-    for unit in ["rotad.service", "rotad@shop.service"] {
+    for unit in ["rotad.service", "rotad@shop.service", SERVE] {
         assert_eq!(machine.show(unit, "LoadState"), "loaded", "{unit}");
         assert_eq!(machine.show(unit, "ActiveState"), "inactive", "{unit}");
     }
@@ -192,7 +221,9 @@ fn the_package_installs_upgrades_and_removes() {
         .shell("cd $(mktemp -d) && rotad init -- sleep 1 >/dev/null && head -n 1 rotad.toml");
     assert_eq!(first.trim(), "#:schema /usr/share/rotad/rotad.schema.json");
     machine.write(CONFIG, POOLS);
-    machine.write("/etc/rotad/shop.toml", &POOLS.replace("8080", "8081"));
+    machine.write("/opt/meter", METER);
+    let shop = format!("{}{METERED}", POOLS.replace("8080", "8081"));
+    machine.write("/etc/rotad/shop.toml", &shop);
     machine.ok(&[
         "systemctl",
         "enable",
@@ -200,10 +231,11 @@ fn the_package_installs_upgrades_and_removes() {
         "rotad.service",
         "rotad@shop.service",
     ]);
+    served_in_a_sandbox(&machine);
     upgraded_under_load(&machine);
 
     dpkg(&machine, "--remove", "rotad");
-    for unit in ["rotad.service", "rotad@shop.service"] {
+    for unit in ["rotad.service", "rotad@shop.service", SERVE] {
         assert_ne!(machine.show(unit, "ActiveState"), "active", "{unit}");
     }
     assert_eq!(
@@ -226,8 +258,72 @@ fn the_package_installs_upgrades_and_removes() {
     );
 }
 
+/// rotad-serve@.service reaches the control socket and the workers' metrics through its sandbox, keeps its file in the
+/// runtime directory, writes nowhere else, goes on over a restart of the master, and is started again when it dies.
+fn served_in_a_sandbox(machine: &SystemdBox) {
+    machine.ok(&["systemctl", "enable", "--now", SERVE]);
+    let await_answer = |path: &str, text: &str| {
+        until(&format!("{text} from {path}"), 10, || {
+            get(SERVED, path)
+                .ok()
+                .filter(|answer| answer.contains(text))
+        })
+    };
+    await_answer("/healthz", "ok");
+    await_answer("/readyz", "ok");
+    await_answer("/metrics", "rotad_pool_workers_ready{pool=\"web\"} 2");
+    await_answer("/metrics", "shop_requests_total{pool=\"meter\"} 7");
+
+    let console = machine.main_pid(SERVE);
+    machine.ok(&["systemctl", "restart", "rotad@shop.service"]);
+    await_answer("/metrics", "shop_requests_total{pool=\"meter\"} 14");
+    await_answer("/readyz", "ok");
+    assert_eq!(
+        machine.main_pid(SERVE),
+        console,
+        "restarted with the master"
+    );
+    until("the sums in the runtime directory", 10, || {
+        let kept = machine.run(&["test", "-s", "/run/rotad/shop/serve-metrics.json"]);
+        (kept.code == 0).then_some(())
+    });
+
+    // As root with every capability of the box, in its mount namespace: what stops it here stops it there.
+    let writable = machine.shell(&format!(
+        "for dir in / /etc/rotad /home /opt /root /run /run/lock /srv /usr/bin /var/lib /var/log/rotad /dev/shm \\
+             /sys/fs/cgroup /proc/sys/kernel /run/rotad; do
+             nsenter --target {console} --mount -- sh -c \"touch $dir/probe && rm $dir/probe\" 2>/dev/null && echo $dir
+         done; true"
+    ));
+    assert_eq!(writable, "/run/rotad\n");
+    let status = machine.read(&format!("/proc/{console}/status"));
+    for line in [
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    let rated = machine.ok(&[
+        "systemd-analyze",
+        "security",
+        "--threshold=25",
+        "--no-pager",
+        SERVE,
+    ]);
+    assert!(rated.contains("Overall exposure level"), "{rated}");
+
+    machine.ok(&["kill", "-KILL", &console]);
+    machine.await_shown(SERVE, "NRestarts", 10, |number| number == "1");
+    await_answer("/readyz", "ok");
+    // The workers before the restart of the master are in the sum still.
+    await_answer("/metrics", "shop_requests_total{pool=\"meter\"} 14");
+}
+
 fn upgraded_under_load(machine: &SystemdBox) {
     let master = machine.show("rotad.service", "MainPID");
+    let mut console = machine.main_pid(SERVE);
     let loads = [Load::on(ADDRESS, 2, 0), Load::on(ADDRESS, 0, 2)];
     let more = || loads.iter().for_each(|load| load.await_more(50));
     more();
@@ -244,6 +340,9 @@ fn upgraded_under_load(machine: &SystemdBox) {
             let upgraded = format!("{unit} runs the new version");
             assert!(said.contains(&upgraded), "{version}: {said}");
         }
+        let next = machine.main_pid(SERVE);
+        assert_ne!(next, console, "{version} left the console before");
+        console = next;
         more();
         assert_eq!(
             machine.show("rotad.service", "MainPID"),

@@ -45,6 +45,7 @@ fn the_units_are_units() {
             "rotad.socket",
             "rotad@shop.service",
             "rotad@shop.socket",
+            "rotad-serve@shop.service",
         ],
     );
     for name in ["hardened", "forking", "watchdog", "notify-reload"] {
