@@ -10,7 +10,8 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{Site, need, pids, pool, until};
+use support::site::finish;
+use support::{Served, Site, need, pids, pool, until};
 
 /// The samples of a page, by name and labels.
 type Samples = BTreeMap<String, f64>;
@@ -24,6 +25,10 @@ fn page(site: &Site, arguments: &[&str]) -> String {
 fn samples(site: &Site) -> Samples {
     let page = page(site, &[]);
     assert!(page.ends_with("\n# EOF\n"), "{page}");
+    samples_of(&page)
+}
+
+fn samples_of(page: &str) -> Samples {
     let lines = page.lines().filter(|line| !line.starts_with('#'));
     let pairs = lines.map(|line| {
         let (name, value) = line.rsplit_once(' ').expect("a name and a value");
@@ -361,6 +366,74 @@ listen = ["http"]
 address = "127.0.0.1:@PORT@"
 "#;
 
+/// Two processes that share 32 MiB, and a third one that has left them and stays in their session.
+const SHARING: &str = r#"
+[pool.web]
+command = ["python3", "-c", """
+import os, signal
+shared = bytearray(b'x' * (32 << 20))
+if os.fork() == 0:
+    if os.fork():
+        os._exit(0)
+    signal.pause()
+os.wait()
+os.fork()
+open('forked-' + os.environ['ROTAD_SLOT'], 'w').close()
+signal.pause()
+"""]
+count = 2
+ready = "spawned"
+stop = "1s"
+reload = { soak = "10ms" }
+"#;
+
+/// Memory that the processes of a worker share counts once, for who asks and may read it.
+#[test]
+fn shared_memory_counts_by_its_part() {
+    let site = Site::up(SHARING);
+    let begin = "rotad_worker_proportional_memory_bytes";
+    until("all have forked", 10, || {
+        let forked = |slot: u32| site.path(&format!("forked-{slot}")).exists();
+        (forked(0) && forked(1)).then_some(())
+    });
+    let plain = samples(&site);
+    assert!(plain.keys().all(|name| !name.starts_with(begin)));
+    let served = Served::of(&site, &["--pss"]);
+    let pages = [
+        page(&site, &["--pss"]),
+        served.get("/metrics").body.to_owned(),
+    ];
+    for page in pages {
+        let now = samples_of(&page);
+        for slot in 0..2 {
+            let of = |name: &str| value(&now, &format!("{name}{{pool=\"web\",slot=\"{slot}\"}}"));
+            let (rss, pss) = (of("rotad_worker_resident_memory_bytes"), of(begin));
+            let shared = f64::from(32 << 20);
+            assert!(rss > 3.0 * shared, "three processes: {now:#?}");
+            assert!((shared..2.0 * shared).contains(&pss), "{pss} of {rss}");
+        }
+    }
+    assert_eq!(served.said().lines().count(), 1, "{}", served.said());
+    if !need::root() || !need::program("setpriv") {
+        return;
+    }
+    // Who may not trace the workers gets the rest of the page, and the reason.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--bounding-set", "-all", "--inh-caps", "-all"])
+        .arg(support::rotad())
+        .args(["metrics", "--pss", "-c"])
+        .arg(&site.config);
+    let run = finish(command, 20);
+    assert_eq!(run.code, 0, "{run:?}");
+    let now = samples_of(&run.out);
+    assert!(now.keys().all(|name| !name.starts_with(begin)), "{now:#?}");
+    assert_eq!(now.len(), plain.len());
+    for said in ["2 of 2 workers", "/smaps_rollup: Permission denied"] {
+        assert!(run.err.contains(said), "{}", run.err);
+    }
+}
+
 /// Programs that read such pages take ours: Prometheus' own linter, and a strict parser of OpenMetrics.
 #[test]
 fn readers_of_metrics_take_the_page() {
@@ -368,13 +441,14 @@ fn readers_of_metrics_take_the_page() {
         return;
     }
     let site = Site::up(PLAIN);
-    let text = page(&site, &["--format", "text"]);
+    let text = page(&site, &["--format", "text", "--pss"]);
+    assert!(text.contains("rotad_worker_proportional_memory_bytes{"));
     let (code, said) = feed(Command::new("promtool").args(["check", "metrics"]), &text);
     assert_eq!((code, said.as_str()), (0, ""));
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
     let parse = "import sys\nfrom prometheus_client.openmetrics.parser import text_string_to_metric_families as parse\n\
                  print(len([f for f in parse(sys.stdin.read()) if f.samples]))";
-    let text = page(&site, &[]);
+    let text = page(&site, &["--pss"]);
     let families = text.lines().filter(|line| line.starts_with("# TYPE "));
     let (code, said) = feed(Command::new(python).args(["-c", parse]), &text);
     assert_eq!(

@@ -228,6 +228,9 @@ pub(super) enum Verb {
         /// The format: OpenMetrics 1.0, or `text`, the text format 0.0.4 of Prometheus
         #[arg(long, value_name = "FORMAT", default_value = "openmetrics", value_parser = ["openmetrics", "text"])]
         format: String,
+        /// Add the proportional memory (PSS) of workers that this user may trace: shared pages count by their part. Walks page tables
+        #[arg(long)]
+        pss: bool,
     },
     /// Run a self-contained demo, with commands to try
     Demo {

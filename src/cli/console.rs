@@ -32,6 +32,9 @@ pub struct Serve {
     /// The token is the first line of this file
     #[arg(long, value_name = "PATH")]
     pub token_file: Option<PathBuf>,
+    /// Add the proportional memory (PSS) of workers that this user may trace to /metrics. Walks page tables
+    #[arg(long)]
+    pub pss: bool,
 }
 
 /// What `top` is given.

@@ -1,6 +1,7 @@
 //! `metrics`: prints the numbers for monitoring as one page.
 
 use super::client::ClientError;
+use super::pss::PssReader;
 use super::{print, request};
 use crate::config::MasterPaths;
 use crate::control::protocol::{Method, Response};
@@ -12,7 +13,7 @@ use std::path::Path;
 pub(super) const FORMATS: [(&str, Format); 2] =
     [("openmetrics", Format::OpenMetrics), ("text", Format::Text)];
 
-pub(super) fn metrics(file: Option<&Path>, format: &str) -> ExitCode {
+pub(super) fn metrics(file: Option<&Path>, format: &str, pss: bool) -> ExitCode {
     let paths = match request::master_paths(file) {
         Ok(paths) => paths,
         Err(code) => return code,
@@ -20,7 +21,10 @@ pub(super) fn metrics(file: Option<&Path>, format: &str) -> ExitCode {
     let known = FORMATS.iter().find(|(word, _)| *word == format);
     let format = known.map_or(Format::OpenMetrics, |(_, format)| *format);
     match fetch(&paths) {
-        Ok(Ok(metrics)) => {
+        Ok(Ok(mut metrics)) => {
+            if pss && let Some(why) = PssReader::default().add_to(&mut metrics) {
+                print::warning(&why);
+            }
             print::raw(&render(&metrics, format));
             ExitCode::DONE
         }

@@ -21,6 +21,7 @@ mod notify;
 mod overview;
 mod pools;
 pub mod progress;
+pub mod pss;
 pub mod rates;
 pub mod request;
 mod roll;
@@ -222,7 +223,7 @@ fn dispatch(args: Args, hup_ignored: bool) -> ExitCode {
                 pools,
             },
         ),
-        Verb::Metrics { format } => metrics::metrics(config.as_deref(), &format),
+        Verb::Metrics { format, pss } => metrics::metrics(config.as_deref(), &format, pss),
         Verb::Init { full, command } => init::init(config.as_deref(), full, &command),
         Verb::Import(args) => import::import(config.as_deref(), &args),
         Verb::Serve(_) | Verb::Top(_) => console::execute(hup_ignored),

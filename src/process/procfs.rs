@@ -362,6 +362,23 @@ pub fn boot_time() -> Option<u64> {
     line.trim().parse().ok()
 }
 
+/// The proportional memory of a process (PSS), in bytes: a page that several processes share counts for each of them by
+/// its part (proc_pid_smaps(5)). 0: it has none any more. The kernel walks its page tables and holds a lock of it
+/// meanwhile, and the reader waits for that lock, perhaps for as long as a disk hangs.
+///
+/// # Errors
+/// EACCES: not ours to trace (ptrace(2)). ENOENT: no such process, or a kernel without smaps_rollup.
+pub fn proportional_memory(pid: i32) -> io::Result<u64> {
+    let text = match read(format!("/proc/{pid}/smaps_rollup")) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return Ok(0),
+        text => text?,
+    };
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kib = kib.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok(kib.saturating_mul(1024))
+}
+
 /// How many descriptors a process has open. None: not ours to read.
 pub fn open_fds(pid: i32) -> Option<u64> {
     let dir = format!("/proc/{pid}/fd");

@@ -10,6 +10,7 @@ mod history;
 mod link;
 mod listening;
 mod logs;
+mod pss;
 mod routes;
 mod stalls;
 mod statuses;
@@ -23,6 +24,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use link::Link;
 use listening::{Listening, Place, Sockets};
+use pss::Pss;
 use rotad::cli::console::Serve;
 use rotad::cli::master_paths;
 use rotad::exit_code::ExitCode;
@@ -95,6 +97,7 @@ pub(crate) fn serve(file: Option<&Path>, args: &Serve, inherited: InheritedFds) 
             let routes = Rc::new(Routes {
                 access,
                 worker_metrics: WorkerMetrics::new(link.clone()),
+                pss: args.pss.then(Pss::default),
                 link,
                 statuses,
                 connections: Rc::default(),

@@ -7,6 +7,7 @@ use super::connections::Connections;
 use super::feed;
 use super::link::{self, Link};
 use super::logs::{self, Readers, Wanted};
+use super::pss::Pss;
 use super::statuses::Statuses;
 use super::worker_metrics::WorkerMetrics;
 use http_body_util::{BodyExt, Limited};
@@ -38,6 +39,8 @@ pub(crate) struct Routes {
     pub(crate) link: Arc<Link>,
     pub(crate) statuses: Rc<Statuses>,
     pub(crate) worker_metrics: Rc<WorkerMetrics>,
+    /// None: it was not asked for.
+    pub(crate) pss: Option<Pss>,
     pub(crate) connections: Rc<Connections>,
     pub(crate) readers: Rc<Readers>,
     pub(crate) actions: Rc<Actions>,
@@ -156,7 +159,11 @@ impl Routes {
         };
         let link = Arc::clone(&self.link);
         let asked = tokio::task::spawn_blocking(move || link::metrics(link.paths())).await;
-        let metrics = match asked {
+        let measured = match (asked, &self.pss) {
+            (Ok(Ok(metrics)), Some(pss)) => pss.add_to(metrics).await.map(Ok),
+            (asked, _) => asked,
+        };
+        let metrics = match measured {
             Ok(Ok(metrics)) => metrics,
             Ok(Err(why)) => return answer::text(StatusCode::SERVICE_UNAVAILABLE, why),
             Err(error) => {

@@ -287,6 +287,16 @@ const TABLE: &[Entry] = &[
     ),
     (
         family(
+            "rotad_worker_proportional_memory_bytes",
+            Type::Gauge,
+            "bytes",
+            "Memory of the tree of the slot's newest worker, of which what processes share counts by its part (PSS). With --pss alone.",
+        ),
+        SLOT,
+        Of::Worker(|worker| Some(worker.pss_bytes? as f64)),
+    ),
+    (
+        family(
             "rotad_worker_open_fds",
             Type::Gauge,
             "",

@@ -142,6 +142,10 @@ pub struct ProcessMetrics {
     pub rss_bytes: Option<u64>,
     /// Open descriptors. None: not ours to read.
     pub open_fds: Option<u64>,
+    /// Proportional memory (PSS), in bytes: a shared page counts by its part. The master does not measure it: a client
+    /// may. None: it did not, or could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pss_bytes: Option<u64>,
 }
 
 /// The numbers of a pool.
@@ -206,6 +210,9 @@ pub struct PoolCounts {
 pub struct WorkerMetrics {
     /// The slot.
     pub slot: u32,
+    /// The pid of its first process. None: an older master has not told it.
+    #[serde(default)]
+    pub pid: Option<i32>,
     /// Its resources: memory and processor time of its whole tree, start and descriptors of its first process.
     pub process: ProcessMetrics,
 }

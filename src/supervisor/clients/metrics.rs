@@ -72,6 +72,7 @@ impl Supervisor {
                     cpu_s: Some(usage.main.cpu_s),
                     rss_bytes: Some(usage.main.rss_bytes),
                     open_fds: usage.open_fds,
+                    pss_bytes: None,
                 }),
             },
             pools: pools
@@ -117,9 +118,10 @@ impl Supervisor {
                 cpu_s: tree.map(|sum| self.counters.cpu_of(*id, sum.cpu_s)),
                 rss_bytes: tree.map(|sum| sum.rss_bytes),
                 open_fds: usage.open_fds,
+                pss_bytes: None,
             };
             let slot = *slot;
-            workers.push(WorkerMetrics { slot, process });
+            workers.push(WorkerMetrics { slot, pid, process });
         }
         workers
     }

@@ -16,6 +16,7 @@ fn metrics() -> Metrics {
         cpu_s: Some(0.75),
         rss_bytes: Some(20_480_000),
         open_fds: Some(12),
+        pss_bytes: Some(10_240_000),
     };
     let web = PoolMetrics {
         name: "web".to_owned(),
@@ -42,9 +43,14 @@ fn metrics() -> Metrics {
         log_bytes: 123_456,
         log_lost_bytes: 78,
         workers: vec![
-            WorkerMetrics { slot: 0, process },
+            WorkerMetrics {
+                slot: 0,
+                pid: Some(4711),
+                process,
+            },
             WorkerMetrics {
                 slot: 11,
+                pid: None,
                 process: ProcessMetrics::default(),
             },
         ],
