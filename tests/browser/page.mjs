@@ -134,6 +134,28 @@ const steps = {
     await calm();
   },
 
+  async "one slot that was chosen is replaced"() {
+    const replace = pool("web").getByRole("button", { name: "Replace" });
+    assert.equal(await replace.count(), 0);
+    await pool("web").getByRole("link", { name: "Slot 2:" }).click();
+    await pool("web").getByRole("button", { name: "Replace web/2", exact: true }).waitFor();
+    await pool("web").getByRole("link", { name: "Slot 1:" }).click();
+    await pool("web").getByRole("button", { name: "Replace web/1", exact: true }).click();
+    await page.getByRole("dialog", { name: "Replace web/1?" }).waitFor();
+    assert.match(await page.locator("#ask-does").innerText(), /^rotad roll web\/1 -c .*rotad\.toml$/);
+    const before = status("web").workers;
+    await page.locator("#ask-yes").click();
+    await page.locator(".notice:not(.info)", { hasText: "rotad roll web/1 -c" }).waitFor();
+    // The old one finishes what it has.
+    const after = status("web").workers.filter((one) => one.state === "ready");
+    const same = (slot) => before.find((one) => one.slot === slot).pid === after.find((one) => one.slot === slot).pid;
+    assert.deepEqual([0, 1, 2, 3].map(same), [true, false, true, true]);
+    assert.ok(after.every((one) => one.generation === 2));
+    await page.getByRole("button", { name: "Dismiss" }).click();
+    await page.evaluate(() => { location.hash = ""; });
+    await replace.waitFor({ state: "hidden" });
+  },
+
   async "plots tell their values by keyboard"() {
     const plot = page.getByRole("slider", { name: /^Ready of web/ });
     await until(() => / at \d/.test(document.querySelector('[aria-label^="Ready of web"]').getAttribute("aria-valuetext")));
