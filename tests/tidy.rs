@@ -619,34 +619,33 @@ fn pages_name_paths_that_exist() {
     report("paths that do not exist", missing);
 }
 
-/// Every promise of docs/promises.md names tests, and every test that it names exists.
+/// Every promise of docs/promises.md and docs/specification.md names tests, and every test that they name exists.
 #[test]
 fn promises_name_their_tests() {
-    let page = fs::read_to_string(root().join("docs/promises.md")).expect("docs/promises.md");
     let mut missing = Vec::new();
-    for piece in page
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter(|piece| piece.contains("::"))
-    {
-        let (file, function) = piece.split_once("::").expect("a file and a function");
-        let path = root().join("tests").join(format!("{file}.rs"));
-        let there =
-            fs::read_to_string(&path).is_ok_and(|text| text.contains(&format!("fn {function}(")));
-        if !there {
-            missing.push(piece.to_string());
+    for page in ["docs/promises.md", "docs/specification.md"] {
+        let text =
+            fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        let named = text.split('`').skip(1).step_by(2);
+        for piece in named.filter(|piece| piece.contains("::")) {
+            let (file, function) = piece.split_once("::").expect("a file and a function");
+            let path = root().join("tests").join(format!("{file}.rs"));
+            let there = fs::read_to_string(&path)
+                .is_ok_and(|text| text.contains(&format!("fn {function}(")));
+            if !there {
+                missing.push(format!("{page}: {piece}"));
+            }
+        }
+        for number in 1..=13 {
+            let section = text
+                .lines()
+                .find(|line| line.starts_with(&format!("| {number} |")))
+                .unwrap_or_default();
+            assert!(
+                section.contains("::"),
+                "{page}: promise {number} names no test"
+            );
         }
     }
-    report(
-        "tests that docs/promises.md names and that are not there",
-        missing,
-    );
-    for number in 1..=12 {
-        let section = page
-            .lines()
-            .find(|line| line.starts_with(&format!("| {number} |")))
-            .unwrap_or_default();
-        assert!(section.contains("::"), "promise {number} names no test");
-    }
+    report("tests that are named and are not there", missing);
 }
