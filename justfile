@@ -16,6 +16,10 @@ fast:
 chaos SECONDS="60" SEED="1":
     ROTAD_CHAOS_SECONDS={{SECONDS}} ROTAD_CHAOS_SEED={{SEED}} cargo test --locked --test chaos
 
+# Start, respawn, roll, stop, memory, logs beside the floor and other masters: bench/README.md. Half an hour.
+bench: build
+    bench/run
+
 # The documentation of the modules, in target/doc. tests/all.sh lets no warning pass.
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked

@@ -27,7 +27,7 @@ class Setting:
     captured: bool = False
     figures: str = ""  # how the names of its figures begin
     masters: str = "all"  # all | quick: not the slow ones | rotad
-    realtime: bool = True  # False: as users run it, even with --realtime
+    realtime: bool = True  # False: it means something under the default scheduling alone
 
 
 def life(trial, settle, idle):
@@ -63,12 +63,21 @@ def status(trial, times=10):
     return sorted(took)[times // 2]
 
 
-def respawn(trial, kills):
-    """kill -9 of a worker to the first instruction of its replacement, one kill at a time, each of the oldest worker."""
+def busy(trial, kills):
+    """Respawns beside programs of other sessions that keep every processor busy."""
+    (trial.dir / "neighbours").touch()
+    for _ in range(CPUS):
+        subprocess.Popen([trial.tools / "worker", trial.dir / "neighbours", "-c", str(10 ** 9)], start_new_session=True)
+    return {"respawn.busy": respawn(trial, kills)["respawn.p50"]}
+
+
+def respawn(trial, kills, longest=20):
+    """kill -9 of a worker to the first instruction of its replacement, one kill at a time, each of the oldest worker; for 20
+    seconds at most."""
     trial.until_ready()
     time.sleep(1.2)  # runit and s6 restart a service once a second
-    queue, took = deque(trial.records.ready()), []
-    for _ in range(kills):
+    queue, took, end = deque(trial.records.ready()), [], time.monotonic() + longest
+    while len(took) < kills and time.monotonic() < end:
         began = now()
         os.kill(queue.popleft(), signal.SIGKILL)
         found = trial.until("a replacement", lambda: trial.records.of(b"R", began), 0.001)
@@ -76,7 +85,7 @@ def respawn(trial, kills):
         queue.append(found[0][1])
         time.sleep(max(0.0, 0.025 - (now() - began) / 1e9))
     took.sort()
-    return {"respawn.p50": took[len(took) // 2], "respawn.p99": took[len(took) * 99 // 100 - 1]}
+    return {"respawn.p50": took[len(took) // 2], "respawn.p99": took[max(0, len(took) * 99 // 100 - 1)]}
 
 
 def roll(trial, settle):
@@ -157,6 +166,8 @@ def settings(sizes, rolls, kills, megabytes, settle, idle):
     """All settings, in the order in which a round takes them."""
     out = [Setting(f"start, memory, stop of {n}", lambda trial: life(trial, settle, idle), n, figures="start memory stop idle status") for n in sizes]
     out.append(Setting("respawn of one of 64", lambda trial: respawn(trial, kills), 64, figures="respawn"))
+    out.append(Setting("respawn beside busy neighbours", lambda trial: busy(trial, kills // 4), 64, figures="respawn", masters="quick",
+                       realtime=False))
     for n in rolls:
         out.append(Setting(f"roll of {n}", lambda trial: roll(trial, settle), n, figures="roll fewest", masters="all" if n <= 100 else "quick"))
     for name, lines in (("lines", 1), ("blocks", 600)):

@@ -6,6 +6,7 @@ FIGURES = {
     "start": ("start of {n}: exec of the master to the first instruction of the last worker", "ms"),
     "respawn.p50": ("respawn, one of 64, p50: kill -9 to the first instruction of the replacement", "ms"),
     "respawn.p99": ("respawn, p99", "ms"),
+    "respawn.busy": ("respawn beside a busy program for each processor, p50", "ms"),
     "roll": ("roll of {n}", "ms"),
     "fewest": ("roll of {n}: fewest workers that were ready", ""),
     "stop": ("stop of {n}", "ms"),

@@ -138,6 +138,8 @@ class Trial:
     def until(self, what, look, pause=0.002):
         deadline = time.monotonic() + self.patience
         while not (found := look()):
+            if os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                raise Failed(f"{what}: the master has ended")
             if time.monotonic() > deadline:
                 raise Failed(f"{what}: not within {self.patience:.0f} s")
             time.sleep(pause)
