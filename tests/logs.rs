@@ -5,7 +5,7 @@ mod support;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use support::{Site, alone, number, pool, proc, until};
@@ -438,6 +438,21 @@ stdout = "@DIR@/logs/{pool}-{slot}.log"
     assert_eq!(support::pids(&site.await_ready(), "web"), before);
     let more = site.rotad(&["logs", "-n", "9999", "web"]);
     assert!((more.err + &more.out).contains("logs/{slot}/x.log"));
+    // A file is open as long as a worker writes to it.
+    let are_open = |files: &[&str]| {
+        let logs = site.path("logs").display().to_string();
+        until("only files with a worker are open", 20, || {
+            let open = proc::descriptors(site.pid()).into_values();
+            let open: BTreeSet<String> = open
+                .filter(|path| path.ends_with(".log"))
+                .filter_map(|path| Some(path.strip_prefix(&logs)?.to_owned()))
+                .collect();
+            open.iter().eq(files).then_some(())
+        });
+    };
+    are_open(&["/0/x.log", "/1/x.log", "/2/x.log"]);
+    assert_eq!(site.rotad(&["scale", "web", "1"]).code, 0);
+    are_open(&["/0/x.log"]);
     stop(&mut site);
 }
 

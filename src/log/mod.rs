@@ -82,6 +82,8 @@ pub struct LogWriter {
     recent: Arc<RecentLines>,
     /// Bytes consumed from pipes since the start.
     progress: Arc<AtomicU64>,
+    /// How many pipes were read to their end.
+    closed: Arc<AtomicU64>,
     /// Whether the thread is at work, or waits for some.
     work: Progress<()>,
     /// What was written and lost of each pool.
@@ -106,6 +108,7 @@ impl LogWriter {
             dropped: Arc::default(),
             recent: record.recent().clone(),
             progress: Arc::default(),
+            closed: Arc::default(),
             work: Progress::new(clock.clone()),
             counts: OutputCounts::default(),
             pipe_peek: Arc::new(Mutex::new(PipePeek::new()?)),
@@ -119,6 +122,11 @@ impl LogWriter {
     /// How long the thread has been at its current piece of work: a write to a hanging disk does not return.
     pub fn busy_for(&self, now: Time) -> Span {
         self.work.since().map_or(Span::ZERO, |since| now - since)
+    }
+
+    /// How many pipes were read to their end and closed. What is asked about a pipe after this counts it in.
+    pub fn closed(&self) -> u64 {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// How much of the output of each pool was written and lost.
@@ -189,8 +197,8 @@ impl LogWriter {
     /// are read until the last one closes them.
     pub fn ended(&self, output: &WorkerOutput) {
         output.source.end();
-        if !output.pipes.is_empty() {
-            self.send(Command::Ended);
+        for (pipe, _) in &output.pipes {
+            self.send(Command::Ended(pipe.inode()));
         }
     }
 

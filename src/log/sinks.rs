@@ -57,11 +57,19 @@ pub(super) struct Sinks {
     master_log: MasterLog,
     /// What is being written, for the next master.
     pub(super) record: WriteRecord,
-    files: BTreeMap<PathBuf, LogSink>,
+    files: BTreeMap<PathBuf, FileSink>,
     /// The master's own lines that are not written yet.
     queued: Vec<u8>,
     dropped: u64,
     out: Vec<u8>,
+}
+
+/// A log file of a pool.
+#[derive(Debug)]
+struct FileSink {
+    sink: LogSink,
+    /// How many pipes are written to it. Without any it is closed.
+    users: usize,
 }
 
 impl Sinks {
@@ -91,20 +99,48 @@ impl Sinks {
             return;
         }
         match self.files.get_mut(path) {
-            Some(sink) => sink.set_rotation(*rotation),
+            Some(file) => file.sink.set_rotation(*rotation),
             None => {
                 let mut file = RotatingFile::new(path.clone(), *rotation).called(shown);
                 // A failure is reported at the first write.
                 file.reopen(&mut self.record).ok();
-                self.files.insert(path.clone(), LogSink::file(file));
+                let (sink, users) = (LogSink::file(file), 0);
+                self.files.insert(path.clone(), FileSink { sink, users });
             }
         }
     }
 
-    /// Closes files that are not used, unless they still have to report lost bytes.
-    pub(super) fn retain(&mut self, used: impl Fn(&Path) -> bool) {
-        self.files
-            .retain(|path, sink| sink.has_unreported_loss() || used(path));
+    /// One more pipe is written to this target.
+    pub(super) fn begin(&mut self, target: &LogTarget) {
+        self.open(target);
+        if let Some(file) = self.file_of(target) {
+            file.users += 1;
+        }
+    }
+
+    /// This pipe is not written to its target any more. A file without others is closed, unless it still has to report
+    /// lost bytes.
+    pub(super) fn end(&mut self, target: &LogTarget, pipe: &Pipe) {
+        if let Some((sink, record)) = self.sink_and_record_of(target) {
+            sink.writer_ended(record, pipe.inode());
+        }
+        let Some(file) = self.file_of(target) else {
+            return;
+        };
+        file.users = file.users.saturating_sub(1);
+        if file.users == 0
+            && !file.sink.has_unreported_loss()
+            && let LogTarget::File { path, .. } = target
+        {
+            self.files.remove(path);
+        }
+    }
+
+    fn file_of(&mut self, target: &LogTarget) -> Option<&mut FileSink> {
+        match target {
+            LogTarget::File { path, .. } => self.files.get_mut(path),
+            LogTarget::Master | LogTarget::Nowhere => None,
+        }
     }
 
     fn is_masters(&self, path: &Path) -> bool {
@@ -121,7 +157,9 @@ impl Sinks {
     ) -> Option<(&mut LogSink, &mut WriteRecord)> {
         let sink = match target {
             LogTarget::Nowhere => None,
-            LogTarget::File { path, .. } if !self.is_masters(path) => self.files.get_mut(path),
+            LogTarget::File { path, .. } if !self.is_masters(path) => {
+                self.files.get_mut(path).map(|file| &mut file.sink)
+            }
             LogTarget::Master | LogTarget::File { .. } => Some(&mut self.master_log.sink),
         };
         Some((sink?, &mut self.record))
@@ -134,13 +172,6 @@ impl Sinks {
     pub(super) fn drop_bytes(&mut self, target: &LogTarget, bytes: usize) {
         if let Some(sink) = self.sink_of(target) {
             sink.drop_bytes(bytes);
-        }
-    }
-
-    /// This writer writes no more.
-    pub(super) fn writer_ended(&mut self, target: &LogTarget, writer: u64) {
-        if let Some((sink, record)) = self.sink_and_record_of(target) {
-            sink.writer_ended(record, writer);
         }
     }
 
@@ -293,14 +324,15 @@ impl Sinks {
 
     pub(super) fn retry(&mut self) {
         self.master_log.sink.retry();
-        self.files.values_mut().for_each(LogSink::retry);
+        let files = self.files.values_mut();
+        files.for_each(|file| file.sink.retry());
     }
 
     /// Reopens every file by its name.
     pub(super) fn reopen(&mut self) {
         self.master_log.sink.reopen(&mut self.record);
-        for sink in self.files.values_mut() {
-            sink.reopen(&mut self.record);
+        for file in self.files.values_mut() {
+            file.sink.reopen(&mut self.record);
         }
     }
 
@@ -309,6 +341,6 @@ impl Sinks {
     }
 
     fn all(&self) -> impl Iterator<Item = &LogSink> {
-        std::iter::once(&self.master_log.sink).chain(self.files.values())
+        std::iter::once(&self.master_log.sink).chain(self.files.values().map(|file| &file.sink))
     }
 }

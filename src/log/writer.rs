@@ -19,7 +19,6 @@ use rotad_core::{Span, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -41,8 +40,8 @@ const STDERR: u64 = 1;
 /// What a [`LogWriter`] asks of the thread.
 pub(super) enum Command {
     Adopt(Arc<Pipe>, LogTarget),
-    /// A worker has exited.
-    Ended,
+    /// The worker of the pipe with this inode has exited.
+    Ended(u64),
     Reopen,
     Rotation(Rotation),
     Retarget(String, Box<LogPlan>),
@@ -58,8 +57,6 @@ struct PipeReader {
     grown: bool,
     /// The pipe has no other writer, or its worker has exited: an unfinished line is written as it is.
     finished: bool,
-    /// It holds something that the sink did not accept.
-    has_backlog: bool,
     counts: Arc<Counts>,
 }
 
@@ -70,13 +67,18 @@ pub(super) struct WriterThread {
     wake: Waker,
     dropped: Arc<AtomicU64>,
     progress: Arc<AtomicU64>,
+    closed: Arc<AtomicU64>,
     work: Progress<()>,
     clock: Clock,
     epoll: Epoll,
     readers: BTreeMap<u64, PipeReader>,
+    /// The readers by the inodes of their pipes.
+    by_inode: BTreeMap<u64, u64>,
     last_id: u64,
     /// Pipes to read in this pass.
     pending: BTreeSet<u64>,
+    /// Pipes that hold something that the sink did not accept.
+    backlogs: BTreeSet<u64>,
     sinks: Sinks,
     pipe_peek: PipePeek,
     buf: Vec<u8>,
@@ -112,12 +114,15 @@ impl WriterThread {
             wake: handle.wake.clone(),
             dropped: handle.dropped.clone(),
             progress: handle.progress.clone(),
+            closed: handle.closed.clone(),
             work: handle.work.clone(),
             clock,
             epoll,
             readers: BTreeMap::new(),
+            by_inode: BTreeMap::new(),
             last_id: STDERR,
             pending: BTreeSet::new(),
+            backlogs: BTreeSet::new(),
             sinks: Sinks::new(master_log, record),
             pipe_peek: PipePeek::new()?,
             // Untouched memory costs nothing.
@@ -203,21 +208,17 @@ impl WriterThread {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Adopt(pipe, target) => self.adopt(pipe, target),
-            Command::Ended => {
-                for (id, reader) in self
-                    .readers
-                    .iter_mut()
-                    .filter(|(_, reader)| !reader.finished)
+            Command::Ended(inode) => {
+                if let Some(id) = self.by_inode.get(&inode)
+                    && let Some(reader) = self.readers.get_mut(id)
+                    && !std::mem::replace(&mut reader.finished, true)
                 {
-                    if reader.pipe.source.has_ended() {
-                        reader.finished = true;
-                        self.pending.insert(*id);
-                    }
+                    self.pending.insert(*id);
                 }
             }
             Command::Reopen => {
                 self.sinks.reopen();
-                self.pend_blocked();
+                self.pending.extend(&self.backlogs);
             }
             Command::Rotation(rotation) => self.sinks.set_rotation(rotation),
             Command::Retarget(pool, log) => self.retarget(&pool, &log),
@@ -240,17 +241,17 @@ impl WriterThread {
             );
             return;
         }
-        self.sinks.open(&target);
+        self.sinks.begin(&target);
         let counts = self.counts.of(&pipe.source.pool);
         let capacity = pipe.capacity();
         let finished = pipe.source.has_ended();
+        self.by_inode.insert(pipe.inode(), id);
         let reader = PipeReader {
             pipe,
             target,
             capacity,
             grown: capacity >= MAX_CAPACITY,
             finished,
-            has_backlog: false,
             counts,
         };
         self.readers.insert(id, reader);
@@ -263,26 +264,15 @@ impl WriterThread {
                 continue;
             }
             let target = LogTarget::of_stream(reader.pipe.stream, log, reader.pipe.source.slot);
-            self.sinks.open(&target);
-            if target != reader.target {
-                self.sinks.writer_ended(&reader.target, reader.pipe.inode());
+            if target == reader.target {
+                self.sinks.open(&target);
+            } else {
+                self.sinks.begin(&target);
+                self.sinks.end(&reader.target, &reader.pipe);
                 reader.target = target;
                 self.pending.insert(*id);
             }
         }
-        self.close_unused();
-    }
-
-    fn close_unused(&mut self) {
-        let used: BTreeSet<&Path> = self
-            .readers
-            .values()
-            .filter_map(|reader| match &reader.target {
-                LogTarget::File { path, .. } => Some(path.as_path()),
-                _ => None,
-            })
-            .collect();
-        self.sinks.retain(|path| used.contains(path));
     }
 
     /// Peeks into a pipe once, writes what can be written, and consumes that. Returns how many bytes that were.
@@ -297,7 +287,7 @@ impl WriterThread {
         let seen = match self.pipe_peek.peek(&reader.pipe, &mut self.buf[..limit]) {
             Seen::Bytes(seen) => seen,
             Seen::Nothing => {
-                reader.has_backlog = false;
+                self.backlogs.remove(&id);
                 return 0;
             }
             Seen::End => {
@@ -320,9 +310,9 @@ impl WriterThread {
         let mut taken = self
             .sinks
             .write(&reader.target, &reader.pipe, &text[..lines]);
-        reader.has_backlog = taken < lines;
+        let mut has_backlog = taken < lines;
         let mut lost = 0;
-        if reader.has_backlog {
+        if has_backlog {
             if full
                 && self.sinks.blocked(&reader.target) == Some(SinkState::Failing)
                 && !grow(reader)
@@ -335,10 +325,15 @@ impl WriterThread {
                 reader.counts.lost(given_up - taken);
                 lost = given_up - taken;
                 taken = given_up;
-                reader.has_backlog = taken < lines;
+                has_backlog = taken < lines;
             }
         } else if full || seen == limit {
             grow(reader);
+        }
+        if has_backlog {
+            self.backlogs.insert(id);
+        } else {
+            self.backlogs.remove(&id);
         }
         if taken > 0 {
             let (pipe, text) = (&reader.pipe, &text[..taken]);
@@ -361,31 +356,22 @@ impl WriterThread {
         let Some(reader) = self.readers.remove(&id) else {
             return;
         };
+        self.by_inode.remove(&reader.pipe.inode());
+        self.backlogs.remove(&id);
         self.epoll.delete(&reader.pipe).ok();
-        self.sinks.writer_ended(&reader.target, reader.pipe.inode());
-        if matches!(reader.target, LogTarget::File { .. }) {
-            self.close_unused();
-        }
-    }
-
-    fn pend_blocked(&mut self) {
-        self.pending.extend(
-            self.readers
-                .iter()
-                .filter(|(_, reader)| reader.has_backlog)
-                .map(|(id, _)| *id),
-        );
+        self.sinks.end(&reader.target, &reader.pipe);
+        drop(reader);
+        self.closed.fetch_add(1, Ordering::Release);
     }
 
     fn retry(&mut self) {
         self.sinks.retry();
-        self.pend_blocked();
+        self.pending.extend(&self.backlogs);
     }
 
     /// Decides what wakes the thread next: a retry, a slow reader with room again; and answers drains.
     fn schedule_work(&mut self) {
-        let has_backlog =
-            self.sinks.has_queued_lines() || self.readers.values().any(|reader| reader.has_backlog);
+        let has_backlog = self.sinks.has_queued_lines() || !self.backlogs.is_empty();
         if has_backlog && self.sinks.master_is_blocked_by(SinkState::Slow) {
             let flags = EpollFlags::EPOLLOUT | EpollFlags::EPOLLONESHOT;
             self.epoll

@@ -211,8 +211,10 @@ impl Supervisor {
 
     /// Saves what has changed since the last call. Then the workers that it knows now may be spawned.
     pub(super) fn save(&mut self) {
-        if self.saver.is_some() {
+        if self.saver.as_ref().is_some_and(|saver| saver.is_in_use()) {
             self.save_changes();
+        } else {
+            self.workers.processes.forget_left_outputs();
         }
         self.workers.spawn_prepared();
     }
@@ -293,7 +295,8 @@ impl Supervisor {
                 }
             });
         }
-        for (worker, output) in self.workers.processes.take_left_outputs() {
+        let closed = self.log.writer.closed();
+        for (worker, output) in self.workers.processes.take_left_outputs(closed) {
             store.append(&Record::LeftOutput(worker, output.map(Box::new)));
         }
         for (pool, generation, paths) in self.workers.spawn_specs.take_changes() {

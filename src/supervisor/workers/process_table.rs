@@ -156,13 +156,20 @@ pub(crate) struct ProcessTable {
     pub without_pidfds: bool,
     /// The output of workers that are not in the table any more, and whether it is saved.
     left_outputs: BTreeMap<WorkerId, (LeftOutput, bool)>,
+    /// Those that were added since the last save.
+    new_left_outputs: Vec<WorkerId>,
+    /// How many pipes the log writer had closed when they were looked at last.
+    closed_pipes: u64,
 }
 
 impl ProcessTable {
     /// The log writer goes on reading the output of a worker that has left the table.
     pub(crate) fn left_output(&mut self, id: WorkerId, output: &WorkerOutput, log: LogPlan) {
         match output.left(log) {
-            Ok(left) => drop(self.left_outputs.insert(id, (left, false))),
+            Ok(left) => {
+                self.left_outputs.insert(id, (left, false));
+                self.new_left_outputs.push(id);
+            }
             Err(error) => {
                 tracing::warn!("the last lines of a worker are lost if this master dies: {error}");
             }
@@ -170,9 +177,25 @@ impl ProcessTable {
     }
 
     /// The outputs of workers that have left the table since the last call, and None for those that were read to their
-    /// end.
-    pub(crate) fn take_left_outputs(&mut self) -> Vec<(WorkerId, Option<SavedLeftOutput>)> {
+    /// end. `closed`: how many pipes the log writer has closed by now. Unless it has closed one, only those that are new
+    /// are looked at.
+    pub(crate) fn take_left_outputs(
+        &mut self,
+        closed: u64,
+    ) -> Vec<(WorkerId, Option<SavedLeftOutput>)> {
         let mut changes = Vec::new();
+        let new = std::mem::take(&mut self.new_left_outputs);
+        if std::mem::replace(&mut self.closed_pipes, closed) == closed {
+            for id in new {
+                if let Some((output, is_saved)) = self.left_outputs.get_mut(&id)
+                    && let Some(saved) = output.saved()
+                {
+                    changes.push((id, Some(saved.clone())));
+                    *is_saved = true;
+                }
+            }
+            return changes;
+        }
         self.left_outputs.retain(|id, (output, is_saved)| {
             let saved = output.saved();
             let goes_on = saved.is_some();
@@ -185,8 +208,15 @@ impl ProcessTable {
         changes
     }
 
+    /// Nothing is saved: no other master goes on with them.
+    pub(crate) fn forget_left_outputs(&mut self) {
+        self.left_outputs.clear();
+        self.new_left_outputs.clear();
+    }
+
     /// All outputs of workers that have left the table and are still read.
     pub(crate) fn all_left_outputs(&mut self) -> Vec<(WorkerId, SavedLeftOutput)> {
+        self.new_left_outputs.clear();
         self.left_outputs.retain(|_, (output, is_saved)| {
             *is_saved = true;
             output.saved().is_some()
