@@ -266,6 +266,25 @@ impl View<'_> {
         self.engine.limits_starts()
     }
 
+    /// The worker that fills a slot, then the one that takes it over once it is ready.
+    pub fn in_slot(&self, pool: PoolId, slot: Slot) -> impl Iterator<Item = WorkerView> + '_ {
+        let pool = self.engine.pools.get(&pool);
+        let slot_state = pool.and_then(|pool| pool.slots.get(slot.0 as usize));
+        let ids = slot_state.map_or([None; 2], |of| [of.current, of.successor]);
+        ids.into_iter().flatten().filter_map(|id| self.worker(id))
+    }
+
+    /// The generation that the empty slots of a pool are filled with. `None`: there is no such pool.
+    pub fn fill_generation(&self, pool: PoolId) -> Option<Generation> {
+        self.engine.pools.get(&pool).map(Pool::fill_generation)
+    }
+
+    /// How many workers of all pools are starting, without runs of oneshots.
+    pub fn starting_count(&self) -> u32 {
+        let pools = self.engine.pools.values();
+        pools.map(|pool| pool.start_load.starting).sum()
+    }
+
     /// The starting workers of all pools, the oldest first, without runs of oneshots.
     pub fn starting(&self) -> Vec<WorkerId> {
         self.engine.booting()

@@ -36,8 +36,7 @@ impl Supervisor {
                 None
             };
             if input == Input::TimerFired {
-                let pools = self.engine.view();
-                let starting = pools.pools().map(|(_, pool)| pool.starting as usize).sum();
+                let starting = self.engine.view().starting_count();
                 self.health.boot_samples.before_deadline(starting);
             }
             let (commands, notices) = self.engine.handle(at, input).split();

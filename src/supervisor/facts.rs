@@ -54,11 +54,7 @@ impl Supervisor {
                     .warn(),
             );
         }
-        let base = self
-            .engine
-            .view()
-            .pool(pool)
-            .map(|view| view.fill_generation);
+        let base = self.engine.view().fill_generation(pool);
         let same = base.is_some_and(|base| {
             base != generation && self.lookup().same_files(pool, base, generation)
         });
@@ -79,8 +75,7 @@ impl Supervisor {
         let Some(base) = self
             .engine
             .view()
-            .pool(pool)
-            .map(|view| view.fill_generation)
+            .fill_generation(pool)
             .filter(|base| *base != generation)
         else {
             return;

@@ -149,7 +149,7 @@ impl Supervisor {
             Some(Suspect {
                 pool,
                 slots: self.pools.policy(pool)?.count,
-                generation: view.pool(pool)?.fill_generation,
+                generation: view.fill_generation(pool)?,
             })
         };
         let suspects: Vec<Suspect> = self.pools.iter().filter_map(suspect).collect();

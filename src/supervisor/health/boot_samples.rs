@@ -40,7 +40,7 @@ pub(crate) struct BootSamples {
     /// When the sample that is being taken was requested.
     sampling_since: Option<Time>,
     /// How many workers were starting when the engine was told last that a deadline has come.
-    starting_before: usize,
+    starting_before: u32,
 }
 
 impl BootSamples {
@@ -130,7 +130,7 @@ impl BootSamples {
     }
 
     /// The engine is about to be told that a deadline has come, while so many workers start: it may end some of them.
-    pub(crate) fn before_deadline(&mut self, starting: usize) {
+    pub(crate) fn before_deadline(&mut self, starting: u32) {
         self.starting_before = starting;
     }
 
@@ -144,8 +144,7 @@ impl BootSamples {
     ) -> Option<String> {
         let starting = self.starting_before;
         // It has used CPU time, so it has not just waited for something else.
-        let crowded =
-            starting > processors as usize && computed.as_secs_f64() * 10.0 >= lived.as_secs_f64();
+        let crowded = starting > processors && computed.as_secs_f64() * 10.0 >= lived.as_secs_f64();
         crowded.then(|| {
             format!(
                 "{starting} were booting at once on {}",

@@ -142,12 +142,12 @@ impl Supervisor {
     /// Whether the worker that has taken the slot of this one counts as ready because of its age alone.
     fn successor_is_ready_by_age(&self, worker: WorkerId) -> bool {
         let view = self.engine.view();
-        let old = view.worker(worker).map(|old| (old.pool, old.slot));
-        old.and_then(|of| {
-            view.workers()
-                .find(|next| (next.pool, next.slot) == of && is_up(next.state))
-        })
-        .is_some_and(|next| next.by_age)
+        view.worker(worker)
+            .and_then(|old| {
+                let mut next = view.in_slot(old.pool, old.slot);
+                next.find(|next| is_up(next.state))
+            })
+            .is_some_and(|next| next.by_age)
     }
 
     /// Names the processes that are killed: their work is cut short, and this line says which.
