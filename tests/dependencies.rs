@@ -47,6 +47,7 @@ fn workspace_with(manifest: &str, dependency: &str) -> tempfile::TempDir {
     }
     for name in [
         "Cargo.toml",
+        "bench/engine/Cargo.toml",
         "src/core/Cargo.toml",
         "src/console/Cargo.toml",
     ] {
@@ -60,7 +61,12 @@ fn workspace_with(manifest: &str, dependency: &str) -> tempfile::TempDir {
         });
     }
     // It refuses a package without them, and reads none.
-    for name in ["src/lib.rs", "src/core/lib.rs", "tests/process_tree.rs"] {
+    for name in [
+        "bench/engine/engine.rs",
+        "src/lib.rs",
+        "src/core/lib.rs",
+        "tests/process_tree.rs",
+    ] {
         let file = dir.path().join(name);
         fs::create_dir_all(file.parent().expect("a parent")).expect("a directory");
         fs::write(file, "").expect(name);
@@ -79,7 +85,7 @@ fn the_workspace_passes() {
 }
 
 #[test]
-fn the_master_takes_nothing_of_the_console() {
+fn the_master_takes_nothing_of_the_console_and_the_benchmark() {
     for (manifest, name, dependency) in [
         (
             "Cargo.toml",
@@ -105,6 +111,11 @@ fn the_master_takes_nothing_of_the_console() {
             "Cargo.toml",
             "ratatui-crossterm",
             r#"ratatui-crossterm = "0.1""#,
+        ),
+        (
+            "Cargo.toml",
+            "criterion",
+            r#"criterion = { version = "0.8", default-features = false }"#,
         ),
     ] {
         let workspace = workspace_with(manifest, dependency);

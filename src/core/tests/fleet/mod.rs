@@ -207,11 +207,11 @@ impl Fleet {
 
     /// Handles all inputs and what follows from them.
     pub(crate) fn settle(&mut self) -> Cost {
-        let (began, before) = (Instant::now(), self.steps);
+        let (began, before) = (Instant::now(), self.steps());
         while self.step() {}
         Cost {
             took: began.elapsed(),
-            inputs: self.steps - before,
+            inputs: self.steps() - before,
         }
     }
 
@@ -220,13 +220,13 @@ impl Fleet {
         let inputs: Vec<Input> = inputs.into_iter().collect();
         let count = inputs.len();
         self.inputs = inputs.into();
-        let (began, before) = (Instant::now(), self.steps);
+        let (began, before) = (Instant::now(), self.steps());
         for _ in 0..count {
             self.step();
         }
         let took = began.elapsed();
         self.inputs.clear();
-        let inputs = self.steps - before;
+        let inputs = self.steps() - before;
         Cost { took, inputs }
     }
 
