@@ -37,6 +37,7 @@ def life(trial, settle, idle):
     time.sleep(settle)
     figures[f"memory.{n}"] = trial.memory() / 1024
     if n == 100 and idle:
+        time.sleep(2)  # it comes to rest
         before = trial.spent()
         time.sleep(idle)
         after = trial.spent()

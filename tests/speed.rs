@@ -23,7 +23,7 @@ fn results() -> Option<&'static (Value, String)> {
     static RESULTS: OnceLock<Option<(Value, String)>> = OnceLock::new();
     RESULTS
         .get_or_init(|| {
-            if !need::root() || !need::program("cc") || !need::program("python3") {
+            if !need::program("cc") || !need::program("python3") || !may_have_priority() {
                 return None;
             }
             let _alone = alone();
@@ -40,6 +40,17 @@ fn results() -> Option<&'static (Value, String)> {
             Some((serde_json::from_str(&text).expect("JSON"), run.out))
         })
         .as_ref()
+}
+
+/// The scheduling class of the run needs CAP_SYS_NICE (sched(7)).
+fn may_have_priority() -> bool {
+    let works = || {
+        Command::new("chrt")
+            .args(["-r", "1", "true"])
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    need::program("chrt") && need("permission for SCHED_RR", works())
 }
 
 fn directory() -> tempfile::TempDir {
@@ -85,7 +96,7 @@ fn a_lost_figure_is_named() {
         return;
     };
     let figures = figures();
-    assert!(figures.len() >= 20, "{figures:?}");
+    assert!(figures.len() >= 19, "{figures:?}");
     for figure in figures {
         let more_is_better =
             ["log.lines", "log.blocks"].contains(&&*figure) || figure.starts_with("fewest");
@@ -96,7 +107,7 @@ fn a_lost_figure_is_named() {
         for row in rows.iter_mut().filter(|row| of_rotad(row)) {
             let value = row["value"].as_f64().expect("a number");
             let factor = if more_is_better { 0.01 } else { 100.0 };
-            row["value"] = ((value + if more_is_better { 0.0 } else { 0.01 }) * factor).into();
+            row["value"] = (value * factor).into();
         }
         let rows = without["results"].as_array_mut().expect("results");
         rows.retain(|row| !of_rotad(row));
