@@ -79,5 +79,7 @@ def table(data):
         cells = [cell(results, figure, master) for master in masters]
         lines.append(f"| {what.format(n=n)}{', ' + unit if unit else ''} | " + " | ".join(cells) + " |")
     notes = [f"{row['master']}, {row['setting']}: {row['why']}" for row in data["failed"]]
-    notes += [f"{name}: {why}" for name, why in {**data["notes"], **data["missing"]}.items() if why]
+    notes += [f"{name}: a binary of {size / 2 ** 20:.1f} MiB" for name, size in data["bytes"].items()]
+    notes += [f"left out: {what}: {why}" for what, why in data["missing"].items()]
+    notes += [f"{name}: {how}" for name, how in data["notes"].items() if how]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)]).rstrip() + "\n"
