@@ -14,6 +14,8 @@ const MAX_PROCESSES: usize = 4096;
 const MAX_THREADS: usize = 1024;
 /// Most bytes of a file that are read.
 const MAX_BYTES: u64 = 1 << 20;
+/// Most files are shorter, and are read by two calls then. From an empty buffer it would be five, each a little longer.
+const USUAL_BYTES: usize = 1 << 10;
 /// Flags in field 9 of /proc/PID/stat (include/linux/sched.h).
 const PF_EXITING: u32 = 0x4;
 const PF_FORKNOEXEC: u32 = 0x40;
@@ -137,7 +139,7 @@ pub fn read(path: impl AsRef<Path>) -> io::Result<String> {
 /// # Errors
 /// As [`read`].
 pub fn read_bytes(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
     File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
