@@ -341,11 +341,21 @@ pub fn uid(pid: i32) -> Option<u32> {
         .ok()
 }
 
-/// Clock ticks as a duration (sysconf(3), _SC_CLK_TCK: 100 a second on Linux).
-pub fn ticks(count: u64) -> Duration {
+/// [`Stat::start_time`] of a process that was created so many nanoseconds after boot (CLOCK_BOOTTIME).
+pub fn start_time(since_boot_ns: u64) -> u64 {
+    since_boot_ns / (1_000_000_000 / hertz())
+}
+
+/// Clock ticks a second (sysconf(3), _SC_CLK_TCK): 100 on Linux.
+fn hertz() -> u64 {
     let hertz = sysconf(SysconfVar::CLK_TCK).ok().flatten();
     let hertz = hertz.and_then(|hertz| u64::try_from(hertz).ok());
-    let hertz = hertz.filter(|hertz| *hertz > 0).unwrap_or(100);
+    hertz.filter(|hertz| *hertz > 0).unwrap_or(100)
+}
+
+/// Clock ticks as a duration.
+pub fn ticks(count: u64) -> Duration {
+    let hertz = hertz();
     Duration::from_nanos((count % hertz) * 1_000_000_000 / hertz)
         + Duration::from_secs(count / hertz)
 }

@@ -7,10 +7,10 @@ use super::{
     Resolved, SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild, SpawnerConfig,
     environment, shim,
 };
-use crate::process::procfs::Stat;
+use crate::process::procfs::{self, Stat};
 use crate::process::tree::TAG;
 use crate::sys::clone::{ExecFailure, Stack};
-use crate::sys::exec::{self, ExecSpec};
+use crate::sys::exec::{self, ExecSpec, Launched};
 use crate::sys::process::Process;
 use nix::libc;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -22,6 +22,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+/// The kernel reads its clock as we do, but not by the same code (vdso(7)): this much more is allowed than they can differ.
+const CLOCK_ERROR_NS: u64 = 1000;
+
 /// What a spawner thread needs for each spawn, created once.
 #[derive(Debug)]
 pub(super) struct Tools {
@@ -30,6 +33,9 @@ pub(super) struct Tools {
     reserved: ReservedFds,
     original_nofile: (u64, u64),
     shim: PathBuf,
+    /// Whether the start time in /proc is that of the clock, as on Linux but not on everything that looks like it. None: not
+    /// compared yet.
+    start_time_by_clock: Option<bool>,
 }
 
 impl Tools {
@@ -41,12 +47,30 @@ impl Tools {
             null,
             original_nofile: config.original_nofile,
             shim: config.shim.clone(),
+            start_time_by_clock: None,
         })
+    }
+
+    /// [`SpawnedChild::start_time`] of a child that was created between these times. To read it in /proc costs as much as
+    /// the clone: so that is done until it is known to be the same, and where a clock tick lies between.
+    fn start_time(&mut self, pid: i32, created: (u64, u64)) -> u64 {
+        let by_clock = start_tick(created);
+        if let (Some(start_time), Some(true)) = (by_clock, self.start_time_by_clock) {
+            return start_time;
+        }
+        let Ok(Stat { start_time, .. }) = Stat::of(pid) else {
+            return 0;
+        };
+        if by_clock.is_some() && self.start_time_by_clock.is_none() {
+            self.start_time_by_clock = Some(by_clock == Some(start_time));
+        }
+        start_time
     }
 }
 
-/// A child, and the pipe that brings its exec status if that is not known yet.
-type Spawned = (Process, Option<OwnedFd>);
+/// A child, its start time ([`SpawnedChild::start_time`]), and the pipe that brings its exec status if that is not known
+/// yet.
+type Spawned = (Process, u64, Option<OwnedFd>);
 
 /// Carries out one request. Blocks as long as the file system does.
 pub(super) fn spawn(request: &SpawnRequest, tools: &mut Tools, state: &ThreadState) -> SpawnResult {
@@ -71,9 +95,9 @@ pub(super) fn spawn(request: &SpawnRequest, tools: &mut Tools, state: &ThreadSta
         second
     });
     match spawned {
-        Ok((process, exec_status)) => {
+        Ok((process, start_time, exec_status)) => {
             let child = SpawnedChild {
-                start_time: Stat::of(process.pid()).map_or(0, |stat| stat.start_time),
+                start_time,
                 process,
                 pinned,
                 repinned,
@@ -143,7 +167,7 @@ fn try_spawn(
         return start(request, launch, &[], tools, state, |failure| {
             explain(failure, found, &limits)
         })
-        .map(|process| (process, None));
+        .map(|(process, start_time)| (process, start_time, None));
     };
     // The shim enters the directory and executes the program unwatched by the spawner: check both now.
     for (stage, path) in [
@@ -194,7 +218,7 @@ fn try_spawn(
     start(request, launch, &extra, tools, state, |failure| {
         SpawnError::diagnose(SpawnStage::of_number(failure.stage), failure.errno, &shim)
     })
-    .map(|process| (process, Some(plan.exec_status)))
+    .map(|(process, start_time)| (process, start_time, Some(plan.exec_status)))
 }
 
 /// Clones, and reads the child's result.
@@ -205,7 +229,7 @@ fn start(
     tools: &mut Tools,
     state: &ThreadState,
     explain: impl FnOnce(ExecFailure) -> SpawnError,
-) -> Result<Process, SpawnError> {
+) -> Result<(Process, u64), SpawnError> {
     let stdin = request
         .stdin
         .as_ref()
@@ -231,16 +255,24 @@ fn start(
     let launched = exec::launch(&launch, &mut tools.stack, &state.progress);
     drop((staged, procs));
     let (pidfd, failure) = state.collect();
-    let pid = launched.map_err(|error| failed(SpawnStage::Fork, &error))?;
+    let Launched { pid, created } = launched.map_err(|error| failed(SpawnStage::Fork, &error))?;
     if let Some(failure) = failure {
         reap(pid);
         return Err(explain(failure));
     }
-    Ok(match pidfd {
+    let process = match pidfd {
         Some(pidfd) => Process::of_child(pid, Some(pidfd)),
         // Free of races: the child is not reaped before it is reported.
         None => Process::open_child(pid),
-    })
+    };
+    Ok((process, tools.start_time(pid, created)))
+}
+
+/// The start time that /proc/PID/stat shows of a process which was created between these times. None: a clock tick lies
+/// between them.
+fn start_tick((after, before): (u64, u64)) -> Option<u64> {
+    let first = procfs::start_time(after.saturating_sub(CLOCK_ERROR_NS));
+    (first == procfs::start_time(before + CLOCK_ERROR_NS)).then_some(first)
 }
 
 /// Waits until a child that is about to exit has exited, and reaps it.

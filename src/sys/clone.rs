@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 /// A child uses a few hundred bytes of its stack; the rest is for libc's wrappers.
 const STACK_BYTES: usize = 64 * 1024;
@@ -75,6 +75,19 @@ pub struct ExecProgress {
     detail: AtomicU32,
     pid: AtomicI32,
     pidfd: AtomicI32,
+    began_ns: AtomicU64,
+}
+
+/// Nanoseconds since boot, with those of a suspended machine (clock_gettime(2), CLOCK_BOOTTIME), which is
+/// async-signal-safe. 0: the kernel refuses, which it does not.
+pub(super) fn since_boot() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel writes `now` and reads nothing.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// The failure that a child stored before it exited.
@@ -96,6 +109,7 @@ impl Default for ExecProgress {
             detail: AtomicU32::new(0),
             pid: AtomicI32::new(0),
             pidfd: AtomicI32::new(-1),
+            began_ns: AtomicU64::new(0),
         }
     }
 }
@@ -111,9 +125,15 @@ impl ExecProgress {
         self.stage.load(Ordering::Relaxed)
     }
 
-    /// Called first by the child: its pid, for other threads on kernels without CLONE_PIDFD.
-    pub(super) fn set_pid(&self, pid: i32) {
+    /// Called first by the child: the time, and its pid, for other threads on kernels without CLONE_PIDFD.
+    pub(super) fn begin(&self, pid: i32) {
+        self.began_ns.store(since_boot(), Ordering::Relaxed);
         self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// When the last child began to run, in nanoseconds of [`since_boot`].
+    pub(super) fn began(&self) -> u64 {
+        self.began_ns.load(Ordering::Relaxed)
     }
 
     pub(super) fn fail(&self, errno: i32, detail: u32) {

@@ -3,7 +3,7 @@
 //! Everything is prepared before, so that the child only makes system calls: it shares our memory, and another thread
 //! may hold any lock, including the allocator's.
 
-use super::clone::{ExecFailure, ExecProgress, Stack, vfork};
+use super::clone::{ExecFailure, ExecProgress, Stack, since_boot, vfork};
 use super::{child_setup, fds};
 use nix::libc;
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
@@ -86,14 +86,23 @@ struct ExecArgs<'a> {
     progress: &'a ExecProgress,
 }
 
+/// A child that was started, and has to be reaped.
+#[derive(Clone, Copy, Debug)]
+pub struct Launched {
+    /// Its pid.
+    pub pid: i32,
+    /// The kernel has created it between these two times, in nanoseconds since boot (CLOCK_BOOTTIME).
+    pub created: (u64, u64),
+}
+
 /// Starts the program in a new session, with all signals at their default and none blocked, and sleeps until it runs or
-/// has failed. Returns the pid of the child, which has to be reaped in either case.
+/// has failed.
 ///
 /// All signals must be blocked in the calling thread: a handler must not run in the child.
 ///
 /// # Errors
 /// Those of clone(2): EAGAIN, ENOMEM, EMFILE; then there is no child. The failure of a child is in `progress`.
-pub fn launch(spec: &ExecSpec, stack: &mut Stack, progress: &ExecProgress) -> io::Result<i32> {
+pub fn launch(spec: &ExecSpec, stack: &mut Stack, progress: &ExecProgress) -> io::Result<Launched> {
     debug_assert!(
         spec.descriptors
             .iter()
@@ -118,8 +127,13 @@ pub fn launch(spec: &ExecSpec, stack: &mut Stack, progress: &ExecProgress) -> io
             .insert(last, line.as_mut_ptr().cast_const().cast());
         args.own_pid.push((name, line));
     }
+    let before = since_boot();
     // SAFETY: `child` makes system calls only and never returns; `args` and all that it points to outlive the call.
-    unsafe { vfork(stack, child, (&raw mut args).cast(), shares_table, progress) }
+    let pid = unsafe { vfork(stack, child, (&raw mut args).cast(), shares_table, progress) }?;
+    Ok(Launched {
+        pid,
+        created: (before, progress.began()),
+    })
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
@@ -135,7 +149,7 @@ extern "C" fn child(args: *mut c_void) -> c_int {
     let args = unsafe { &mut *args.cast::<ExecArgs<'_>>() };
     // SAFETY: no memory is passed.
     let pid = unsafe { libc::syscall(libc::SYS_getpid) } as i32;
-    args.progress.set_pid(pid);
+    args.progress.begin(pid);
     args.spec.pid.store(pid, Ordering::Relaxed);
     if let Err(ExecFailure { errno, detail, .. }) =
         prepare(args.spec, args.shares_table, args.progress)
@@ -169,7 +183,8 @@ fn prepare(
         progress.enter(step::CGROUP);
         fds::write_zero(procs);
     }
-    // Before the other stages: if one of them hangs, the child holds no descriptors but its own.
+    // Before the other stages: if one of them hangs, the child holds no descriptors but its own, in particular none of a
+    // child that another thread spawns at the same time.
     progress.enter(step::DESCRIPTORS);
     let end = spec
         .descriptors
@@ -182,7 +197,7 @@ fn prepare(
     for (to, &from) in spec.descriptors.iter().enumerate() {
         at(step::DESCRIPTORS, to, fds::move_fd(from, to as RawFd))?;
     }
-    fds::close_on_exec_from(spec.descriptors.len() as RawFd);
+    fds::close_from(spec.descriptors.len() as RawFd);
     progress.enter(step::SESSION);
     // SAFETY: no memory is passed. It cannot fail: a new child leads no group.
     unsafe { libc::syscall(libc::SYS_setsid) };

@@ -38,10 +38,10 @@ pub(super) fn unshare(end: c_int) -> Result<(), i32> {
     }
 }
 
-/// Marks every descriptor from `first` upward close-on-exec: ours are created so, but a library may have opened one
-/// without it. Has no effect before Linux 5.11.
-pub(super) fn close_on_exec_from(first: c_int) {
-    range(first, c_long::from(libc::CLOSE_RANGE_CLOEXEC));
+/// Closes every descriptor from `first` upward: ours would be closed by exec, but a library may have opened one without
+/// O_CLOEXEC. Has no effect before Linux 5.9.
+pub(super) fn close_from(first: c_int) {
+    range(first, 0);
 }
 
 /// Duplicates `from` as `to`, which survives exec. The two must differ.
