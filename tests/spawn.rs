@@ -23,8 +23,8 @@ use std::sync::Arc;
 /// Runs a program that says "here" and then waits to be looked at.
 fn stay(request: &mut SpawnRequest) -> (SpawnedChild, impl Sized + use<>) {
     let mut heard = BufReader::new(listen_to(request));
-    let spawner = spawner();
-    let result = spawn(&spawner, request.clone());
+    let mut spawner = spawner();
+    let result = spawn(&mut spawner, request.clone());
     request.stdout = null();
     let child = if request.account.is_some() {
         let (child, verdict) = exec_result(result);
@@ -212,7 +212,7 @@ fn gives_up_the_rights_of_the_master() {
     let mut request = sample(&directory);
     request.account = Some(nobody());
     if !is_root() {
-        let (child, verdict) = exec_result(spawn(&spawner(), request));
+        let (child, verdict) = exec_result(spawn(&mut spawner(), request));
         reap(&child);
         // Not checked without root: that a worker with a user begins as that user.
         assert_eq!(
@@ -251,7 +251,7 @@ fn a_worker_may_have_the_masters_own_user() {
         groups,
         ..nobody()
     });
-    let (child, verdict) = exec_result(spawn(&spawner(), request));
+    let (child, verdict) = exec_result(spawn(&mut spawner(), request));
     assert_eq!(verdict, Ok(()));
     reap(&child);
 }
@@ -261,7 +261,7 @@ fn leaves_no_descriptor_behind() {
     if !alone("leaves_no_descriptor_behind", &["env"]) {
         return;
     }
-    let spawner = spawner();
+    let mut spawner = spawner();
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let mut before = 0;
     for round in 0..=200 {
@@ -274,7 +274,7 @@ fn leaves_no_descriptor_behind() {
             Path::new("/"),
         );
         request.account = (round % 7 == 0).then(nobody);
-        match spawn(&spawner, request) {
+        match spawn(&mut spawner, request) {
             rotad::process::SpawnResult::Failed { .. } => {}
             rotad::process::SpawnResult::Started { child, .. } => reap(&child),
             rotad::process::SpawnResult::ExecPending { child, .. } => reap(&child),
@@ -284,6 +284,47 @@ fn leaves_no_descriptor_behind() {
         }
     }
     assert_eq!(open(), before);
+}
+
+/// They are computed, for all but the first child of a thread and those during which a clock tick passes.
+#[test]
+fn start_times_are_those_of_proc() {
+    let mut spawner = spawner();
+    // More than the threads are needed for, so that two of them spawn at a time.
+    for _ in 0..20 {
+        for _ in 0..10 {
+            spawner.request(request(&["sleep", "60"], Path::new("/")));
+        }
+        for _ in 0..10 {
+            let child = started(next_result(&spawner));
+            let pid = child.process.pid();
+            assert_eq!(stat(pid)[19], child.start_time.to_string());
+            child.process.signal(Signal::SIGKILL as i32).unwrap();
+            reap(&child);
+        }
+    }
+    assert_eq!(spawner.threads().len(), 2);
+}
+
+/// A child that hangs holds nothing of one that is spawned beside it.
+#[test]
+fn a_child_has_no_descriptor_of_another_one() {
+    let mut spawner = spawner();
+    let mut ends = Vec::new();
+    for _ in 0..200 {
+        let mut request = request(&["true"], Path::new("/"));
+        ends.push(listen_to(&mut request));
+        spawner.request(request);
+    }
+    let mut children = Vec::new();
+    for _ in 0..200 {
+        children.push(started(next_result(&spawner)));
+    }
+    for end in ends {
+        // Its own writer has ended: another one would be waited for.
+        assert_eq!(everything(end), "");
+    }
+    children.iter().for_each(|child| reap(child));
 }
 
 /// A generation stays where it began, until that place is gone.
@@ -301,11 +342,11 @@ fn a_moved_link_is_not_followed() {
         .unwrap();
     }
     std::os::unix::fs::symlink("one", &link).unwrap();
-    let spawner = spawner();
+    let mut spawner = spawner();
     let mut request = request(&["./app", "-P"], &link);
     let mut run = || {
         let heard = listen_to(&mut request);
-        let child = started(spawn(&spawner, request.clone()));
+        let child = started(spawn(&mut spawner, request.clone()));
         request.stdout = null();
         reap(&child);
         (PathBuf::from(everything(heard).trim_end()), child)

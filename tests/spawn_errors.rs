@@ -38,7 +38,7 @@ fn every_spawn_error_is_explained() {
     write(&root.join("orphan"), b"#!/no/such/interpreter -x\n", 0o755);
     write(&root.join("foreign"), b"#!/bin/sh\r\necho\r\n", 0o755);
     fs::create_dir(root.join("folder")).unwrap();
-    let spawner = spawner();
+    let mut spawner = spawner();
     for (program, words) in [
         (
             "no-such-program-anywhere",
@@ -67,15 +67,21 @@ fn every_spawn_error_is_explained() {
             ),
         ),
     ] {
-        assert_eq!(error(spawn(&spawner, request(&[program], &root))), words);
+        assert_eq!(
+            error(spawn(&mut spawner, request(&[program], &root))),
+            words
+        );
     }
     assert_eq!(
-        error(spawn(&spawner, request(&["true"], Path::new("/no/dir")))),
+        error(spawn(
+            &mut spawner,
+            request(&["true"], Path::new("/no/dir"))
+        )),
         "no such directory: /no/dir"
     );
     let file = at("plain");
     assert_eq!(
-        error(spawn(&spawner, request(&["true"], Path::new(&file)))),
+        error(spawn(&mut spawner, request(&["true"], Path::new(&file)))),
         format!("not a directory: {file}")
     );
     let mut greedy = request(&["true"], &root);
@@ -86,18 +92,18 @@ fn every_spawn_error_is_explained() {
         hard: 1,
     }];
     assert_eq!(
-        error(spawn(&spawner, greedy)),
+        error(spawn(&mut spawner, greedy)),
         "setting limit core: Invalid argument"
     );
     let mut broken = request(&["true", "a\0b"], &root);
     assert_eq!(
-        error(spawn(&spawner, broken.clone())),
+        error(spawn(&mut spawner, broken.clone())),
         "preparing its command: Invalid argument"
     );
     broken.argv.pop();
     broken.env.push(("X".into(), "a\0b".into()));
     assert_eq!(
-        error(spawn(&spawner, broken)),
+        error(spawn(&mut spawner, broken)),
         "preparing its environment: Invalid argument"
     );
 }
@@ -108,11 +114,14 @@ fn a_program_open_for_writing_is_reported_as_busy() {
     let program = dir.path().canonicalize().unwrap().join("app");
     fs::copy(Path::new("/bin/true").canonicalize().unwrap(), &program).unwrap();
     let writer = File::options().append(true).open(&program).unwrap();
-    let spawner = spawner();
-    let words = error(spawn(&spawner, request(&["./app"], dir.path())));
+    let mut spawner = spawner();
+    let words = error(spawn(&mut spawner, request(&["./app"], dir.path())));
     assert_eq!(words, format!("text file busy: {}", program.display()));
     drop(writer);
-    reap(&started(spawn(&spawner, request(&["./app"], dir.path()))));
+    reap(&started(spawn(
+        &mut spawner,
+        request(&["./app"], dir.path()),
+    )));
 }
 
 #[test]
@@ -132,7 +141,7 @@ fn errors_are_those_of_the_workers_user() {
     write(&python, b"#!/bin/sh\n", 0o755);
     let script = format!("#!{} -u\n", python.display());
     write(&root.join("lent"), script.as_bytes(), 0o755);
-    let spawner = spawner();
+    let mut spawner = spawner();
     let account = Account {
         name: "nobody".into(),
         uid: 65_534,
@@ -173,14 +182,14 @@ fn errors_are_those_of_the_workers_user() {
     ] {
         let mut request = request(&[program], &root.join(directory));
         request.account = Some(account.clone());
-        let (child, verdict) = exec_result(spawn(&spawner, request));
+        let (child, verdict) = exec_result(spawn(&mut spawner, request));
         assert_eq!(verdict.unwrap_err().to_string(), words);
         reap(&child);
     }
     let mut request = request(&["./missing"], &root);
     request.account = Some(account);
     assert_eq!(
-        error(spawn(&spawner, request)),
+        error(spawn(&mut spawner, request)),
         "no such program: ./missing"
     );
 }
@@ -190,14 +199,14 @@ fn spawning_without_descriptors_fails_cleanly() {
     if !alone("spawning_without_descriptors_fails_cleanly", &["env"]) {
         return;
     }
-    let spawner = spawner();
+    let mut spawner = spawner();
     let request = request(&["true"], Path::new("/"));
-    reap(&started(spawn(&spawner, request.clone())));
+    reap(&started(spawn(&mut spawner, request.clone())));
     setrlimit(Resource::RLIMIT_NOFILE, 3, 4096).unwrap();
-    let words = error(spawn(&spawner, request.clone()));
+    let words = error(spawn(&mut spawner, request.clone()));
     setrlimit(Resource::RLIMIT_NOFILE, 1024, 4096).unwrap();
     assert_eq!(words, "too many open files");
-    reap(&started(spawn(&spawner, request)));
+    reap(&started(spawn(&mut spawner, request)));
 }
 
 #[test]
@@ -232,13 +241,13 @@ fn a_refused_fork_is_reported() {
     ) {
         return;
     }
-    let spawner = spawner();
+    let mut spawner = spawner();
     let request = request(&["true"], Path::new("/"));
     assert_eq!(
-        error(spawn(&spawner, request.clone())),
+        error(spawn(&mut spawner, request.clone())),
         "fork refused: Resource temporarily unavailable (limit of processes or of the cgroup)"
     );
-    reap(&started(spawn(&spawner, request)));
+    reap(&started(spawn(&mut spawner, request)));
 }
 
 /// Lets the spawner's time pass, without waiting for it, until it says what became of the order.
@@ -264,7 +273,7 @@ fn a_child_that_hangs_is_killed() {
     let root = dir.path().canonicalize().unwrap();
     let mut spawner = spawner();
     let request = request(&["true"], &root);
-    reap(&started(spawn(&spawner, request.clone())));
+    reap(&started(spawn(&mut spawner, request.clone())));
     assert_eq!(spawner.deadline(), None);
     let Some(mount) = DeadMount::over(&root) else {
         // Not checked: births that hang.
@@ -281,11 +290,11 @@ fn a_child_that_hangs_is_killed() {
     }
     assert_eq!((spawner.outstanding(), spawner.deadline()), (0, None));
     reap(&started(spawn(
-        &spawner,
+        &mut spawner,
         spawn_harness::request(&["true"], Path::new("/")),
     )));
     drop(mount);
-    reap(&started(spawn(&spawner, request)));
+    reap(&started(spawn(&mut spawner, request)));
 }
 
 #[test]
@@ -319,9 +328,9 @@ fn a_thread_that_hangs_is_abandoned() {
         assert_eq!(error(result), expected, "round {round}");
         if round == 0 {
             // The same pool once more costs no second thread, and nobody else waits.
-            assert_eq!(error(spawn(&spawner, request)), words);
+            assert_eq!(error(spawn(&mut spawner, request)), words);
             reap(&started(spawn(
-                &spawner,
+                &mut spawner,
                 spawn_harness::request(&["true"], Path::new("/")),
             )));
         }
@@ -335,7 +344,7 @@ fn a_thread_that_hangs_is_abandoned() {
             "/".into(),
             Some("/usr/bin:/bin".into()),
         ));
-        reap(&started(spawn(&spawner, request)));
+        reap(&started(spawn(&mut spawner, request)));
     }
     assert!(!spawner.has_result());
     assert_eq!(spawner.deadline(), None, "nothing is outstanding");
@@ -345,11 +354,11 @@ fn a_thread_that_hangs_is_abandoned() {
 #[test]
 fn a_worker_runs_without_a_cgroup_that_it_cannot_join() {
     let dir = tempfile::tempdir().unwrap();
-    let spawner = spawner();
+    let mut spawner = spawner();
     // Not there; not to be written to.
     for procs in [dir.path().join("cgroup.procs"), "/dev/full".into()] {
         let mut request = request(&["true"], dir.path());
         request.cgroup = Some(procs);
-        reap(&started(spawn(&spawner, request)));
+        reap(&started(spawn(&mut spawner, request)));
     }
 }

@@ -228,7 +228,7 @@ impl ProbeLoop {
         }
     }
 
-    fn spawner(&mut self) -> std::io::Result<&Spawner> {
+    fn spawner(&mut self) -> std::io::Result<&mut Spawner> {
         let spawner = match self.spawner.take() {
             Some(spawner) => spawner,
             None => Spawner::start(self.config.clone(), self.spawn_results.0.clone())?,

@@ -1,8 +1,8 @@
 //! Spawning of workers: from a [`SpawnRequest`] to a running program, or to the reason why there is none. The
 //! supervisor and the command probes are the callers.
 //!
-//! The [`Spawner`]'s thread carries the requests out one by one, since a spawn may block: a working directory on a dead
-//! mount, a program that is being paged in. Why it is done this way: `docs/decisions/0001-birth-of-a-worker.md`. `tree`
+//! The [`Spawner`]'s threads carry the requests out, since a spawn may block: a working directory on a dead mount, a
+//! program that is being paged in. Why it is done this way: `docs/decisions/0001-birth-of-a-worker.md`. `tree`
 //! and `orphan_scanner` find and end the descendants of workers; `cgroup`, `procfs`, `rss_sampler`, `cpu_sampler`
 //! and `usage` read what the kernel tells of them.
 

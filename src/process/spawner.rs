@@ -1,7 +1,10 @@
-//! The spawner: a thread from which workers are spawned, and what happens when it hangs.
+//! The spawner: the threads from which workers are spawned, and what happens when one hangs.
 //!
-//! Workers are children of this thread. Orphans, which the kernel hands to the master as the subreaper, become children
-//! of its main thread: /proc/PID/task/TID/children tells the two apart. So the thread never ends, and one that was
+//! There are two when there is enough to do. A child in its new session waits for a processor if others want one (with
+//! sched(7)'s autogroups, for milliseconds), and its thread waits for it: the other one spawns the next child meanwhile.
+//!
+//! Workers are children of these threads. Orphans, which the kernel hands to the master as the subreaper, become children
+//! of its main thread: /proc/PID/task/TID/children tells the two apart. So the threads never end, and one that was
 //! abandoned and returns takes requests again.
 
 use super::spawn::{Tools, spawn};
@@ -17,8 +20,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many threads may hang before requests fail immediately.
-const MAX_ABANDONED: usize = 8;
+/// How many threads take requests, unless one that was abandoned returns.
+const THREADS: usize = 2;
+/// When so many threads hang, requests fail immediately.
+const MAX_THREADS: usize = 9;
 /// Stack size in bytes: it resolves programs and paths, and writes what a child needs.
 const STACK: usize = 2 << 20;
 /// When the kernel refused a thread, it is asked again after this.
@@ -35,7 +40,7 @@ pub struct SpawnerConfig {
     pub shim: PathBuf,
 }
 
-/// Spawns workers one at a time without blocking its owner.
+/// Spawns workers without blocking its owner.
 #[derive(Debug)]
 pub struct Spawner {
     requests: Sender<QueuedRequest>,
@@ -82,8 +87,9 @@ impl Spawner {
     }
 
     /// Queues a request. Never blocks. Exactly one result follows, provided that [`Spawner::check`] is called when due.
-    pub fn request(&self, request: SpawnRequest) {
+    pub fn request(&mut self, request: SpawnRequest) {
         self.open.fetch_add(1, Ordering::Relaxed);
+        self.add_thread();
         // Cannot fail: `shared` keeps a receiver.
         self.requests
             .send(QueuedRequest {
@@ -91,6 +97,7 @@ impl Spawner {
                 request,
             })
             .ok();
+        self.fail_if_stuck();
     }
 
     /// The ids of the threads whose children the workers are.
@@ -146,23 +153,32 @@ impl Spawner {
                 self.shared.report(failed(worker, error));
             }
         }
-        if self
-            .threads
-            .iter()
-            .any(|state| state.status() != ThreadStatus::Abandoned)
-        {
-            return;
-        }
-        if self.threads.len() <= MAX_ABANDONED {
-            // If the kernel refuses a thread, the requests wait and the next check tries again.
-            self.start_thread().ok();
+        self.add_thread();
+        self.fail_if_stuck();
+    }
+
+    /// Fails what is queued if all threads hang.
+    fn fail_if_stuck(&self) {
+        if self.live() > 0 || self.threads.len() < MAX_THREADS {
             return;
         }
         for QueuedRequest { request, .. } in self.shared.requests.try_iter() {
-            self.shared.report(failed(
-                request.worker,
-                SpawnError::hung(SpawnStage::Queue, ""),
-            ));
+            let error = SpawnError::hung(SpawnStage::Queue, "");
+            self.shared.report(failed(request.worker, error));
+        }
+    }
+
+    /// The threads that take requests.
+    fn live(&self) -> usize {
+        let abandoned = |state: &&Arc<ThreadState>| state.status() == ThreadStatus::Abandoned;
+        self.threads.len() - self.threads.iter().filter(abandoned).count()
+    }
+
+    /// Starts a thread if there is something to do for it.
+    fn add_thread(&mut self) {
+        if self.live() < THREADS.min(self.outstanding()) && self.threads.len() < MAX_THREADS {
+            // If the kernel refuses, the requests wait for those that there are, and the next check tries again.
+            self.start_thread().ok();
         }
     }
 

@@ -1,8 +1,8 @@
 //! A block of reserved low descriptors in which the next child's descriptors are staged.
 //!
-//! A child copies the descriptor table up to the highest number that it needs. A master of thousands of workers has
-//! tens of thousands open, and those of the next worker are the newest, at the end. With staging, a spawn costs the
-//! same whatever the size of the table.
+//! A child copies the descriptor table up to the highest number that it needs, in steps of 64 (the kernel's
+//! `dup_fd`). A master of thousands of workers has tens of thousands open, and those of the next worker are the newest, at
+//! the end. With staging, a spawn costs the same whatever the size of the table.
 
 use crate::sys::fds;
 use nix::fcntl::OFlag;
@@ -10,8 +10,8 @@ use nix::unistd::dup3;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-/// Above the target numbers of any worker with less than sixty listeners.
-const FLOOR: RawFd = 64;
+/// Above the target numbers of those that fit, and low enough for two threads' blocks below 64.
+const FLOOR: RawFd = 32;
 /// Standard streams, the two of a shim, and eleven listeners.
 const SIZE: usize = 16;
 
@@ -25,6 +25,8 @@ pub(super) struct ReservedFds(Vec<OwnedFd>);
 pub(super) struct StagedFds<'a> {
     numbers: Vec<RawFd>,
     reserved: &'a mut [OwnedFd],
+    /// Which of them are not /dev/null.
+    replaced: Vec<usize>,
     null: &'a OwnedFd,
     /// Copies for this spawn alone, where there are more than the reserved ones.
     lifted: Vec<OwnedFd>,
@@ -57,12 +59,25 @@ impl ReservedFds {
         let mut staged = StagedFds {
             numbers: Vec::new(),
             reserved: &mut self.0[..size],
+            replaced: Vec::new(),
             null,
             lifted: Vec::new(),
         };
-        for (place, source) in staged.reserved.iter_mut().zip(sources) {
-            dup3(source, place, OFlag::O_CLOEXEC)?;
-            staged.numbers.push(place.as_raw_fd());
+        for (index, source) in sources[..size].iter().enumerate() {
+            let source = source.as_raw_fd();
+            let place = &mut staged.reserved[index];
+            let earlier = sources[..index]
+                .iter()
+                .position(|earlier| earlier.as_raw_fd() == source);
+            staged.numbers.push(if let Some(earlier) = earlier {
+                staged.numbers[earlier]
+            } else if source == null.as_raw_fd() {
+                place.as_raw_fd()
+            } else {
+                dup3(sources[index], place, OFlag::O_CLOEXEC)?;
+                staged.replaced.push(index);
+                place.as_raw_fd()
+            });
         }
         let floor = sources.len() as RawFd;
         for source in &sources[size..] {
@@ -87,10 +102,10 @@ impl StagedFds<'_> {
 
 impl Drop for StagedFds<'_> {
     fn drop(&mut self) {
-        for place in self.reserved.iter_mut() {
+        for &index in &self.replaced {
             // Fails only if the limit of open files was set below the reserved numbers: the next spawn replaces it
             // then.
-            dup3(self.null, place, OFlag::O_CLOEXEC).ok();
+            dup3(self.null, &mut self.reserved[index], OFlag::O_CLOEXEC).ok();
         }
     }
 }

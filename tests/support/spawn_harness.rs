@@ -118,7 +118,7 @@ pub fn next_result(spawner: &TestSpawner) -> SpawnResult {
     spawner.result(GIVE_UP).unwrap()
 }
 
-pub fn spawn(spawner: &TestSpawner, request: SpawnRequest) -> SpawnResult {
+pub fn spawn(spawner: &mut TestSpawner, request: SpawnRequest) -> SpawnResult {
     spawner.request(request);
     next_result(spawner)
 }
