@@ -76,6 +76,9 @@ impl Supervisor {
 
     /// The next input of the engine: what it follows from is saved before, and told after that.
     fn next_input(&mut self) -> Option<(Time, Input)> {
+        let context = self.event_loop.context(&self.log, &self.clock);
+        let actions = self.workers.prepare_next(&context, &self.listening);
+        self.perform(actions);
         self.save();
         self.tell_events();
         self.compact(false);

@@ -46,10 +46,7 @@ impl Supervisor {
                     self.engine.request_with(ticket, request);
                 }
             }
-            Action::Spawn { worker, port } => {
-                let context = self.event_loop.context(&self.log, &self.clock);
-                following.extend(self.workers.submit(&context, &self.listening, worker, port));
-            }
+            Action::Spawn { worker, port } => self.workers.submit(worker, port),
             Action::FailSpawn { worker, error } => {
                 let context = self.event_loop.context(&self.log, &self.clock);
                 following.extend(self.workers.fail_spawn(&context, worker, error));

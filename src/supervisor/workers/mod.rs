@@ -37,7 +37,7 @@ use exit_report::ExitReports;
 use process_table::ProcessTable;
 use rotad_core::{PoolId, Time, WorkerId};
 use spawn_spec::SpawnSpecs;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -51,6 +51,8 @@ pub(crate) struct Workers {
     pub(crate) journal: Journal,
     pub(crate) null: Arc<OwnedFd>,
     spawner: Spawner,
+    /// Those that are to be spawned, in order.
+    to_spawn: VecDeque<WorkerId>,
     /// What the spawner gets once the workers are saved.
     prepared: Vec<SpawnRequest>,
     cgroups: WorkerCgroups,
@@ -95,6 +97,7 @@ impl Workers {
             journal,
             null,
             spawner,
+            to_spawn: VecDeque::new(),
             prepared: Vec::new(),
             cgroups,
             trees: Trees::default(),

@@ -1,7 +1,7 @@
 //! From the engine's `Spawn` to a running program, or to the reason why there is none.
 //!
-//! Order: [`Workers::add`], then [`Workers::submit`] once the worker has its port, [`Workers::spawn_prepared`] once it is
-//! saved, then [`Workers::on_spawn_result`] exactly once. Where the program still has to be executed, [`Workers::on_exec_status`] tells whether it was.
+//! Order: [`Workers::add`], then [`Workers::submit`] once the worker has its port, [`Workers::prepare_next`] once the spawner
+//! has room for it, [`Workers::spawn_prepared`] once it is saved, then [`Workers::on_spawn_result`] exactly once. Where the program still has to be executed, [`Workers::on_exec_status`] tells whether it was.
 
 use crate::event_loop::poller::{Interest, Source};
 use crate::log::WorkerOutput;
@@ -26,6 +26,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// So many spawns are prepared at a time: each has an environment, a pipe and a socket, and the threads of the spawner must not
+/// run out of them.
+const MAX_PREPARED: usize = 16;
 
 impl Workers {
     /// Adds a worker that is to be spawned from `spec`.
@@ -61,21 +65,33 @@ impl Workers {
         self.processes.add(worker, process);
     }
 
-    /// Prepares the request for the spawner. `port`: the one assigned to the worker, if its pool has ports.
-    pub(crate) fn submit(
-        &mut self,
-        context: &LoopContext<'_>,
-        listening: &Listening,
-        worker: WorkerId,
-        port: Option<u16>,
-    ) -> Vec<Action> {
+    /// Queues the worker to be spawned. `port`: the one assigned to it, if its pool has ports.
+    pub(crate) fn submit(&mut self, worker: WorkerId, port: Option<u16>) {
         if let Some(process) = self.processes.get_whole_mut(worker) {
             process.port = port;
         }
-        match self.prepare(context, listening, worker) {
-            Ok(report) => report.into_iter().collect(),
-            Err(error) => self.fail_spawn(context, worker, format!("cannot prepare it: {error}")),
+        self.to_spawn.push_back(worker);
+    }
+
+    /// Prepares as many requests as the spawner has room for.
+    pub(crate) fn prepare_next(
+        &mut self,
+        context: &LoopContext<'_>,
+        listening: &Listening,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        while self.spawner.outstanding() + self.prepared.len() < MAX_PREPARED
+            && let Some(worker) = self.to_spawn.pop_front()
+        {
+            match self.prepare(context, listening, worker) {
+                Ok(report) => actions.extend(report),
+                Err(error) => {
+                    let error = format!("cannot prepare it: {error}");
+                    actions.extend(self.fail_spawn(context, worker, error));
+                }
+            }
         }
+        actions
     }
 
     /// Hands over what was prepared. To be called once the workers are saved: a master that goes on after this one
