@@ -27,6 +27,7 @@ mod heartbeat;
 mod hooks;
 mod listening;
 mod log_hang;
+mod memory_release;
 mod notices;
 mod perform;
 mod pool_registry;
@@ -81,6 +82,7 @@ use heartbeat::Heartbeat;
 use hooks::Hooks;
 use listening::Listening;
 use log_hang::LogHang;
+use memory_release::MemoryRelease;
 use pool_registry::PoolRegistry;
 use report::Report;
 use rotad_core::{Input, Request};
@@ -124,6 +126,7 @@ struct Supervisor {
     upgrade: Tracked<Upgrade>,
     heartbeat: Heartbeat,
     daily_recycling: DailyRecycling,
+    memory_release: MemoryRelease,
 }
 
 /// What the main thread waits for.
@@ -267,6 +270,8 @@ impl Supervisor {
         let mut sources = Vec::new();
         loop {
             let timeout = self.poll_timeout();
+            // The last step before the wait: what runs after it is read again from the program's file.
+            self.memory_release.run(self.clock.now());
             self.event_loop.poller.wait(timeout, &mut sources);
             if let Some(pause) = self.clock.wake(timeout) {
                 self.save_clock();

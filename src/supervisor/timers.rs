@@ -59,13 +59,15 @@ enum Timer {
     Hooks,
     /// The guardian is to see that the loop turns.
     Heartbeat,
+    /// Memory that a start or a rolling restart has used is to be given back.
+    MemoryRelease,
     /// What is left at the end is looked at again.
     Shutdown,
 }
 
 /// Those that find out that other parts hang come first; what they report is handed to the engine before its deadlines
 /// count.
-const ALL: [Timer; 23] = [
+const ALL: [Timer; 24] = [
     Timer::Spawner,
     Timer::RuntimeFiles,
     Timer::Clients,
@@ -88,6 +90,7 @@ const ALL: [Timer; 23] = [
     Timer::Upgrade,
     Timer::Hooks,
     Timer::Heartbeat,
+    Timer::MemoryRelease,
     Timer::Shutdown,
 ];
 
@@ -116,6 +119,7 @@ impl Timer {
             | Self::Upgrade
             | Self::Hooks
             | Self::Heartbeat
+            | Self::MemoryRelease
             | Self::Shutdown => false,
         }
     }
@@ -170,6 +174,7 @@ impl Supervisor {
             Timer::Upgrade => self.upgrade.deadline(),
             Timer::Hooks => self.hook_deadline(),
             Timer::Heartbeat => self.heartbeat.deadline(),
+            Timer::MemoryRelease => self.memory_release.deadline(),
             Timer::Shutdown => {
                 let shutdown = self.shutdown.exiting.as_ref()?;
                 Some(shutdown.next_check(self.clock.now()))
@@ -233,8 +238,13 @@ impl Supervisor {
             }
             Timer::Engine => self.engine.push(Input::TimerFired),
             Timer::Upgrade => self.settle_upgrade(),
-            // They only end the wait: each turn of the loop sees to the service manager, the hooks, the guardian and the end.
-            Timer::ServiceManager | Timer::Hooks | Timer::Heartbeat | Timer::Shutdown => {}
+            // They only end the wait: each turn of the loop sees to the service manager, the hooks, the guardian, the memory
+            // and the end.
+            Timer::ServiceManager
+            | Timer::Hooks
+            | Timer::Heartbeat
+            | Timer::MemoryRelease
+            | Timer::Shutdown => {}
         }
     }
 

@@ -1,5 +1,5 @@
 //! Gives memory back to the kernel that a process which mostly sleeps does not need: the guardian is forked from a process
-//! that has read a configuration.
+//! that has read a configuration, and a master that has started its workers waits for one of them to end.
 
 use nix::libc;
 use std::fs;

@@ -31,6 +31,7 @@ impl Supervisor {
         let text = self.describer().all_up(pool, &self.served_at(pool));
         let event = EventBuilder::new(EventKind::PoolReady, text);
         self.emit(event.pool(pool).generation(generation));
+        self.memory_release.later(self.clock.now());
     }
 
     pub(super) fn report_pool_stopped(&mut self, pool: PoolId) {

@@ -112,5 +112,6 @@ impl Supervisor {
             Outcome::Aborted { .. } | Outcome::RolledBack { .. }
         ) && code != ExitCode::DONE;
         self.emit(if is_failure { event.error() } else { event });
+        self.memory_release.later(self.clock.now());
     }
 }

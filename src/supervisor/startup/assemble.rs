@@ -26,6 +26,7 @@ use crate::supervisor::heartbeat::Heartbeat;
 use crate::supervisor::hooks::Hooks;
 use crate::supervisor::listening::Listening;
 use crate::supervisor::log_hang::LogHang;
+use crate::supervisor::memory_release::MemoryRelease;
 use crate::supervisor::pool_registry::{PoolRegistry, PoolSpec};
 use crate::supervisor::reload::ReloadState;
 use crate::supervisor::reload::blocking::{BlockingPool, Reader};
@@ -190,6 +191,7 @@ impl Parts {
             upgrade: Tracked::default(),
             heartbeat: Heartbeat::default(),
             daily_recycling: DailyRecycling::load(),
+            memory_release: MemoryRelease::default(),
             taken_signals: Tracked::default(),
             saver: acquired.saver,
             plan: Tracked::new(tables.plan),
