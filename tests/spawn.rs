@@ -324,7 +324,7 @@ fn a_child_has_no_descriptor_of_another_one() {
         // Its own writer has ended: another one would be waited for.
         assert_eq!(everything(end), "");
     }
-    children.iter().for_each(|child| reap(child));
+    children.iter().for_each(reap);
 }
 
 /// A generation stays where it began, until that place is gone.
