@@ -323,6 +323,7 @@ impl Guardian {
     fn watch(&mut self, master: &Master) -> (Exit, Succession) {
         let child = Process::of_child(master.pid, None);
         let mut sleeps = false;
+        let mut closed = false;
         let mut why = Succession::Death;
         loop {
             // Before the wait: SIGCHLD may have come before this master was forked.
@@ -347,7 +348,11 @@ impl Guardian {
                 why = Succession::Hung;
                 child.signal(libc::SIGKILL).ok();
             }
-            self.wait(master, left.filter(|_| why == Succession::Death));
+            self.wait(
+                master,
+                left.filter(|_| why == Succession::Death),
+                &mut closed,
+            );
         }
     }
 
@@ -363,13 +368,18 @@ impl Guardian {
         until.map(|until| until.saturating_sub(now))
     }
 
-    /// Waits for signals and messages, and handles them.
-    fn wait(&mut self, master: &Master, most: Option<Duration>) {
+    /// Waits for signals and messages, and handles them. `closed`: the master has closed its end, before it ends itself; to wait
+    /// for messages would return at once.
+    fn wait(&mut self, master: &Master, most: Option<Duration>, closed: &mut bool) {
         let mut fds = [
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.end.as_fd(), PollFlags::POLLIN),
         ];
-        poll(&mut fds, most).ok();
+        let of_interest = if *closed { 1 } else { 2 };
+        poll(&mut fds[..of_interest], most).ok();
+        *closed |= fds[1]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLHUP));
         self.answer_requests();
         let mut child_ended = false;
         while let Ok(Some(info)) = self.signals.read_signal() {
