@@ -299,7 +299,7 @@ impl Pool {
         self.change_slot(slot, |slot_state| slot_state.ended = ended);
     }
 
-    /// Changes a slot. What [`Tally`] counts is changed through here, or counted anew by [`Pool::count_slots`].
+    /// Changes a slot. What [`Tally`] counts is changed through here, or counted again by [`Pool::count_slots`].
     pub(crate) fn change_slot<T>(
         &mut self,
         slot: Slot,
