@@ -285,7 +285,8 @@ fn a_real_prometheus_answers_every_query() {
     let target = free_port();
     let _server = Running(
         Command::new(console())
-            .args(["serve", "--listen", &format!("127.0.0.1:{target}"), "-c"])
+            .args(["serve", "--pss", "--listen"])
+            .args([&format!("127.0.0.1:{target}"), "-c"])
             .arg(&site.config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
