@@ -19,18 +19,25 @@ fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A directory of its own with one configuration (as `shop.toml`).
+/// A directory of its own with one configuration (as `shop.toml`), in one of its own: paths that begin with `../` find
+/// nothing of others.
 struct Case {
+    _around: tempfile::TempDir,
     dir: tempfile::TempDir,
     file: PathBuf,
 }
 
 impl Case {
     fn new(text: impl AsRef<[u8]>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let around = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in(&around).unwrap();
         let file = dir.path().join("shop.toml");
         fs::write(&file, text).unwrap();
-        Self { dir, file }
+        Self {
+            _around: around,
+            dir,
+            file,
+        }
     }
 
     fn load(&self) -> Result<config::Loaded, Report> {
