@@ -6,12 +6,15 @@
 
 use crate::sys::fds;
 use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::dup3;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Above the target numbers of those that fit, and low enough for two threads' blocks below 64.
 const FLOOR: RawFd = 32;
+/// A limit of open files below this is one that a master may reach: soft limits are 1024 and more (systemd.exec(5)).
+const SCARCE: u64 = 256;
 /// Standard streams, the two of a shim, and eleven listeners.
 const SIZE: usize = 16;
 
@@ -33,10 +36,13 @@ pub(super) struct StagedFds<'a> {
 }
 
 impl ReservedFds {
-    /// As many as the limit of open files allows: with fewer, spawning only gets slower.
+    /// As many as the limit of open files allows, and none where descriptors are scarce: with fewer, spawning only gets
+    /// slower.
     pub(super) fn new(null: &OwnedFd) -> Self {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let size = if limit < SCARCE { 0 } else { SIZE };
         Self(
-            (0..SIZE)
+            (0..size)
                 .map_while(|_| fds::lift(null.as_fd(), FLOOR).ok())
                 .collect(),
         )
