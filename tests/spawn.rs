@@ -306,6 +306,26 @@ fn start_times_are_those_of_proc() {
     assert_eq!(spawner.threads().len(), 2);
 }
 
+/// More than are reserved for, so that their numbers reach into those that the spawner stages descriptors in.
+#[test]
+fn a_worker_gets_as_many_listeners_as_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut request = sample(dir.path());
+    let listener: Arc<std::os::fd::OwnedFd> =
+        Arc::new(TcpListener::bind("127.0.0.1:0").unwrap().into());
+    request.listeners = vec![listener; 60];
+    let (child, _kept) = stay(&mut request);
+    let open = descriptors(child.process.pid());
+    assert_eq!(
+        open.keys().copied().collect::<Vec<i32>>(),
+        Vec::from_iter(0..63)
+    );
+    let is_socket = |path: &&PathBuf| path.to_string_lossy().starts_with("socket:");
+    assert_eq!(open.values().filter(is_socket).count(), 60);
+    child.process.signal(Signal::SIGKILL as i32).unwrap();
+    reap(&child);
+}
+
 /// A child that hangs holds nothing of one that is spawned beside it.
 #[test]
 fn a_child_has_no_descriptor_of_another_one() {

@@ -1,7 +1,7 @@
 //! Spawns one worker: resolves the program, prepares everything, clones, and reads the result. Runs on a spawner
 //! thread.
 
-use super::staged_fds::ReservedFds;
+use super::staged_fds::{self, ReservedFds};
 use super::thread_state::ThreadState;
 use super::{
     Resolved, SpawnError, SpawnRequest, SpawnResult, SpawnStage, SpawnedChild, SpawnerConfig,
@@ -162,6 +162,7 @@ fn try_spawn(
             umask: request.umask,
             cgroup: None,
             pid: request.pid.clone(),
+            closed: staged_fds::blocks(),
             descriptors: Vec::new(),
         };
         return start(request, launch, &[], tools, state, |failure| {
@@ -211,6 +212,7 @@ fn try_spawn(
         umask: None,
         cgroup: None,
         pid: request.pid.clone(),
+        closed: staged_fds::blocks(),
         descriptors: Vec::new(),
     };
     let extra = [plan.spec.as_fd(), plan.status.as_fd()];

@@ -48,6 +48,8 @@ pub struct Spawner {
     open: AtomicUsize,
     shared: Arc<Shared>,
     threads: Vec<Arc<ThreadState>>,
+    /// Those of the second thread, made before the first child: it must know what not to keep.
+    spare: Option<Tools>,
 }
 
 /// State shared by the threads.
@@ -81,8 +83,11 @@ impl Spawner {
             open: AtomicUsize::new(0),
             shared: Arc::new(shared),
             threads: Vec::new(),
+            spare: None,
         };
-        spawner.start_thread()?;
+        spawner.spare = Some(Tools::new(&spawner.shared.config)?);
+        let tools = Tools::new(&spawner.shared.config)?;
+        spawner.start_thread(tools)?;
         Ok(spawner)
     }
 
@@ -178,12 +183,15 @@ impl Spawner {
     fn add_thread(&mut self) {
         if self.live() < THREADS.min(self.outstanding()) && self.threads.len() < MAX_THREADS {
             // If the kernel refuses, the requests wait for those that there are, and the next check tries again.
-            self.start_thread().ok();
+            let tools = self
+                .spare
+                .take()
+                .map_or_else(|| Tools::new(&self.shared.config), Ok);
+            tools.and_then(|tools| self.start_thread(tools)).ok();
         }
     }
 
-    fn start_thread(&mut self) -> io::Result<()> {
-        let tools = Tools::new(&self.shared.config)?;
+    fn start_thread(&mut self, tools: Tools) -> io::Result<()> {
         let state = Arc::new(ThreadState::new(self.shared.config.clock.clone()));
         let (shared, taken) = (Arc::clone(&self.shared), Arc::clone(&state));
         thread::spawn("spawner", STACK, move || serve(&shared, &taken, tools))?;

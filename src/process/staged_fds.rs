@@ -10,8 +10,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::dup3;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Above the target numbers of those that fit, and low enough for two threads' blocks below 64.
+/// From here on lie the blocks: above the target numbers of those that fit, and low enough for those of two threads below 64.
 const FLOOR: RawFd = 32;
 /// A limit of open files below this is one that a master may reach: soft limits are 1024 and more (systemd.exec(5)).
 const SCARCE: u64 = 256;
@@ -21,6 +22,18 @@ const SIZE: usize = 16;
 /// Descriptors of /dev/null, replaced by others during a spawn.
 #[derive(Debug)]
 pub(super) struct ReservedFds(Vec<OwnedFd>);
+
+/// The blocks of this process, each the first and the last number of a part without gaps.
+static BLOCKS: Mutex<Vec<(RawFd, RawFd)>> = Mutex::new(Vec::new());
+
+/// What a child must not keep: another thread may just have staged something there for its own child.
+pub(super) fn blocks() -> Vec<(RawFd, RawFd)> {
+    lock_blocks().clone()
+}
+
+fn lock_blocks() -> MutexGuard<'static, Vec<(RawFd, RawFd)>> {
+    BLOCKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The descriptors of one spawn: none has a number that another is to get. Dropping it restores /dev/null, so that no
 /// worker's pipe stays open.
@@ -41,11 +54,16 @@ impl ReservedFds {
     pub(super) fn new(null: &OwnedFd) -> Self {
         let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
         let size = if limit < SCARCE { 0 } else { SIZE };
-        Self(
-            (0..size)
-                .map_while(|_| fds::lift(null.as_fd(), FLOOR).ok())
-                .collect(),
-        )
+        let reserved: Vec<OwnedFd> = (0..size)
+            .map_while(|_| fds::lift(null.as_fd(), FLOOR).ok())
+            .collect();
+        let by_gaps = reserved.chunk_by(|one, next| one.as_raw_fd() + 1 == next.as_raw_fd());
+        let parts = by_gaps.filter_map(|part| {
+            let (first, last) = (part.first()?, part.last()?);
+            Some((first.as_raw_fd(), last.as_raw_fd()))
+        });
+        lock_blocks().extend(parts);
+        Self(reserved)
     }
 
     /// Stages `sources`, which are to become 0, 1, 2, … in this order.
@@ -97,6 +115,13 @@ impl ReservedFds {
             });
         }
         Ok(staged)
+    }
+}
+
+impl Drop for ReservedFds {
+    fn drop(&mut self) {
+        let own = |number: RawFd| self.0.iter().any(|fd| fd.as_raw_fd() == number);
+        lock_blocks().retain(|(first, _)| !own(*first));
     }
 }
 

@@ -70,6 +70,9 @@ pub struct ExecSpec {
     pub cgroup: Option<RawFd>,
     /// The child stores its pid here before its program runs, so that it is known before the program acts.
     pub pid: Arc<AtomicI32>,
+    /// The first and the last number of those that are closed before the child does anything that may hang. The others, among
+    /// them the lock by which the next master waits for a child, are closed by exec.
+    pub closed: Vec<(RawFd, RawFd)>,
     /// The descriptors that become 0, 1, 2, … Each number must be above these, so that none is overwritten before it is
     /// moved.
     pub descriptors: Vec<RawFd>,
@@ -183,8 +186,8 @@ fn prepare(
         progress.enter(step::CGROUP);
         fds::write_zero(procs);
     }
-    // Before the other stages: if one of them hangs, the child holds no descriptors but its own, in particular none of a
-    // child that another thread spawns at the same time.
+    // Before the other stages: if one of them hangs, the child holds none of those that another thread is about to give to
+    // its own child.
     progress.enter(step::DESCRIPTORS);
     let end = spec
         .descriptors
@@ -197,7 +200,13 @@ fn prepare(
     for (to, &from) in spec.descriptors.iter().enumerate() {
         at(step::DESCRIPTORS, to, fds::move_fd(from, to as RawFd))?;
     }
-    fds::close_from(spec.descriptors.len() as RawFd);
+    let own = spec.descriptors.len() as RawFd;
+    for &(first, last) in &spec.closed {
+        if last >= own {
+            fds::close(first.max(own), last);
+        }
+    }
+    fds::close_on_exec_from(own);
     progress.enter(step::SESSION);
     // SAFETY: no memory is passed. It cannot fail: a new child leads no group.
     unsafe { libc::syscall(libc::SYS_setsid) };

@@ -38,10 +38,15 @@ pub(super) fn unshare(end: c_int) -> Result<(), i32> {
     }
 }
 
-/// Closes every descriptor from `first` upward: ours would be closed by exec, but a library may have opened one without
-/// O_CLOEXEC. Has no effect before Linux 5.9.
-pub(super) fn close_from(first: c_int) {
-    range(first, 0);
+/// Marks every descriptor from `first` upward close-on-exec: ours are created so, but a library may have opened one
+/// without it. Has no effect before Linux 5.11.
+pub(super) fn close_on_exec_from(first: c_int) {
+    range(first, c_long::from(libc::CLOSE_RANGE_CLOEXEC));
+}
+
+/// Closes the descriptors from `first` to `last`. Has no effect before Linux 5.9.
+pub(super) fn close(first: c_int, last: c_int) {
+    close_range(first, last.cast_unsigned(), 0);
 }
 
 /// Duplicates `from` as `to`, which survives exec. The two must differ.
@@ -62,12 +67,16 @@ pub(super) fn write_zero(fd: c_int) {
 }
 
 fn range(first: c_int, flags: c_long) -> bool {
+    close_range(first, u32::MAX, flags)
+}
+
+fn close_range(first: c_int, last: u32, flags: c_long) -> bool {
     // SAFETY: numbers only; the callers' documentation says which descriptors are affected.
     unsafe {
         libc::syscall(
             libc::SYS_close_range,
             c_long::from(first),
-            c_long::from(u32::MAX),
+            c_long::from(last),
             flags,
         ) == 0
     }
