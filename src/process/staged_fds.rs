@@ -95,8 +95,6 @@ impl ReservedFds {
                 .position(|earlier| earlier.as_raw_fd() == source);
             staged.numbers.push(if let Some(earlier) = earlier {
                 staged.numbers[earlier]
-            } else if source == null.as_raw_fd() {
-                place.as_raw_fd()
             } else {
                 dup3(sources[index], place, OFlag::O_CLOEXEC)?;
                 staged.replaced.push(index);
