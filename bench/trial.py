@@ -46,7 +46,7 @@ def tasks(pid):
 
 
 def end_all():
-    """Kills and reaps whatever is left below the driver. Only its own children, which nobody else can reap: what they
+    """Kills and reaps whatever is left below the driver. Only its own children, which no other process can reap: what they
     leave becomes its child, until there is none."""
     deadline = time.monotonic() + 60
     while True:

@@ -272,9 +272,9 @@ fn start(
 
 /// The start time that /proc/PID/stat shows of a process which was created between these times. None: a clock tick lies
 /// between them.
-fn start_tick((after, before): (u64, u64)) -> Option<u64> {
-    let first = procfs::start_time(after.saturating_sub(CLOCK_ERROR_NS));
-    (first == procfs::start_time(before + CLOCK_ERROR_NS)).then_some(first)
+fn start_tick((earliest, latest): (u64, u64)) -> Option<u64> {
+    let first = procfs::start_time(earliest.saturating_sub(CLOCK_ERROR_NS));
+    (first == procfs::start_time(latest + CLOCK_ERROR_NS)).then_some(first)
 }
 
 /// Waits until a child that is about to exit has exited, and reaps it.
