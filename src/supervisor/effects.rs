@@ -46,6 +46,7 @@ impl Supervisor {
             let sent: Vec<(WorkerId, Signal)> = first.iter().filter_map(signal_of).collect();
             for command in first {
                 self.execute(command);
+                self.prepare_spawns();
                 self.step_done();
             }
             if !notices.is_empty() {
@@ -76,13 +77,18 @@ impl Supervisor {
 
     /// The next input of the engine: what it follows from is saved before, and told after that.
     fn next_input(&mut self) -> Option<(Time, Input)> {
-        let context = self.event_loop.context(&self.log, &self.clock);
-        let actions = self.workers.prepare_next(&context, &self.listening);
-        self.perform(actions);
+        self.prepare_spawns();
         self.save();
         self.tell_events();
         self.compact(false);
         self.engine.pop(self.clock.now())
+    }
+
+    /// Prepares spawns that wait, as many as the spawner has room for; it gets them with the next [`Supervisor::save`].
+    fn prepare_spawns(&mut self) {
+        let context = self.event_loop.context(&self.log, &self.clock);
+        let actions = self.workers.prepare_next(&context, &self.listening);
+        self.perform(actions);
     }
 
     pub(super) fn execute(&mut self, command: Command) {
