@@ -45,7 +45,7 @@ use rotad_core::{Span, Time};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use writer::{Command, WriterThread};
@@ -78,6 +78,8 @@ pub struct LogWriter {
     lines: Sender<Vec<u8>>,
     commands: Sender<Command>,
     wake: Waker,
+    /// There are commands for which the thread was not woken.
+    unannounced: Arc<AtomicBool>,
     dropped: Arc<AtomicU64>,
     recent: Arc<RecentLines>,
     /// Bytes consumed from pipes since the start.
@@ -105,6 +107,7 @@ impl LogWriter {
             lines,
             commands,
             wake: Waker::new()?,
+            unannounced: Arc::default(),
             dropped: Arc::default(),
             recent: record.recent().clone(),
             progress: Arc::default(),
@@ -145,9 +148,28 @@ impl LogWriter {
     }
 
     fn send(&self, command: Command) {
+        self.queue(command);
+        self.wake.wake();
+    }
+
+    fn queue(&self, command: Command) {
         // The thread ends after the last handle is dropped, so this cannot fail.
         self.commands.send(command).ok();
-        self.wake.wake();
+    }
+
+    /// Queues a command that can wait until [`LogWriter::announce`]: the thread would compete with the spawner for a
+    /// processor.
+    fn queue_for_later(&self, command: Command) {
+        self.queue(command);
+        self.unannounced.store(true, Ordering::Relaxed);
+    }
+
+    /// Wakes the thread if a pipe was adopted or a worker has exited since the last call. To be called before the main loop
+    /// waits.
+    pub fn announce(&self) {
+        if self.unannounced.swap(false, Ordering::Relaxed) {
+            self.wake.wake();
+        }
     }
 
     /// Queues one line of the master's own, with its newline.
@@ -158,10 +180,10 @@ impl LogWriter {
         self.wake.wake();
     }
 
-    /// Starts reading and writing this worker's output.
+    /// Starts reading and writing this worker's output, after the next [`LogWriter::announce`].
     pub fn adopt(&self, output: &WorkerOutput) {
         for (pipe, target) in &output.pipes {
-            self.send(Command::Adopt(pipe.clone(), target.clone()));
+            self.queue_for_later(Command::Adopt(pipe.clone(), target.clone()));
         }
     }
 
@@ -194,11 +216,11 @@ impl LogWriter {
     }
 
     /// The worker has exited: writes its unfinished last line as it is. Other processes may still hold its pipes, which
-    /// are read until the last one closes them.
+    /// are read until the last one closes them. After the next [`LogWriter::announce`].
     pub fn ended(&self, output: &WorkerOutput) {
         output.source.end();
         for (pipe, _) in &output.pipes {
-            self.send(Command::Ended(pipe.inode()));
+            self.queue_for_later(Command::Ended(pipe.inode()));
         }
     }
 

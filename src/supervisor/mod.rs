@@ -272,7 +272,7 @@ impl Supervisor {
             let timeout = self.poll_timeout();
             // The last step before the wait: what runs after it is read again from the program's file.
             self.memory_release.run(self.clock.now());
-            self.event_loop.poller.wait(timeout, &mut sources);
+            self.wait(timeout, &mut sources);
             if let Some(pause) = self.clock.wake(timeout) {
                 self.save_clock();
                 let text = format!(
@@ -349,8 +349,13 @@ impl Supervisor {
                 self.dispatch(source);
                 self.settle();
             }
-            self.event_loop.poller.wait(Some(Duration::ZERO), sources);
+            self.wait(Some(Duration::ZERO), sources);
         }
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, sources: &mut Vec<Source>) {
+        self.log.writer.announce();
+        self.event_loop.poller.wait(timeout, sources);
     }
 
     fn dispatch(&mut self, source: Source) {
