@@ -2,6 +2,7 @@
 //! that has read a configuration, and a master that has started its workers waits for one of them to end.
 
 use nix::libc;
+use std::ffi::{c_int, c_void};
 use std::fs;
 use std::ops::Range;
 
@@ -14,24 +15,27 @@ const STACK_MARGIN: usize = 16 << 10;
 pub struct UnusedPages(Vec<Range<usize>>);
 
 impl UnusedPages {
-    /// Gives back what earlier calls have left on the heap and on the stack, and finds the rest by /proc/self/smaps
-    /// (proc(5)); nothing where that may not be read. To be called on the main thread.
+    /// Gives back what earlier calls have left on the heap and on the stack, and finds the rest in the program headers
+    /// (dl_iterate_phdr(3)). To be called on the main thread.
     pub fn find() -> Self {
-        let text = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-        let found = Self(unchanged_mappings(&text));
-        if let Some(stack) = stack(&text) {
-            drop(text);
+        let mut found = Vec::new();
+        // SAFETY: `add_segments` gets a valid description of each object, and this vector, which nothing else uses meanwhile.
+        unsafe { libc::dl_iterate_phdr(Some(add_segments), (&raw mut found).cast()) };
+        if let Some(stack) = fs::read_to_string("/proc/self/maps")
+            .ok()
+            .and_then(|maps| stack(&maps))
+        {
             release_below_this_frame(stack);
         }
         trim_heap();
-        found
+        Self(found)
     }
 
     /// Drops the unchanged pages (madvise(2), MADV_DONTNEED). Uses no descriptor.
     pub fn release(&self) {
         for range in &self.0 {
-            // SAFETY: a private mapping of a file that is not writable and of which no page had been changed, so each page is
-            // the file's, and the next access reads the same bytes again.
+            // SAFETY: whole pages of segments that were never writable (what relocation changes lies in writable ones), so each
+            // page is the file's, and the next access reads the same bytes again.
             unsafe { drop_pages(range) };
         }
     }
@@ -49,38 +53,53 @@ unsafe fn drop_pages(range: &Range<usize>) {
 #[inline(never)]
 fn release_below_this_frame(stack: Range<usize>) {
     let here = std::ptr::from_ref(&stack).addr();
-    // SAFETY: takes and returns a number.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.unsigned_abs() as usize;
-    let end = here.saturating_sub(STACK_MARGIN) / page.max(1) * page;
+    let end = align_down(here.saturating_sub(STACK_MARGIN));
     if stack.contains(&end) {
         // SAFETY: the stack grows downwards, so no living frame lies there; it reads as zeroes when it is used again.
         unsafe { drop_pages(&(stack.start..end)) };
     }
 }
 
-/// The private mappings of files that cannot be written and of which no page was changed before that was so (relocations).
-fn unchanged_mappings(smaps: &str) -> Vec<Range<usize>> {
-    let mut found = Vec::new();
-    let mut mapping = None;
-    for line in smaps.lines() {
-        if let Some(next) = header(line) {
-            mapping = next;
-        } else if let Some(value) = line.strip_prefix("Anonymous:") {
-            found.extend(mapping.take().filter(|_| value.trim() == "0 kB"));
-        }
-    }
-    found
+fn page_size() -> usize {
+    // SAFETY: takes and returns a number.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(65_536)
 }
 
-/// The first line of a mapping: `START-END PERMISSIONS OFFSET DEVICE INODE PATH`. The range is None unless it is a private
-/// read-only mapping of a file. None: another line.
-fn header(line: &str) -> Option<Option<Range<usize>>> {
-    let mut words = line.split_ascii_whitespace();
-    let range = range(words.next()?)?;
-    let permissions = words.next()?;
-    let inode = words.nth(2)?;
-    let read_only = matches!(permissions, "r--p" | "r-xp");
-    Some((read_only && inode != "0").then_some(range))
+fn align_down(address: usize) -> usize {
+    address / page_size() * page_size()
+}
+
+/// Adds the segments of one object that are mapped without the right to write: only whole pages, since another segment may
+/// begin in the rest.
+///
+/// # Safety
+/// As dl_iterate_phdr(3) calls it, with `found` pointing to a vector of ranges.
+unsafe extern "C" fn add_segments(
+    object: *mut libc::dl_phdr_info,
+    _: usize,
+    found: *mut c_void,
+) -> c_int {
+    // SAFETY: the caller's promise; the headers of a loaded object stay mapped.
+    let (found, object, headers) = unsafe {
+        let object = &*object;
+        let headers = std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into());
+        (&mut *found.cast::<Vec<Range<usize>>>(), object, headers)
+    };
+    // SAFETY: takes and returns a number.
+    let vdso = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) };
+    let base = object.dlpi_addr as usize;
+    for header in headers {
+        let start = base.wrapping_add(header.p_vaddr as usize);
+        let pages =
+            align_down(start + page_size() - 1)..align_down(start + header.p_memsz as usize);
+        let is_read_only = header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0;
+        // The vDSO is the kernel's, and takes no memory of ours.
+        if is_read_only && !pages.is_empty() && base as u64 != vdso as u64 {
+            found.push(pages);
+        }
+    }
+    0
 }
 
 /// The main thread's stack.
@@ -108,34 +127,42 @@ fn trim_heap() {
 mod tests {
     use super::*;
 
-    const SMAPS: &str = "\
-00400000-00402000 r--p 00000000 fe:00 6631673                    /usr/bin/rotad
-Rss:                   8 kB
-Anonymous:             0 kB
-VmFlags: rd mr mw me sd
+    const MAPS: &str = "\
 00402000-00409000 r-xp 00002000 fe:00 6631673                    /usr/bin/rotad
-Anonymous:             0 kB
-00409000-0040b000 r--p 00009000 fe:00 6631673                    /usr/bin/rotad
-Anonymous:             8 kB
-0040b000-0040c000 rw-p 0000b000 fe:00 6631673                    /usr/bin/rotad
-Anonymous:             0 kB
-7f0000000000-7f0000001000 r--s 00000000 00:01 2049               /memfd:rotad-state (deleted)
-Anonymous:             0 kB
 7ffe5d1c9000-7ffe5d1cb000 r-xp 00000000 00:00 0                  [vdso]
-Anonymous:             0 kB
 7ffe4c2e8000-7ffe4c309000 rw-p 00000000 00:00 0                  [stack]
-Anonymous:            96 kB
 ";
 
     #[test]
-    fn only_unchanged_pages_of_files_are_found() {
-        let expected = [0x40_0000..0x40_2000, 0x40_2000..0x40_9000];
-        assert_eq!(unchanged_mappings(SMAPS), expected);
+    fn the_stack_is_found() {
+        assert_eq!(stack(MAPS), Some(0x7ffe_4c2e_8000..0x7ffe_4c30_9000));
     }
 
+    /// No page in them was ever written, so all are the files'.
     #[test]
-    fn the_stack_is_found() {
-        assert_eq!(stack(SMAPS), Some(0x7ffe_4c2e_8000..0x7ffe_4c30_9000));
+    fn only_unchanged_pages_of_files_are_found() {
+        let found = UnusedPages::find().0;
+        let code = page_size as fn() -> usize as usize;
+        assert!(found.iter().any(|range| range.contains(&code)));
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut checked = 0;
+        let mut inside = false;
+        for line in smaps.lines() {
+            let first = line.split_ascii_whitespace().next().unwrap_or_default();
+            if let Some(mapping) = range(first) {
+                inside = found
+                    .iter()
+                    .any(|range| range.start < mapping.end && mapping.start < range.end);
+                assert!(
+                    !inside || !line.contains("[vdso]") && !line.contains(" rw"),
+                    "{line}"
+                );
+            } else if inside && first == "Anonymous:" {
+                assert!(line.ends_with(" 0 kB"), "{line}");
+                checked += 1;
+            }
+        }
+        assert!(checked >= found.len(), "{checked} mappings of {found:?}");
     }
 
     #[test]
