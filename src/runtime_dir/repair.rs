@@ -74,6 +74,12 @@ impl RuntimeDirRepair {
         self.inotify.as_deref()
     }
 
+    /// Ends the watches, for good. To drop what is returned may block for 20 ms: the kernel waits for all who may still
+    /// read the watches (fsnotify_destroy_group).
+    pub fn stop_watching(&mut self) -> Option<Arc<Inotify>> {
+        self.inotify.take()
+    }
+
     /// Checks all files, and restores those that are missing. May block. `mode` and `group`: of the control socket.
     ///
     /// # Errors

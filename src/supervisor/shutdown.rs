@@ -126,6 +126,10 @@ impl Supervisor {
         self.service_manager.tell_stopping();
         self.cancel_reloads();
         self.cancel_comparisons();
+        let (now, poller) = (self.clock.now(), &self.event_loop.poller);
+        if let Some(inotify) = self.runtime.stop_watching(now, poller) {
+            self.reload.blocking.close_inotify(inotify);
+        }
     }
 
     pub(super) fn stop(&mut self, now: bool) {

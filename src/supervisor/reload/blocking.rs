@@ -17,6 +17,7 @@ use crate::sys::sock_diag::UnixDiag;
 use crate::sys::socket::Queue;
 use crate::sys::thread;
 use crate::upgrade::Candidate;
+use nix::sys::inotify::Inotify;
 use rotad_core::PoolId;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -329,6 +330,16 @@ impl BlockingPool {
         if let Err(error) = self.spawn_job(job) {
             tracing::warn!("the file of a closed socket stays: {error}");
         }
+    }
+
+    /// Ends the watches of the runtime directory.
+    pub(crate) fn close_inotify(&self, inotify: Arc<Inotify>) {
+        let job = move || {
+            drop(inotify);
+            None
+        };
+        // Without a thread the job was dropped here.
+        self.spawn_job(job).ok();
     }
 
     /// Closes a socket and removes its file.

@@ -1,6 +1,6 @@
 //! Runtime files: repairs what the master needs to be reached (runtime directory, control socket, pid file, journal of
-//! workers, notify sockets) after it was removed. It is checked when inotify reports a removal, and at each HUP, reload
-//! and reopening of logs. `repair.rs` decides when; a blocking job does the work, and [`Supervisor::apply_repair`] takes
+//! workers, notify sockets) after it was removed. It is checked when inotify reports a removal, at each HUP, reload and
+//! reopening of logs, and by the clock while the master stops. `repair.rs` decides when; a blocking job does the work, and [`Supervisor::apply_repair`] takes
 //! what it has made.
 
 mod repair;
@@ -8,16 +8,18 @@ mod repair;
 use super::Supervisor;
 use super::action::Action;
 use super::event_builder::EventBuilder;
+use crate::event_loop::poller::Poller;
 use crate::observe::events::EventKind;
 use crate::runtime_dir::{
     self, NOTIFY_DIR, Repaired, RuntimeDirError, RuntimeDirRepair, SavedRuntimeDir,
 };
 use crate::saved_state::tracked::Tracked;
-use nix::sys::inotify::AddWatchFlags;
+use nix::sys::inotify::{AddWatchFlags, Inotify};
 use repair::Repair;
 use rotad_core::{Time, WorkerId};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The runtime directory and its repair.
 pub(super) struct Runtime {
@@ -25,6 +27,8 @@ pub(super) struct Runtime {
     /// Its real path.
     path: PathBuf,
     repair: Repair,
+    /// Without inotify: what is missing is found by the clock.
+    polled: bool,
     /// What the next master needs to go on with it; None: it cannot be known.
     kept: Tracked<Option<SavedRuntimeDir>>,
 }
@@ -35,6 +39,7 @@ impl Runtime {
             dir,
             path,
             repair: Repair::default(),
+            polled: false,
             kept: Tracked::default(),
         };
         runtime.note_kept();
@@ -111,6 +116,16 @@ impl Runtime {
         }
     }
 
+    /// The master stops. To close inotify takes up to 20 ms, which passes while the workers
+    /// stop; the files are checked by the clock then.
+    pub(super) fn stop_watching(&mut self, now: Time, poller: &Poller) -> Option<Arc<Inotify>> {
+        let inotify = self.dir.stop_watching()?;
+        poller.unwatch(&*inotify);
+        self.polled = true;
+        self.repair.poll(now);
+        Some(inotify)
+    }
+
     /// Begins the repair that is due.
     pub(super) fn run_due(&mut self, now: Time) -> Option<Action> {
         self.repair.run_due(now).then_some(Action::RepairRuntimeDir)
@@ -138,6 +153,9 @@ impl Runtime {
         match repaired {
             Ok(repaired) => {
                 self.repair.succeeded();
+                if self.polled {
+                    self.repair.poll(now);
+                }
                 if let Some(path) = &repaired.runtime_dir {
                     self.path.clone_from(path);
                 }

@@ -83,6 +83,12 @@ impl Repair {
         Some(error)
     }
 
+    /// Nothing tells of removals any more: there is a check by the clock.
+    pub(super) fn poll(&mut self, now: Time) {
+        self.last.get_or_insert((now, PAUSE));
+        self.want(now);
+    }
+
     /// The master exits: nothing is repaired any more.
     pub(super) fn abandon(&mut self) {
         (self.under_way, self.due) = (false, None);
@@ -112,7 +118,7 @@ mod tests {
         begins.then(|| "repair".to_owned()).into_iter().collect()
     }
 
-    /// Events: `asked` `missing` `succeeded` `failed ERROR` `exiting` `nothing` (only time).
+    /// Events: `asked` `missing` `polled` `succeeded` `failed ERROR` `exiting` `nothing` (only time).
     impl Machine for Repair {
         fn next_deadline(&self) -> Option<Time> {
             self.deadline()
@@ -126,6 +132,7 @@ mod tests {
             match words[0] {
                 "asked" => return begins(self.asked(now)),
                 "missing" => self.want(now),
+                "polled" => self.poll(now),
                 "succeeded" => self.succeeded(),
                 "failed" => {
                     let told = self.failed(now, words[1].to_owned());
