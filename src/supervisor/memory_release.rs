@@ -1,10 +1,17 @@
 //! Gives back the memory that only a start or a rolling restart needs, a little after it.
 
-use crate::sys::resident_pages::UnusedPages;
+use crate::sys::resident_pages::{UnusedPages, keep_free_heap};
 use rotad_core::{Span, Time};
 
+/// So many free bytes a start, a respawn or a rolling restart keeps until it is over.
+const FREE_HEAP: i32 = 1 << 20;
 /// By then the last events of a start or a rolling restart were handled.
 const DELAY: Span = Span::from_secs(1);
+
+/// Before the first thread: a respawn would make the heap longer and shorter again.
+pub(super) fn keep_until_released() {
+    keep_free_heap(FREE_HEAP);
+}
 
 #[derive(Debug, Default)]
 pub(super) struct MemoryRelease {

@@ -172,6 +172,7 @@ pub fn serve(
     reader: Reader,
     guardian: Option<(Arc<Link>, SharedState)>,
 ) -> ExitCode {
+    memory_release::keep_until_released();
     match guardian {
         Some((link, state)) if link.succession() != Succession::First => {
             resume(|| Ok(plan), context, reader, (link, state))
@@ -191,6 +192,7 @@ pub fn resume(
     reader: Reader,
     (link, state): (Arc<Link>, SharedState),
 ) -> ExitCode {
+    memory_release::keep_until_released();
     match Supervisor::restore(context, &reader, &link, Store::new(state)) {
         Ok((mut supervisor, resume)) => {
             supervisor.resume(resume);

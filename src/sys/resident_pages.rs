@@ -114,6 +114,17 @@ fn range(text: &str) -> Option<Range<usize>> {
     Some(number(start)?..number(end)?)
 }
 
+/// Keeps so many bytes at the end of the heap that are free (mallopt(3), M_TRIM_THRESHOLD), for a process that calls
+/// [`UnusedPages::find`] when it comes to rest. To be called before threads are started. Without effect where the C library
+/// has no such call.
+pub fn keep_free_heap(bytes: i32) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes numbers. Not safe beside other threads that change such settings (mallopt(3)): none does.
+    unsafe {
+        libc::mallopt(libc::M_TRIM_THRESHOLD, bytes);
+    }
+}
+
 /// Gives free pages of the heap back (malloc_trim(3)). Without effect where the C library has no such call.
 fn trim_heap() {
     #[cfg(target_env = "gnu")]
