@@ -202,7 +202,8 @@ fn prepare(
     }
     let own = spec.descriptors.len() as RawFd;
     for &(first, last) in &spec.closed {
-        if last >= own {
+        // A table of its own has nothing from `end` on.
+        if last >= own && !(shares_table && first >= end) {
             fds::close(first.max(own), last);
         }
     }
