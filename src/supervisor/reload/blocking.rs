@@ -332,7 +332,7 @@ impl BlockingPool {
         }
     }
 
-    /// Ends the watches of the runtime directory.
+    /// Closes what watches the runtime directory, which may take 20 ms.
     pub(crate) fn close_inotify(&self, inotify: Arc<Inotify>) {
         let job = move || {
             drop(inotify);

@@ -1,7 +1,7 @@
 //! Runtime files: repairs what the master needs to be reached (runtime directory, control socket, pid file, journal of
 //! workers, notify sockets) after it was removed. It is checked when inotify reports a removal, at each HUP, reload and
-//! reopening of logs, and by the clock while the master stops. `repair.rs` decides when; a blocking job does the work, and [`Supervisor::apply_repair`] takes
-//! what it has made.
+//! reopening of logs, and by the clock while the master stops. `repair.rs` decides when; a blocking job does the work, and
+//! [`Supervisor::apply_repair`] takes what it has made.
 
 mod repair;
 
@@ -116,8 +116,8 @@ impl Runtime {
         }
     }
 
-    /// The master stops. To close inotify takes up to 20 ms, which passes while the workers
-    /// stop; the files are checked by the clock then.
+    /// The master stops: from now on the files are checked by the clock. Returns what has to be closed meanwhile, which takes
+    /// up to 20 ms.
     pub(super) fn stop_watching(&mut self, now: Time, poller: &Poller) -> Option<Arc<Inotify>> {
         let inotify = self.dir.stop_watching()?;
         poller.unwatch(&*inotify);
