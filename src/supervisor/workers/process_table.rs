@@ -399,9 +399,8 @@ impl ProcessTable {
             cgroup.kill().ok();
         }
         // While it runs, its children are not orphans yet.
-        let lives = process.exit.is_none()
-            && matches!(child.peek_exit(), Ok(None))
-            && !child.has_ended();
+        let lives =
+            process.exit.is_none() && matches!(child.peek_exit(), Ok(None)) && !child.has_ended();
         let left = lives
             || tree
                 .cgroup
