@@ -3,7 +3,7 @@
 use crate::sys::resident_pages::{UnusedPages, keep_free_heap};
 use rotad_core::{Span, Time};
 
-/// So many free bytes a start, a respawn or a rolling restart keeps until it is over.
+/// So many free bytes the heap keeps until the memory is given back.
 const FREE_HEAP: i32 = 1 << 20;
 /// By then the last events of a start or a rolling restart were handled.
 const DELAY: Span = Span::from_secs(1);

@@ -27,7 +27,7 @@ pub(super) struct Runtime {
     /// Its real path.
     path: PathBuf,
     repair: Repair,
-    /// Without inotify: what is missing is found by the clock.
+    /// The master stops: what is missing is found by the clock.
     polled: bool,
     /// What the next master needs to go on with it; None: it cannot be known.
     kept: Tracked<Option<SavedRuntimeDir>>,
