@@ -237,6 +237,11 @@ impl NotifySocket {
         self.value.clone()
     }
 
+    /// Whether [`NotifySocket::peek`] has something to read. One system call for each socket.
+    pub fn has_messages(&self) -> bool {
+        self.sockets().any(|fd| is_ready(fd, PollFlags::POLLIN))
+    }
+
     /// Reads at most `most` datagrams and leaves them in the queue, until [`NotifySocket::consume`] removes them. So a
     /// message that was not recorded is read again by the next master; one that was recorded, but not consumed, too.
     /// Does not block.

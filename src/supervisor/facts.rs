@@ -135,7 +135,9 @@ impl Supervisor {
     /// A worker has exited. What it sent before counts before that. `certain`: the kernel has reported the exit, which is
     /// final, whatever waitid(2) shows us. Otherwise the process may still run, and is only checked.
     pub(super) fn worker_exited(&mut self, worker: WorkerId, certain: bool) {
-        self.read_messages(worker);
+        if self.workers.has_messages(worker) {
+            self.read_messages(worker);
+        }
         self.on_exec_status(worker);
         self.settle();
         if certain && self.asks_guardian(worker) {

@@ -3,7 +3,7 @@
 //! A message that waits in the socket counts before the exit: the caller of [`Workers::check_exit`] has taken the
 //! messages and the exec status before, and the engine knows them.
 
-use crate::notify_socket::{Message, Peeked};
+use crate::notify_socket::{Message, NotifySocket, Peeked};
 use crate::observe::events::EventKind;
 use crate::observe::sanitize::sanitize;
 use crate::observe::status::LastExit;
@@ -31,6 +31,13 @@ pub(crate) struct Life {
 }
 
 impl Workers {
+    /// Whether there are notify messages of this worker to be read.
+    pub(crate) fn has_messages(&self, worker: WorkerId) -> bool {
+        let process = self.processes.get(worker);
+        let notify = process.and_then(|process| process.notify.as_ref());
+        notify.is_some_and(NotifySocket::has_messages)
+    }
+
     /// Reads the notify messages of a worker, which stay in its socket until [`Workers::consume_messages`]. Returns what the
     /// engine has to know, the messages that concern the watchdog, and what was read. `ready_counts`: READY=1 makes it
     /// ready.
