@@ -16,6 +16,8 @@ const BATCH: usize = 64;
 pub enum Source {
     /// The pipe of signal handlers.
     Signals,
+    /// A child of the master has ended.
+    Children,
     /// Another thread has results for the main loop.
     Waker,
     /// A shim reports its exec status.
@@ -60,6 +62,7 @@ impl Source {
             Self::Guardian => 10 * KIND,
             Self::GuardianExit => 11 * KIND,
             Self::WallTimer => 12 * KIND,
+            Self::Children => 13 * KIND,
         }
     }
 
@@ -79,6 +82,7 @@ impl Source {
             10 => Self::Guardian,
             11 => Self::GuardianExit,
             12 => Self::WallTimer,
+            13 => Self::Children,
             _ => return None,
         })
     }

@@ -1,14 +1,14 @@
 //! Signals to the master (signal(7)). The handlers only write into a pipe, which the main loop polls; the plan's table
-//! says what each signal does.
+//! says what each signal does. SIGCHLD has no handler: it stays blocked and is read from a signalfd(2), one for all
+//! children that have ended since the last turn of the loop.
 
 use super::clock::monotonic_ms;
 use crate::plan::{SignalAction, SignalMap};
 use crate::sys::signal::{STRAY, WRITE_ERRORS};
 use nix::libc::{SIGPWR, SIGXCPU};
 use nix::sys::signal::{SigSet, Signal};
-use signal_hook::consts::{
-    SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
-};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin, Sent};
@@ -20,8 +20,6 @@ use std::os::unix::net::UnixStream;
 /// What one signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// A child has ended.
-    Child,
     /// TERM, QUIT: a polite stop; sent again: nothing.
     Stop,
     /// INT: a graceful stop; sent again, an immediate one.
@@ -49,6 +47,7 @@ pub struct ReceivedSignal {
 
 /// The master's signal handlers, and the signals that have arrived.
 pub struct Signals {
+    children: SignalFd,
     delivery: SignalDelivery<UnixStream, WithOrigin>,
     map: SignalMap,
     terminal: bool,
@@ -74,7 +73,7 @@ impl Signals {
         write.set_nonblocking(true)?;
         let reopen = nix::libc::SIGRTMIN();
         let mut wanted = vec![
-            SIGCHLD, SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGPWR, SIGXCPU,
+            SIGCONT, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGPWR, SIGXCPU,
         ];
         wanted.extend(STRAY);
         // RTMIN reopens the logs; the other real-time signals have no meaning, and their default is death as well.
@@ -86,8 +85,13 @@ impl Signals {
         // A closed pipe or a file at its size limit is an error to be read, not a reason to die.
         crate::sys::signal::ignore(&WRITE_ERRORS);
         stops().thread_unblock()?;
+        let child = SigSet::from(Signal::SIGCHLD);
+        child.thread_block()?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let children = SignalFd::with_flags(&child, flags)?;
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         Ok(Self {
+            children,
             delivery,
             map,
             terminal,
@@ -110,6 +114,17 @@ impl Signals {
             text: format!("{name}, which the master before this one had not taken"),
             uid: None,
         }
+    }
+
+    /// Readable when a child has ended.
+    pub fn children(&self) -> BorrowedFd<'_> {
+        self.children.as_fd()
+    }
+
+    /// Takes the SIGCHLD that has come.
+    pub fn take_child(&self) {
+        // It is pending once, however many children have ended.
+        self.children.read_signal().ok();
     }
 
     /// From here on signals mean this.
@@ -152,7 +167,6 @@ impl Signals {
 
     fn meaning(&self, signal: i32) -> Meaning {
         match signal {
-            SIGCHLD => Meaning::Child,
             // A power failure that is about to come, a limit of CPU time that is used up: SIGKILL follows (setrlimit(2)).
             SIGTERM | SIGQUIT | SIGPWR | SIGXCPU => Meaning::Stop,
             SIGINT => Meaning::Interrupt,

@@ -363,6 +363,10 @@ impl Supervisor {
     fn dispatch(&mut self, source: Source) {
         match source {
             Source::Signals => self.on_signals(),
+            Source::Children => {
+                self.event_loop.signals.take_child();
+                self.on_sigchld();
+            }
             Source::Waker => {
                 self.event_loop.waker.clear();
                 if self.event_loop.signals.has_more() {

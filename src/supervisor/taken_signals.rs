@@ -152,7 +152,6 @@ impl Supervisor {
                 self.take_signal(number, so_far);
             }
             match meaning {
-                Meaning::Child => self.on_sigchld(),
                 Meaning::Nothing => {}
                 Meaning::Stray => self.emit_signal(format!("{text}: has no meaning here, ignored")),
                 Meaning::Stop | Meaning::Interrupt if !self.shutdown.stopping => {
@@ -198,7 +197,7 @@ mod tests {
         let all = [libc::SIGINT, libc::SIGINT, libc::SIGUSR1, rtmin];
         assert_eq!(taken.missing(&now), all);
         taken.take(libc::SIGUSR1, &now);
-        taken.take(libc::SIGCHLD, &now);
+        taken.take(libc::SIGCONT, &now);
         assert_eq!(taken.missing(&now), [libc::SIGINT, libc::SIGINT, rtmin]);
         assert!(now.missing(&now).is_empty());
     }

@@ -77,6 +77,11 @@ impl Parts {
                 AcceptProbe::start(mailbox.of(Report::Accept), acquired.clock.clone())?;
             let null = File::options().read(true).write(true).open("/dev/null")?;
             poller.watch(acquired.signals.as_fd(), Source::Signals, Interest::Read)?;
+            poller.watch(
+                acquired.signals.children(),
+                Source::Children,
+                Interest::Read,
+            )?;
             poller.watch(waker.as_fd(), Source::Waker, Interest::Read)?;
             if let Some(guardian) = &acquired.guardian {
                 poller.watch(guardian.as_fd(), Source::Guardian, Interest::Read)?;

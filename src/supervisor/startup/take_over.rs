@@ -198,7 +198,7 @@ impl Stop {
                 tracing::info!("{text}: {how}");
             }
             // The configuration has just been read, and nothing of ours runs yet.
-            Meaning::Act(_) | Meaning::Child | Meaning::Stray | Meaning::Nothing => {}
+            Meaning::Act(_) | Meaning::Stray | Meaning::Nothing => {}
         }
     }
 }
