@@ -310,6 +310,8 @@ impl Supervisor {
 
     /// Notes in the journal of workers what the next start has to know beside them, if this master is killed.
     fn note_in_journal(&mut self) {
+        let failed = self.workers.journal.write_forgotten();
+        self.perform(failed);
         let events = self.workers.journal.events_after(self.event_log.last());
         let versions = (self.listening.version(), self.pools.version(), events);
         if self.workers.journal.has_noted(versions) {

@@ -112,6 +112,8 @@ pub struct WorkerJournal {
     notes: JournalNotes,
     /// The lines of running workers, by pid.
     living: BTreeMap<i32, String>,
+    /// Lines of ended workers that are not written yet.
+    ended: String,
     /// Bytes written, and bytes reserved on the disk.
     end: u64,
     room: u64,
@@ -193,6 +195,7 @@ impl WorkerJournal {
             room,
             lines: text.lines().count(),
             living,
+            ended: String::new(),
             retry_at: None,
             clock,
         })
@@ -238,15 +241,23 @@ impl WorkerJournal {
         self.rewrite()
     }
 
-    /// Removes a worker whose process tree is gone.
+    /// Removes a worker whose process tree is gone. Written with the next line, or by [`WorkerJournal::write_ended`]: until
+    /// then a next master finds no process with that start time.
+    pub fn remove_worker(&mut self, pid: i32) {
+        if self.living.remove(&pid).is_some() {
+            self.ended.push_str(&format!("-\t{pid}\n"));
+        }
+    }
+
+    /// Writes which workers were removed.
     ///
     /// # Errors
-    /// ENOSPC, EIO: a next master finds no process with that start time.
-    pub fn remove_worker(&mut self, pid: i32) -> io::Result<()> {
-        if self.living.remove(&pid).is_none() {
-            return Ok(());
+    /// ENOSPC, EIO, until the retry succeeds.
+    pub fn write_ended(&mut self) -> io::Result<()> {
+        match self.ended.is_empty() {
+            true => Ok(()),
+            false => self.append(""),
         }
-        self.append(&format!("-\t{pid}\n"))
     }
 
     /// When [`WorkerJournal::rewrite`] has to be called; None if the journal is complete.
@@ -282,6 +293,7 @@ impl WorkerJournal {
     }
 
     fn append(&mut self, line: &str) -> io::Result<()> {
+        let line = std::mem::take(&mut self.ended) + line;
         let removed = || self.file.metadata().is_ok_and(|about| about.nlink() == 0);
         if self.retry_at.is_some()
             || self.lines >= MAX_LINES.max(4 * self.living.len())
@@ -307,6 +319,7 @@ impl WorkerJournal {
             &self.notes,
             &self.living,
         );
+        self.ended.clear();
         let end = text.len() as u64;
         match write_new(&self.dir, &text) {
             Ok((file, room)) => (self.file, self.room) = (file, room),
@@ -705,8 +718,10 @@ mod tests {
             ..worker(11, 101, 1, "t-2")
         };
         journal.add_worker(&entry).unwrap();
-        journal.remove_worker(10).unwrap();
-        journal.remove_worker(77).unwrap();
+        journal.remove_worker(10);
+        journal.remove_worker(77);
+        assert_eq!(read(dir.path()).unwrap().unwrap().living.len(), 2);
+        journal.write_ended().unwrap();
         assert_eq!(read(dir.path()).unwrap().unwrap().living, [entry.clone()]);
         journal.set_ready(11).unwrap();
         journal.set_ready(10).unwrap();
@@ -749,7 +764,8 @@ mod tests {
             entries.push(entry);
         }
         journal.set_ready(1234).unwrap();
-        journal.remove_worker(123).unwrap();
+        journal.remove_worker(123);
+        journal.write_ended().unwrap();
         journal.set_notes(JournalNotes::default()).unwrap();
         let whole = std::fs::read(dir.path().join(FILE)).unwrap();
         for length in 0..whole.len() {
@@ -803,7 +819,7 @@ mod tests {
             .add_worker(&worker(other, 102, 1, "a-b-10"))
             .unwrap();
         assert_eq!(pids(dir.path()), [me, other]);
-        journal.remove_worker(me).unwrap();
+        journal.remove_worker(me);
         journal.rewrite().unwrap();
         assert_eq!(pids(dir.path()), [other]);
         let last = read(dir.path()).unwrap().unwrap().last;
@@ -846,7 +862,8 @@ mod tests {
         journal.add_worker(&worker(1, 1, 0, "first")).unwrap();
         for pid in 2..10_000 {
             journal.add_worker(&worker(pid, 1, 1, "x")).unwrap();
-            journal.remove_worker(pid).unwrap();
+            journal.remove_worker(pid);
+            journal.write_ended().unwrap();
         }
         let lines = std::fs::read_to_string(dir.path().join(FILE))
             .unwrap()

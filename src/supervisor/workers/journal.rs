@@ -113,8 +113,13 @@ impl Journal {
     }
 
     /// Nothing is left of the worker with this pid.
-    pub(crate) fn forget(&mut self, pid: i32) -> Option<Action> {
-        let done = self.file.remove_worker(pid);
+    pub(crate) fn forget(&mut self, pid: i32) {
+        self.file.remove_worker(pid);
+    }
+
+    /// Writes which workers were forgotten. Called once a turn of the loop: hundreds may end in one.
+    pub(crate) fn write_forgotten(&mut self) -> Option<Action> {
+        let done = self.file.write_ended();
         self.report(done)
     }
 

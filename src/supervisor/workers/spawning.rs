@@ -395,7 +395,7 @@ impl Workers {
             {
                 context.poller.unwatch(pidfd);
             }
-            actions.extend(self.journal.forget(child.pid()));
+            self.journal.forget(child.pid());
             self.processes.reap(context.now, child);
         }
         if process.port.is_some() {
