@@ -128,35 +128,34 @@ impl SavedLeftOutput {
 }
 
 impl WorkerOutput {
-    /// The worker leaves the process table, and the log writer goes on reading. `log`: where its output goes.
-    ///
-    /// # Errors
-    /// Those of [`WorkerOutput::saved`].
-    pub fn left(&self, log: LogPlan) -> io::Result<LeftOutput> {
+    /// The worker leaves the process table, and the log writer goes on reading. `log`: where its output goes. None: it was
+    /// read to its end.
+    pub fn left(&self, log: &LogPlan) -> Option<LeftOutput> {
+        if !self
+            .pipes
+            .iter()
+            .any(|(pipe, _)| Arc::strong_count(pipe) > 1)
+        {
+            return None;
+        }
         let saved = SavedLeftOutput {
             pool: self.source.pool.to_string(),
             slot: self.source.slot,
             pid: self.source.pid(),
-            output: self.saved()?,
-            log,
+            output: self.saved(),
+            log: log.clone(),
         };
         let pipes = self.pipes.iter().map(|(pipe, _)| Arc::downgrade(pipe));
-        Ok(LeftOutput {
+        Some(LeftOutput {
             saved,
             pipes: pipes.collect(),
         })
     }
 
     /// What the next master needs to go on reading.
-    ///
-    /// # Errors
-    /// Those of fstat(2); none for open descriptors.
-    pub fn saved(&self) -> io::Result<SavedOutput> {
-        let pipes = self
-            .pipes
-            .iter()
-            .map(|(pipe, _)| Ok((pipe.stream, KeptFd::of(&**pipe)?)));
-        pipes.collect::<io::Result<_>>().map(SavedOutput)
+    pub fn saved(&self) -> SavedOutput {
+        let pipes = self.pipes.iter();
+        SavedOutput(pipes.map(|(pipe, _)| (pipe.stream, pipe.kept())).collect())
     }
 
     /// Goes on with the pipes of a dead master, to be handed to [`super::LogWriter::adopt`]. `pid`: 0 until
@@ -303,13 +302,18 @@ mod tests {
         let master_log = MasterLog::file(path, LogFormat::Text, Rotation::default()).unwrap();
         let writer = LogWriter::start(master_log, WriteRecord::none(), Clock::start()).unwrap();
         writer.adopt(&output);
-        let left = output.left(log).unwrap();
+        let left = output.left(&log).unwrap();
         drop(output);
         writer.drain();
         assert_eq!(left.saved().map(|saved| &*saved.pool), Some("web"));
         drop((out, err));
         writer.drain();
         assert_eq!(left.saved(), None, "its end was read");
+        let (output, ends) = WorkerOutput::open("web", 0, &log, None, &null).unwrap();
+        writer.adopt(&output);
+        drop(ends);
+        writer.drain();
+        assert!(output.left(&log).is_none(), "nothing is left");
     }
 
     #[test]
@@ -333,7 +337,7 @@ mod tests {
         out.write_all(b"written\none\nun").unwrap();
         let pipe_peek = PipePeek::new().unwrap();
         pipe_peek.consume(&output.pipes[0].0, 8);
-        let saved = output.saved().unwrap();
+        let saved = output.saved();
         let (saved, mut table) = killed(output, &saved);
         err.write_all(b"in between\n").unwrap();
         let worker = ("web", 2, 77);

@@ -2,6 +2,7 @@
 //! consumes: what is in the pipe survives the master, and what was consumed is already in the log.
 
 use super::tail::TailLines;
+use crate::sys::kept_fd::KeptFd;
 use crate::sys::poll::is_ready;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice, tee};
@@ -105,7 +106,8 @@ pub(super) struct Pipe {
     pub(super) source: Arc<OutputSource>,
     pub(super) stream: Stream,
     fd: OwnedFd,
-    inode: u64,
+    /// What is saved of it.
+    kept: KeptFd,
 }
 
 impl Pipe {
@@ -147,18 +149,23 @@ impl Pipe {
     pub(super) fn of(source: Arc<OutputSource>, stream: Stream, fd: OwnedFd) -> io::Result<Self> {
         fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         size(&fd)?;
-        let inode = nix::sys::stat::fstat(&fd)?.st_ino;
+        let kept = KeptFd::of(&fd)?;
         Ok(Self {
             source,
             stream,
             fd,
-            inode,
+            kept,
         })
     }
 
     /// The inode number of the pipe, which no other open pipe has.
     pub(super) fn inode(&self) -> u64 {
-        self.inode
+        self.kept.inode()
+    }
+
+    /// What the next master needs to go on reading it.
+    pub(super) fn kept(&self) -> KeptFd {
+        self.kept
     }
 
     /// How many bytes it holds when full.
@@ -289,11 +296,25 @@ impl PipePeek {
     /// The last bytes in the pipe, which stay there: [`LAST_BYTES`] at most. Of a pipe larger than the scratch pipe,
     /// only the beginning is seen.
     fn tail(&mut self, pipe: &Pipe) -> Vec<u8> {
-        let capacity = pipe.capacity();
-        self.fits(capacity);
-        let Ok(count) = tee(pipe, &self.write, capacity, SpliceFFlags::SPLICE_F_NONBLOCK) else {
-            return Vec::new();
+        let copy = |to: &Self| {
+            let copied = tee(
+                pipe,
+                &to.write,
+                to.capacity,
+                SpliceFFlags::SPLICE_F_NONBLOCK,
+            );
+            copied.unwrap_or(0)
         };
+        // Mostly it is empty, and its capacity does not matter.
+        let mut count = copy(self);
+        if count == 0 {
+            return Vec::new();
+        }
+        if self.capacity < pipe.capacity() {
+            drain(&self.read, count, self.null.as_ref());
+            self.fits(pipe.capacity());
+            count = copy(self);
+        }
         let skip = count.saturating_sub(LAST_BYTES);
         drain(&self.read, skip, self.null.as_ref());
         let mut tail = vec![0; count - skip];

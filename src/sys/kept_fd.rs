@@ -30,6 +30,11 @@ impl KeptFd {
         }
     }
 
+    /// The inode number of its file.
+    pub fn inode(self) -> u64 {
+        self.inode
+    }
+
     /// What is saved of an open descriptor.
     ///
     /// # Errors

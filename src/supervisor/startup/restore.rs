@@ -462,7 +462,7 @@ impl Supervisor {
         }
         for (id, (output, log)) in resume.left_outputs {
             self.log.writer.adopt(&output);
-            self.workers.processes.left_output(id, &output, log);
+            self.workers.processes.left_output(id, &output, &log);
         }
         let tries = self.restore_hooks(resume.hooks);
         let poller = &self.event_loop.poller;

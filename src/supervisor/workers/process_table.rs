@@ -164,15 +164,10 @@ pub(crate) struct ProcessTable {
 
 impl ProcessTable {
     /// The log writer goes on reading the output of a worker that has left the table.
-    pub(crate) fn left_output(&mut self, id: WorkerId, output: &WorkerOutput, log: LogPlan) {
-        match output.left(log) {
-            Ok(left) => {
-                self.left_outputs.insert(id, (left, false));
-                self.new_left_outputs.push(id);
-            }
-            Err(error) => {
-                tracing::warn!("the last lines of a worker are lost if this master dies: {error}");
-            }
+    pub(crate) fn left_output(&mut self, id: WorkerId, output: &WorkerOutput, log: &LogPlan) {
+        if let Some(left) = output.left(log) {
+            self.left_outputs.insert(id, (left, false));
+            self.new_left_outputs.push(id);
         }
     }
 

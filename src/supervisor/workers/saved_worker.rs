@@ -86,7 +86,7 @@ impl WorkerProcess {
             spec: (!is_of_generation).then(|| self.spec.clone()),
             tag: self.tag.clone(),
             notify: self.notify.as_ref().map(NotifySocket::saved).transpose()?,
-            output: self.output.as_ref().map(WorkerOutput::saved).transpose()?,
+            output: self.output.as_ref().map(WorkerOutput::saved),
             cgroup: cgroup.map(Cgroup::saved),
             port: self.port,
             adopted: self.adopted,

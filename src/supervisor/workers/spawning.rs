@@ -310,10 +310,8 @@ impl Workers {
         context: &LoopContext<'_>,
         worker: WorkerId,
     ) -> Vec<Action> {
-        let Some(process) = self.processes.get_mut(worker) else {
-            return Vec::new();
-        };
-        let Some(exec_status) = &process.exec_status else {
+        let process = self.processes.get(worker);
+        let Some(exec_status) = process.and_then(|process| process.exec_status.as_ref()) else {
             return Vec::new();
         };
         let result = match process::exec_status(exec_status) {
@@ -322,6 +320,9 @@ impl Workers {
             Err(error) => Err(format!(
                 "cannot read the exec status from the shim: {error}"
             )),
+        };
+        let Some(process) = self.processes.get_mut(worker) else {
+            return Vec::new();
         };
         if let Some(pipe) = process.exec_status.take() {
             context.poller.unwatch(&pipe);
@@ -386,7 +387,7 @@ impl Workers {
         }
         if let Some(output) = &process.output {
             context.log.ended(output);
-            let log = process.spec.plan.log.clone();
+            let log = &process.spec.plan.log;
             self.processes.left_output(worker, output, log);
         }
         if let ProcessStage::Alive(child) = process.stage {
