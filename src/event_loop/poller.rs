@@ -16,8 +16,6 @@ const BATCH: usize = 64;
 pub enum Source {
     /// The pipe of signal handlers.
     Signals,
-    /// A child of the master has ended.
-    Children,
     /// Another thread has results for the main loop.
     Waker,
     /// A shim reports its exec status.
@@ -34,6 +32,8 @@ pub enum Source {
     Client(u64),
     /// The pidfd of a worker.
     Exit(WorkerId),
+    /// A child of the master has ended. After the exits of workers: what is left are orphans.
+    Children,
     /// A file of the runtime directory may have been removed.
     RuntimeDir,
     /// The guardian has said something.
@@ -152,7 +152,7 @@ impl Poller {
     }
 
     /// Waits for events or until `limit` is over (None: without limit). Returns them in the order in which they must
-    /// be handled: signals, messages, requests, exits last.
+    /// be handled: signals, messages, requests, exits.
     pub fn wait(&mut self, limit: Option<Duration>, into: &mut Vec<Source>) {
         into.clear();
         let timeout = limit.map_or(EpollTimeout::NONE, |limit| {
