@@ -643,8 +643,8 @@ impl Supervisor {
             return;
         }
         let me = std::process::id().cast_signed();
-        let pids = self.workers.processes.pids();
-        let found = unreported::by_tag(guardian, &|pid| pid == me || pids.contains(&pid));
+        let known = |pid| pid == me || self.workers.processes.has_pid(pid);
+        let found = unreported::by_tag(guardian, &known);
         for (id, tag, was_submitted) in unreported {
             let context = self.event_loop.context(&self.log, &self.clock);
             let actions = match found.get(&tag) {

@@ -484,7 +484,7 @@ impl Workers {
         let (unowned, ended) = std::mem::take(&mut self.orphans.unowned);
         for (pid, start_time) in ended {
             // Identified by its start time. A child of ours keeps its pid until it is reaped, and nobody else reaps it.
-            if !self.processes.pids().contains(&pid)
+            if !self.processes.has_pid(pid)
                 && Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time)
             {
                 self.processes.reap_stranger(now, pid);
@@ -494,7 +494,7 @@ impl Workers {
             let (pid, start_time) = one.identity;
             let lives =
                 Stat::of(pid).is_ok_and(|stat| stat.start_time == start_time && !stat.is_zombie());
-            lives && !self.processes.pids().contains(&pid)
+            lives && !self.processes.has_pid(pid)
         };
         let unowned: Vec<UnownedProcess> = unowned.into_iter().filter(strange).collect();
         for UnownedProcess {

@@ -18,7 +18,7 @@ use crate::sys::process::Process;
 use crate::sys::reaper;
 use rotad_core::{Exit, Generation, PoolId, Signal, Slot, Span, Time, WorkerId};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -138,8 +138,8 @@ pub(crate) struct ProcessTable {
     changed: BTreeMap<WorkerId, Change>,
     /// The highest id added so far; ids only grow.
     last: Option<WorkerId>,
-    /// Pids of all children that are not reaped yet.
-    pids: HashSet<i32>,
+    /// The workers by pid, those too that have left the table and are not reaped yet.
+    pids: HashMap<i32, WorkerId>,
     /// Exited children that a tracer holds: the kernel lets nobody else reap them.
     unreaped: Vec<Process>,
     /// The parent of the workers of dead masters, if there were any.
@@ -266,7 +266,7 @@ impl ProcessTable {
     pub(crate) fn restore(&mut self, id: WorkerId, process: WorkerProcess) {
         self.last = self.last.max(Some(id));
         if let Some(pid) = process.pid() {
-            self.pids.insert(pid);
+            self.pids.insert(pid, id);
             self.foster_parents.extend(
                 Stat::of(pid)
                     .ok()
@@ -325,17 +325,17 @@ impl ProcessTable {
 
     /// The worker with this pid.
     pub(crate) fn of_pid(&self, pid: i32) -> Option<WorkerId> {
-        self.iter()
-            .find(|(_, process)| process.pid() == Some(pid))
-            .map(|(id, _)| id)
+        let id = self.pids.get(&pid)?;
+        self.processes.contains_key(id).then_some(*id)
     }
 
-    pub(crate) fn pids(&self) -> &HashSet<i32> {
-        &self.pids
+    /// Whether this is the pid of a worker that is not reaped yet.
+    pub(crate) fn has_pid(&self, pid: i32) -> bool {
+        self.pids.contains_key(&pid)
     }
 
-    pub(crate) fn add_pid(&mut self, pid: i32) {
-        self.pids.insert(pid);
+    pub(crate) fn add_pid(&mut self, pid: i32, id: WorkerId) {
+        self.pids.insert(pid, id);
     }
 
     /// Reaps a worker that has exited, or keeps it for later if a tracer holds it.
@@ -425,7 +425,7 @@ impl ProcessTable {
             ended: trees.killing().collect(),
             last: self.last,
             foster_parents: self.foster_parents.iter().copied().collect(),
-            unreaped: self.pids.clone(),
+            unreaped: self.pids.keys().copied().collect(),
             ..ScanRequest::default()
         }
     }

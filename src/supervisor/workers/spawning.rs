@@ -281,7 +281,7 @@ impl Workers {
         )];
         actions.extend(failures);
         actions.extend(self.journal.add(process, start_time));
-        self.processes.add_pid(pid);
+        self.processes.add_pid(pid, worker);
         if let ProcessStage::Spawning(deferred) = before {
             for signal in deferred {
                 match signal {
