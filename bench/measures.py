@@ -167,8 +167,8 @@ def settings(sizes, rolls, kills, megabytes, settle, idle):
     """All settings, in the order in which a round takes them."""
     out = [Setting(f"start, memory, stop of {n}", lambda trial: life(trial, settle, idle), n, figures="start memory stop idle status") for n in sizes]
     out.append(Setting("respawn of one of 64", lambda trial: respawn(trial, kills), 64, figures="respawn"))
-    out.append(Setting("respawn beside busy neighbours", lambda trial: busy(trial, kills // 4), 64, figures="respawn", masters="quick",
-                       realtime=False))
+    out.append(Setting("respawn beside busy neighbours", lambda trial: busy(trial, kills // 4), 64, figures="respawn busy",
+                       masters="quick", realtime=False))
     for n in rolls:
         out.append(Setting(f"roll of {n}", lambda trial: roll(trial, settle), n, figures="roll fewest", masters="all" if n <= 100 else "quick"))
     for name, lines in (("lines", 1), ("blocks", 600)):

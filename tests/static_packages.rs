@@ -42,18 +42,19 @@ fn script(name: &str) -> PathBuf {
     root.join("packaging").join(name)
 }
 
-/// The static binary as a release has it: without symbols, which are two thirds of it.
+/// The static binary as a release has it: without symbols, which are two thirds of it. In the directory of builds: a
+/// static is not dropped, and would leave a temporary directory behind.
 fn stripped() -> &'static Path {
-    static MADE: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = MADE.get_or_init(|| {
-        let dir = directory();
-        let path = dir.path().join("rotad");
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stripped");
+        fs::create_dir_all(&dir).expect("a directory");
+        let path = dir.join("rotad");
         ok("strip", &[&"-o", &path, &static_rotad()]);
-        let console = dir.path().join("rotad-console");
+        let console = dir.join("rotad-console");
         ok("strip", &[&"-o", &console, &static_console()]);
-        (dir, path)
-    });
-    path
+        path
+    })
 }
 
 /// Builds with packaging/NAME ROTAD [MORE] into a directory; the files.
