@@ -3,7 +3,8 @@
 
 mod support;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -424,6 +425,32 @@ fn removed_runtime_files_are_restored() {
     assert_eq!((stop.code, stop.out.as_str()), (0, "stopped\n"));
     site.assert_empty();
     assert!(!run.join("control.sock").exists() && !site.path("master.pid").exists());
+}
+
+/// A master that stops is found and reached until its last worker has ended: what of its files is removed meanwhile is made
+/// again, although inotify is given up when the stop begins.
+#[test]
+fn files_removed_during_a_stop_are_restored() {
+    let deaf = "[pool.deaf]\ncommand = [\"@WORKER@\", \"deaf\", \"--notify\"]\nready = \"notify\"\nstop = \"10m\"\n";
+    let mut site = Site::up(deaf);
+    let worker = pids(&site.await_ready(), "deaf")[0];
+    site.signal(Signal::SIGTERM);
+    until("the stop has begun", 10, || {
+        let mut events = site.events().into_iter();
+        events.find(|event| event["event"] == "master-stopping")
+    });
+    for name in ["master.pid", "run/control.sock"] {
+        fs::remove_file(site.path(name)).expect(name);
+        until(&format!("{name} is there again"), 30, || {
+            site.path(name).exists().then_some(())
+        });
+    }
+    let status = site.status().expect("a master that stops");
+    assert_eq!(pids(&status, "deaf"), [worker]);
+    kill(Pid::from_raw(worker), Signal::SIGKILL).expect("the worker");
+    site.await_exit(10);
+    site.assert_empty();
+    assert!(!site.path("master.pid").exists());
 }
 
 /// Made again at HUP and RTMIN as well, where nothing was heard: the directory above was exchanged.
