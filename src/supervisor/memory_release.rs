@@ -28,10 +28,13 @@ impl MemoryRelease {
         self.at
     }
 
-    pub(super) fn run(&mut self, now: Time) {
-        if self.at.is_some_and(|at| at <= now) {
-            self.at = None;
-            UnusedPages::find().release();
-        }
+    /// Whether [`release`] is to be called before the next wait, for which this is no deadline any more.
+    pub(super) fn take_due(&mut self, now: Time) -> bool {
+        self.at.take_if(|at| *at <= now).is_some()
     }
+}
+
+/// Gives the memory back. What runs after it is read again from the program's file, so it is the last step before a wait.
+pub(super) fn release() {
+    UnusedPages::find().release();
 }

@@ -271,9 +271,11 @@ impl Supervisor {
         self.save_clock();
         let mut sources = Vec::new();
         loop {
+            let releases_memory = self.memory_release.take_due(self.clock.now());
             let timeout = self.poll_timeout();
-            // The last step before the wait: what runs after it is read again from the program's file.
-            self.memory_release.run(self.clock.now());
+            if releases_memory {
+                memory_release::release();
+            }
             self.wait(timeout, &mut sources);
             if let Some(pause) = self.clock.wake(timeout) {
                 self.save_clock();
