@@ -1,6 +1,6 @@
 //! The figures of docs/specification.md, in the short form of bench/run: the binary under test (or ROTAD_SPEED_BINARY)
 //! beside the floor, under a scheduling class in which other programs do not disturb it; busy neighbours and heavy boots
-//! under the default one. It takes about 80 seconds: a figure is the best of two rounds, and 1000 workers are started ten
+//! under the default one. It takes about 90 seconds: a figure is the best of two rounds, and 1000 workers are started ten
 //! times. A binary that was built without optimisation
 //! does not pass.
 

@@ -47,6 +47,7 @@ pub struct ReceivedSignal {
 
 /// The master's signal handlers, and the signals that have arrived.
 pub struct Signals {
+    /// SIGCHLD alone.
     children: SignalFd,
     delivery: SignalDelivery<UnixStream, WithOrigin>,
     map: SignalMap,

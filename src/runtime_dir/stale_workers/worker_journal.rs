@@ -292,8 +292,8 @@ impl WorkerJournal {
         self.rewrite()
     }
 
-    fn append(&mut self, line: &str) -> io::Result<()> {
-        let line = std::mem::take(&mut self.ended) + line;
+    fn append(&mut self, lines: &str) -> io::Result<()> {
+        let lines = std::mem::take(&mut self.ended) + lines;
         let removed = || self.file.metadata().is_ok_and(|about| about.nlink() == 0);
         if self.retry_at.is_some()
             || self.lines >= MAX_LINES.max(4 * self.living.len())
@@ -301,10 +301,10 @@ impl WorkerJournal {
         {
             return self.rewrite();
         }
-        self.lines += line.lines().count();
-        match self.file.write_all_at(line.as_bytes(), self.end) {
+        self.lines += lines.lines().count();
+        match self.file.write_all_at(lines.as_bytes(), self.end) {
             Ok(()) => {
-                self.end += line.len() as u64;
+                self.end += lines.len() as u64;
                 Ok(())
             }
             // The rewritten journal is shorter.
